@@ -1,0 +1,48 @@
+"""The errors a user can meet. Each message says what is wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class AdviseRayError(Exception):
+    """The work failed. The command line prints the message without a traceback and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(AdviseRayError):
+    """What was asked for cannot be done as asked: a missing file, a run directory in the way, too few CPUs."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration that does not hold; `problems` has one line for each thing that is wrong with it."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+class VideoDecodeError(AdviseRayError):
+    """One video that cannot be read; `reason` is a short phrase for `rejects.parquet`."""
+
+    def __init__(self, video: str, reason: str) -> None:
+        self.video = video
+        self.reason = reason
+        super().__init__(f"{video}: {reason}")
+
+    def __reduce__(self) -> tuple[type[VideoDecodeError], tuple[str, str]]:
+        return type(self), (self.video, self.reason)
+
+
+class TrainingError(AdviseRayError):
+    """A run that stopped: too many failed videos, a loss that is not finite, a worker that kept dying."""
+
+
+class TrackingError(AdviseRayError):
+    """The tracking server cannot be reached or refused what was sent."""
