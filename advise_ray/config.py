@@ -7,6 +7,9 @@ once. No value is resolved by mutation later: what follows from other values is 
 from __future__ import annotations
 
 import difflib
+import json
+import re
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -236,10 +239,19 @@ class TrackingConfig(Section):
 
     uri: str | None = None
     """MLflow tracking URI; unset: `mlflow.db` (SQLite) in `storage.path`."""
-    experiment: str = "advise-ray"
+    experiment: Annotated[str, Field(min_length=1)] = "advise-ray"
     """MLflow experiment."""
     run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Name of the run and of its directory; unset: made from the task, the date and the time."""
+
+    @model_validator(mode="after")
+    def _no_password(self) -> TrackingConfig:
+        if self.uri is not None and urllib.parse.urlsplit(self.uri).password is not None:
+            raise ValueError(
+                "uri must not hold a password, which would be logged; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        return self
 
 
 class StorageConfig(Section):
@@ -301,6 +313,17 @@ def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[
             yield from fields(info.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name, info
+
+
+def reference() -> str:
+    """Every key as a Markdown table: name, type, default, meaning."""
+    rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, info in fields():
+        kind = str(info.annotation.__name__ if isinstance(info.annotation, type) else info.annotation)
+        kind = re.sub(r"typing\.|Annotated\[(\w+)[^]]*\]|, FieldInfo.*?\)", r"\1", kind).replace("|", "or")
+        default = json.dumps(info.default, default=str) if info.default is not None else "unset"
+        rows.append(f"| `{name}` | {kind} | `{default}` | {' '.join((info.description or '').split())} |")
+    return "\n".join(rows) + "\n"
 
 
 def to_yaml(config: Config) -> str:

@@ -46,3 +46,9 @@ class TrainingError(AdviseRayError):
 
 class TrackingError(AdviseRayError):
     """The tracking server cannot be reached or refused what was sent."""
+
+
+class InterruptedRunError(AdviseRayError):
+    """The run was stopped by Ctrl-C or SIGTERM; it can be resumed from its last checkpoint."""
+
+    exit_code = 130

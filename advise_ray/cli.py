@@ -1,0 +1,252 @@
+"""The `advise-ray` command: parse, call, print. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from advise_ray import __version__
+from advise_ray.errors import AdviseRayError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from advise_ray.config import Config
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+
+
+class _Main(click.Group):
+    """Errors become one message and an exit code, never a traceback (unless `-v` asks for one)."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AdviseRayError as error:
+            if ctx.params.get("verbose") and not isinstance(error, InterruptedRunError):
+                logging.getLogger("advise_ray").exception("where it happened:")
+            for line in str(error).splitlines():
+                click.echo(f"error: {line}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(InterruptedRunError.exit_code)
+
+
+@click.group(cls=_Main, context_settings=SETTINGS)
+@click.option("-v", "--verbose", is_flag=True, help="Show Ray's own messages, and where an error came from.")
+@click.version_option(__version__, prog_name="advise-ray")
+@click.pass_context
+def main(ctx: click.Context, verbose: bool) -> None:
+    """Train video models cheaply: a frozen image model, a small temporal module, playback-rate prediction, on Ray."""
+    ctx.obj = verbose
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+config_option = click.option(
+    "--config", "recipe", metavar="FILE", help="A recipe (YAML), or the name of a shipped one."
+)
+set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key; repeatable.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+
+
+@main.command()
+@config_option
+@set_option
+@click.option("--videos", type=click.Path(path_type=Path), help="Train on this folder of videos; no labels needed.")
+@click.option("--resume", "run_dir", type=click.Path(path_type=Path), help="Go on with this run.")
+@click.option("--dry-run", is_flag=True, help="Say what would happen; start nothing, write nothing.")
+@json_option
+@click.pass_obj
+def train(
+    verbose: bool,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    videos: Path | None,
+    run_dir: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train a temporal module. Without --config: the quickstart recipe, on synthesized videos if none are given."""
+    from advise_ray import progress
+
+    if run_dir is not None:
+        if recipe is not None or overrides or videos is not None:
+            raise click.UsageError("--resume goes on with the run's own configuration; it takes no other")
+        from advise_ray.training.trainer import resume
+
+        with progress.training() as on_line:
+            result = resume(run_dir, verbose=verbose, on_line=on_line)
+        _print_result(result, as_json)
+        return
+    config = _with_manifest(recipe, overrides, videos, dry_run)
+    if dry_run:
+        from advise_ray.training.plan import make_plan
+
+        _print_plan(make_plan(config).summary(), as_json)
+        return
+    from advise_ray.training.trainer import train as run
+
+    with progress.training() as on_line:
+        result = run(config, verbose=verbose, on_line=on_line)
+    _print_result(result, as_json)
+
+
+def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: Path | None, dry_run: bool) -> Config:
+    """The configuration, with a manifest made of `--videos`, or of synthesized ones where nothing else is named."""
+    config = _load(recipe or "quickstart", overrides)
+    if config.data.manifest is not None:
+        if videos is not None:
+            raise click.UsageError("--videos and data.manifest name two data sets; give one")
+        return config
+    if videos is None and recipe is not None:
+        return config  # planning says what is missing
+    if dry_run:
+        raise click.UsageError("--dry-run needs data.manifest; make one with `advise-ray data index`")
+    from advise_ray import dataset, progress
+
+    with progress.counting("reading videos") as on_progress:
+        manifest = dataset.prepare(videos, Path(config.storage.path), on_progress=on_progress)
+    return _load(recipe or "quickstart", (*overrides, f"data.manifest={json.dumps(str(manifest))}"))
+
+
+@main.group()
+def data() -> None:
+    """Data sets: make a manifest, make videos to try things on."""
+
+
+@data.command()
+@click.option("--format", "layout", type=click.Choice(["ucf101", "list", "folder"]), required=True)
+@click.option("--videos", type=click.Path(path_type=Path), required=True, help="Folder of the videos.")
+@click.option("--annotations", type=click.Path(path_type=Path), help="Folder (or file) of the data set's lists.")
+@click.option("--split", type=click.IntRange(1, 3), default=1, show_default=True, help="Official split (ucf101).")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write (Parquet).")
+@json_option
+@click.pass_obj
+def index(
+    verbose: bool, layout: str, videos: Path, annotations: Path | None, split: int, out: Path, as_json: bool
+) -> None:
+    """Read every video once and write the manifest."""
+    from advise_ray import dataset, progress, runtime
+    from advise_ray.video import annotations as lists
+
+    videos = videos.absolute()
+    if layout == "folder":
+        listing = lists.read_folder(videos)
+    elif annotations is None:
+        raise click.UsageError(f"--format {layout} needs --annotations")
+    else:
+        listing = (
+            lists.read_list(videos, annotations) if layout == "list" else lists.read_ucf101(videos, annotations, split)
+        )
+    runtime.connect(verbose=verbose)
+    with progress.counting("reading videos") as on_progress:
+        summary = dataset.index(listing, videos, out.absolute(), on_progress=on_progress)
+    _print(vars(summary), as_json)
+
+
+@data.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--videos", "num_videos", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--format", "layout", type=click.Choice(["folder", "ucf101", "list"]), default="folder", show_default=True
+)
+def synth(directory: Path, num_videos: int, seed: int, layout: Any) -> None:
+    """Write small labelled motion videos: eight classes that differ in how things move, not in looks."""
+    from advise_ray import progress
+    from advise_ray.video.synth import synthesize
+
+    with progress.counting("writing videos") as on_progress:
+        synthesize(directory, num_videos, seed, layout, on_progress=on_progress)
+    click.echo(str(directory))
+
+
+@main.group()
+def config() -> None:
+    """The configuration: what a recipe resolves to, and every key there is."""
+
+
+@config.command()
+@config_option
+@set_option
+def show(recipe: str | None, overrides: tuple[str, ...]) -> None:
+    """Print the resolved configuration (YAML); without --config the defaults."""
+    from advise_ray.config import to_yaml
+
+    click.echo(to_yaml(_load(recipe, overrides)), nl=False)
+
+
+@config.command()
+@click.option("--markdown", is_flag=True, help="A reference table instead of a JSON schema.")
+def schema(markdown: bool) -> None:
+    """Print the schema of the configuration (JSON Schema)."""
+    from advise_ray import config as configuration
+
+    if markdown:
+        click.echo(configuration.reference(), nl=False)
+    else:
+        click.echo(json.dumps(configuration.Config.model_json_schema(), indent=2))
+
+
+@main.command()
+@set_option
+@json_option
+def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check this machine: versions, devices, decoders, weights, tracking, disk, shared memory."""
+    from advise_ray.doctor import examine
+
+    checks = examine(_load(None, overrides))
+    if as_json:
+        click.echo(json.dumps({check.name: {"ok": check.ok, "found": check.found} for check in checks}))
+    else:
+        for check in checks:
+            click.echo(f"{'ok     ' if check.ok else 'PROBLEM'} {check.name:<16} {check.found}")
+    if not all(check.ok for check in checks):
+        sys.exit(AdviseRayError.exit_code)
+
+
+def _load(recipe: str | None, overrides: tuple[str, ...]) -> Config:
+    from advise_ray import config as configuration
+    from advise_ray import recipes
+
+    return configuration.load(recipes.find(recipe) if recipe is not None else None, overrides)
+
+
+def _print(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(values))
+    else:
+        for name, value in values.items():
+            click.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+def _print_plan(summary: dict[str, Any], as_json: bool) -> None:
+    notes = summary["notes"]
+    _print(summary if as_json else {name: value for name, value in summary.items() if name != "notes"}, as_json)
+    if not as_json:
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    from rich.console import Console
+
+    from advise_ray import progress
+
+    Console(highlight=False, soft_wrap=True).print(progress.result_table(result))
+    click.echo(f"MLflow UI: {result['mlflow_ui']}", err=True)
+    if not result["tracking_complete"]:
+        click.echo(f"MLflow missed a part; log it with: advise-ray train --resume {result['run_dir']}", err=True)

@@ -1,0 +1,66 @@
+"""Batch norm whose statistics are those of the whole global batch, on CPU as well.
+
+torch's own SyncBatchNorm refuses CPU tensors as soon as a process group exists.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class CrossWorkerBatchNorm(_BatchNorm):
+    """Batch norm over all workers, for any number of axes behind the channel axis; each has as many rows."""
+
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        pass
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[B, C, …] → the same shape."""
+        if not self.training:
+            return super().forward(x)
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        # Mean first, then the mean square around it: stable where |mean| >> std, as torch's own formulation.
+        mean = _mean_over_workers(x.mean(axes))
+        centred = x - mean.view(shape)
+        variance = _mean_over_workers(centred.square().mean(axes))
+        self._update_running(mean.detach(), variance.detach(), x.numel() // x.shape[1])
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        return centred * scale.view(shape) + self.bias.view(shape)
+
+    @torch.no_grad()
+    def _update_running(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        count *= dist.get_world_size()
+        self.running_mean.lerp_(mean, self.momentum or 0.1)
+        self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum or 0.1)
+        self.num_batches_tracked += 1
+
+
+def _mean_over_workers(local: torch.Tensor) -> torch.Tensor:
+    summed: torch.Tensor = dist_nn.all_reduce(local)
+    return summed / dist.get_world_size()
+
+
+def synchronise_batch_norm(module: ModuleT, device: torch.device) -> ModuleT:
+    """Replace every batch norm by one over all workers; names and values in the state dict stay as they are."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            synced = CrossWorkerBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
+            synced.load_state_dict(child.state_dict())
+            setattr(module, name, synced)
+        else:
+            synchronise_batch_norm(child, device)
+    return module

@@ -1,0 +1,55 @@
+"""Spatial feature utilization: compress the frozen features before time is modelled (paper, figures 3 and 4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from advise_ray.config import SFUConfig
+from advise_ray.errors import ConfigError
+
+
+class SFU(nn.Module):
+    """Pool space, pool channels, centre in time; no parameters.
+
+    Each step comes as early as it can: pooling before the cast to fp32, so that no full-size copy is made.
+    """
+
+    def __init__(self, config: SFUConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, T, D, h, w] in any float format → float32[B, C, T, s, s]."""
+        num_clips, num_frames = features.shape[:2]
+        x = features.flatten(0, 1)
+        if self.config.spatial_size is not None and x.shape[-2:] != (self.config.spatial_size,) * 2:
+            x = F.adaptive_avg_pool2d(x, self.config.spatial_size)
+        if self.config.channels is not None and x.shape[1] != self.config.channels:
+            # Averages neighbouring channels: [N, D, h, w] seen as [N, h * w positions, D].
+            x = F.adaptive_avg_pool1d(x.flatten(2).mT, self.config.channels).mT.unflatten(2, x.shape[-2:])
+        x = x.float().unflatten(0, (num_clips, num_frames)).transpose(1, 2)
+        return x - x.mean(2, keepdim=True) if self.config.temporal_centering else x
+
+
+def output_shape(config: SFUConfig, feature_dim: int, grid_size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    """Channels C and grid after the SFU.
+
+    Raises:
+        ConfigError: it would have to make more channels or a finer grid than the image model gives.
+    """
+    problems = []
+    if config.channels is not None and config.channels > feature_dim:
+        problems.append(
+            f"model.sfu.channels: {config.channels} cannot be pooled from the image model's {feature_dim} channels"
+        )
+    if config.spatial_size is not None and config.spatial_size > min(grid_size):
+        problems.append(
+            f"model.sfu.spatial_size: {config.spatial_size} cannot be pooled from the image model's "
+            f"{grid_size[0]}×{grid_size[1]} grid"
+        )
+    if problems:
+        raise ConfigError(problems)
+    size = (config.spatial_size, config.spatial_size) if config.spatial_size is not None else grid_size
+    return config.channels or feature_dim, size

@@ -1,0 +1,71 @@
+"""What a person sees while a run goes on: a bar, and a row for each epoch, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def counting(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work that is counted; yields a function (done, total)."""
+    with _bar() as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training() -> Iterator[Callable[[dict[str, Any], int], None]]:
+    """A bar over the steps; yields a function that takes the lines of metrics.jsonl and the number of steps."""
+    with _bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def on_line(line: dict[str, Any], total_steps: int) -> None:
+            values = line["values"]
+            if "train/loss" in values:
+                loss = f"loss {values['train/loss']:.3f}"
+                bar.update(task, completed=line["step"], total=total_steps, description=loss)
+            else:
+                console.print(_epoch_row(line["epoch"], values))
+
+        yield on_line
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _epoch_row(epoch: int, values: dict[str, float]) -> str:
+    row = f"epoch {epoch + 1:>4}   train loss {values['train/epoch_loss']:.3f} top1 {values['train/epoch_top1']:.3f}"
+    if "val/top1" in values:
+        row += f"   val loss {values['val/loss']:.3f} top1 {values['val/top1']:.3f}"
+    return row + (
+        f"   {values['rate/clips_per_s']:.1f} clips/s   data wait {100 * values['rate/data_wait_fraction']:.0f} %"
+    )
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    """The outcome of a run, for people."""
+    table = Table(show_header=False, box=None, title=f"{result['run_name']}: {result['status']}", title_justify="left")
+    rows = {"epochs": result["epochs"], "steps": result["steps"], "clips seen": result["clips_seen"]}
+    rows |= {name: f"{value:.4g}" for name, value in sorted(result["metrics"].items())}
+    rows |= {name: f"{value:.3g}" for name, value in result["rates"].items()}
+    rows |= {"failed videos": result["failed_videos"], "wall time": f"{result['wall_s']:.0f} s"}
+    rows |= {"checkpoint": result["checkpoint"], "best": result["best_checkpoint"], "run directory": result["run_dir"]}
+    for name, value in rows.items():
+        table.add_row(name, str(value), end_section=False)
+    return table

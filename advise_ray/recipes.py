@@ -1,0 +1,25 @@
+"""The recipes that come with the package: `jobs/*.yaml`, by file or by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from advise_ray.errors import UsageError
+
+_PACKAGE = Path(__file__).parent
+FOLDERS = (_PACKAGE / "jobs", _PACKAGE.parent / "jobs")
+"""In an installed wheel, and in a checkout."""
+
+
+def find(name: str) -> Path:
+    """The recipe file: a path as it is, else a shipped recipe of that name (`quickstart`).
+
+    Raises:
+        UsageError: there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.yaml"))}
+    if name in shipped:
+        return shipped[name]
+    raise UsageError(f"--config: no file {name}, and no shipped recipe of that name ({', '.join(sorted(shipped))})")

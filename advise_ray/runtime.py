@@ -1,0 +1,41 @@
+"""The Ray that this process works on: the cluster it runs in, else a local one that ends with the process."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+from ray.data import DataContext
+
+
+def connect(*, verbose: bool = False) -> None:
+    """Join the cluster that `RAY_ADDRESS` names, or start one in this process with its dashboard on 127.0.0.1 only.
+
+    Args:
+        verbose: let Ray's own log lines and progress bars through to the terminal; failures reach the user as
+            exceptions either way.
+    """
+    level = logging.INFO if verbose else logging.ERROR
+    if not ray.is_initialized():
+        ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
+    context = DataContext.get_current()
+    context.enable_progress_bars = verbose
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(level)
+
+
+def available_cpus() -> float:
+    """CPUs of the cluster that this process works on; before it is connected, those that a local one would have."""
+    if ray.is_initialized():
+        return float(ray.cluster_resources().get("CPU", 0))
+    return float(len(os.sched_getaffinity(0)))
+
+
+def available_gpus() -> float:
+    """GPUs of the cluster; before this process is connected, those that torch sees."""
+    if ray.is_initialized():
+        return float(ray.cluster_resources().get("GPU", 0))
+    import torch
+
+    return float(torch.cuda.device_count())

@@ -1,0 +1,100 @@
+"""Checkpoints: what is trained, how far it is, and nothing of the frozen image model but its name and hash.
+
+`checkpoints/step_00000120/` holds `model.safetensors` (TMM and head), `optimizer.pt`, `state.json` and `config.yaml`.
+A checkpoint appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from advise_ray.config import Config, to_yaml
+from advise_ray.errors import UsageError
+
+
+@dataclass
+class State:
+    """How far a run is.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch_totals: sums over the training steps of the epoch under way: loss, correct clips, clips.
+        metrics: those of the last epoch that ended.
+        ifm_sha256: hash of the image model's weights that the TMM was trained on.
+    """
+
+    step: int = 0
+    clips_seen: int = 0
+    epoch_totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    metrics: dict[str, float] = field(default_factory=dict)
+    ifm_name: str = ""
+    ifm_sha256: str = ""
+
+
+def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
+    """Write a checkpoint, then delete those that are neither among the last `train.keep_checkpoints` nor the best."""
+    path = run_dir / "checkpoints" / f"step_{state.step:08d}"
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / "model.safetensors")
+    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+    (partial / "config.yaml").write_text(to_yaml(config))
+    (partial / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
+    shutil.rmtree(path, ignore_errors=True)  # a step that was done again after a crash
+    partial.rename(path)
+    kept = {*list_checkpoints(run_dir)[-config.train.keep_checkpoints :], best(run_dir)}
+    for old in list_checkpoints(run_dir):
+        if old not in kept:
+            shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted(path.parent for path in run_dir.glob("checkpoints/step_*/state.json") if path.parent.suffix == "")
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The checkpoint that a run goes on from."""
+    checkpoints = list_checkpoints(run_dir)
+    return checkpoints[-1] if checkpoints else None
+
+
+def best(run_dir: Path) -> Path | None:
+    """The kept checkpoint with the highest `val/top1`, the earliest of equals; without validation the latest."""
+    checkpoints = list_checkpoints(run_dir)
+    scores = [read_state(path).metrics.get("val/top1") for path in checkpoints]
+    scored = [(score, -index) for index, score in enumerate(scores) if score is not None]
+    return checkpoints[-max(scored)[1]] if scored else latest(run_dir)
+
+
+def read_state(path: Path) -> State:
+    """How far the run was when it saved this checkpoint."""
+    return State(**json.loads((path / "state.json").read_text()))
+
+
+def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> State:
+    """Fill the model, and the optimizer if there is one, from a checkpoint.
+
+    Raises:
+        UsageError: the checkpoint's tensors are not the model's.
+    """
+    tensors = load_file(path / "model.safetensors")
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    differing = sorted(
+        name for name in {*tensors, *own} if name not in tensors or name not in own or tensors[name].shape != own[name]
+    )
+    if differing:
+        raise UsageError(f"{path}: made for another model; {len(differing)} tensors differ, such as {differing[0]}")
+    model.load_state_dict(tensors)
+    if optimizer is not None:
+        optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"))
+    return read_state(path)

@@ -1,0 +1,98 @@
+"""The training step and the validation step: plain torch, one worker's view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch.nn.parallel import DistributedDataParallel
+
+from advise_ray.config import Config
+from advise_ray.model.advise import AdViSe
+from advise_ray.model.norm import synchronise_batch_norm
+from advise_ray.training.optim import build_optimizer, learning_rate
+from advise_ray.training.schedule import Schedule
+from advise_ray.video import augment
+
+
+class Learner:
+    """The model on one worker: the frozen half as it is, the trained half in DDP with its optimizer."""
+
+    def __init__(self, config: Config, schedule: Schedule, model: AdViSe, device: torch.device) -> None:
+        self.config = config
+        self.schedule = schedule
+        self.device = device
+        self.num_workers = dist.get_world_size() if dist.is_initialized() else 1
+        self.model = model.to(device)
+        self.trained: torch.nn.Module = model.temporal
+        if self.num_workers > 1:
+            model.temporal = synchronise_batch_norm(model.temporal, device)
+            self.trained = DistributedDataParallel(model.temporal, gradient_as_bucket_view=True)
+        self.optimizer = build_optimizer(model.temporal.parameters(), config.optim)
+
+    def train_step(self, block: dict[str, NDArray[Any]], step: int) -> torch.Tensor:
+        """One optimizer step on this worker's share of a batch.
+
+        Args:
+            block: see `pipeline.DecodeClips`.
+            step: optimizer steps done before.
+
+        Returns:
+            float32[4] on the device, not yet summed over workers: sum of the clips' losses, correct clips, clips
+            (by weight), and this worker's part of the gradient's norm.
+        """
+        torch.manual_seed(self.config.seed * 1_000_003 + step)  # dropout: the same when a step is done again
+        targets, weights = self._labels(block)
+        total_weight = weights.sum()
+        if self.num_workers > 1:
+            dist.all_reduce(total_weight)
+        features = self._features(block)
+        self.trained.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            logits = self.trained(features)
+        smoothing = self.config.optim.label_smoothing
+        losses = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing) * weights
+        # DDP averages gradients over workers; the loss is the mean over the clips of all workers.
+        (losses.sum() * self.num_workers / total_weight.clamp(min=1)).backward()
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            self.model.temporal.parameters(), self.config.optim.grad_clip or float("inf")
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        correct = ((logits.argmax(1) == targets) * weights).sum()
+        return torch.stack([losses.detach().sum(), correct, weights.sum(), grad_norm / self.num_workers])
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of step `step`, from 0."""
+        return learning_rate(self.config.optim, step, self.schedule.steps_per_epoch, self.schedule.total_steps)
+
+    @torch.inference_mode()
+    def val_step(self, block: dict[str, NDArray[Any]], confusion: torch.Tensor) -> torch.Tensor:
+        """Score this worker's share of a validation batch.
+
+        Args:
+            confusion: float32[classes, classes] on the device; clips are added at [target, prediction].
+
+        Returns:
+            float32 scalar: sum of the clips' losses, without label smoothing.
+        """
+        targets, weights = self._labels(block)
+        self.model.temporal.eval()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            logits = self.model.temporal(self._features(block))
+        confusion.index_put_((targets, logits.argmax(1)), weights, accumulate=True)
+        return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+
+    def _labels(self, block: dict[str, NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        targets = torch.tensor(block["targets"][0], device=self.device)
+        return targets, torch.tensor(block["weights"][0], device=self.device)
+
+    def _features(self, block: dict[str, NDArray[Any]]) -> torch.Tensor:
+        """Augment on the device, then the frozen half: uint8[1, B, T, H, W, 3] → float32[B, C, T, s, s]."""
+        frames = torch.as_tensor(block["frames"][0]).to(self.device, non_blocking=True)
+        return self.model.features(augment.apply(frames, block["draws"][0], self.config.augment.crop_size_px))

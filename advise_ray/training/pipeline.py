@@ -1,0 +1,182 @@
+"""Ray Data: plan rows in, decoded batches out, streamed to the Ray Train workers in the schedule's order.
+
+One row of the stream is one worker's share of one batch, and one block holds one row: so `streaming_split(equal=True)`
+deals the rows out like cards, worker after worker, and nothing is ever sliced, concatenated or dropped. The plan is a
+generator that Ray Data pulls from as room appears: a run of millions of steps starts as fast as one of ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from numpy.typing import NDArray
+from ray.data import DataContext, ExecutionOptions, ExecutionResources
+from ray.data.block import BlockMetadata
+from ray.train import DataConfig
+
+from advise_ray.config import Config
+from advise_ray.errors import VideoDecodeError
+from advise_ray.training.schedule import Schedule
+from advise_ray.video import augment
+from advise_ray.video.decode import decode
+from advise_ray.video.manifest import Video
+from advise_ray.video.sampling import Clip, keyed_rng, plan_clips, plan_val_clips
+
+GREY = 128
+"""What a masked clip shows where its whole share of the batch failed."""
+
+
+@dataclass(frozen=True)
+class ClipStream:
+    """All batches of a run from `start_step` on, ready to be opened for any number of workers."""
+
+    config: Config
+    schedule: Schedule
+    videos: list[Video]
+    start_step: int
+    num_decode_actors: int
+    cpus_per_decode_actor: float
+
+    def open(self, num_workers: int) -> list[ray.data.DataIterator]:
+        """Start nothing yet; one iterator a worker, to be read by all of them at once."""
+        context = DataContext.get_current().copy()
+        context.target_max_block_size = 1  # emit a block as soon as it has a row
+        context.execution_options = ExecutionOptions(
+            preserve_order=True,
+            resource_limits=ExecutionResources(
+                object_store_memory=self.config.data.max_clips_in_flight * clip_bytes(self.config)
+            ),
+        )
+        with DataContext.current(context):
+            rows = ray.data.read_datasource(
+                PlanSource(self.schedule, self.start_step, num_workers), num_cpus=0, override_num_blocks=1
+            )
+            decoded = rows.map_batches(
+                DecodeClips,
+                fn_constructor_args=(self.config, ray.put(self.videos)),
+                batch_size=None,
+                zero_copy_batch=True,
+                compute=ray.data.ActorPoolStrategy(size=self.num_decode_actors),
+                num_cpus=self.cpus_per_decode_actor,
+            )
+            return decoded.streaming_split(num_workers, equal=True)
+
+
+class StreamConfig(DataConfig):
+    """Opens the stream for as many workers as the group has, at each start of the group."""
+
+    def configure(
+        self, datasets: dict[str, Any], world_size: int, *_args: Any, **_kwargs: Any
+    ) -> list[dict[str, ray.data.DataIterator]]:
+        opened = {name: stream.open(world_size) for name, stream in datasets.items()}
+        return [{name: shards[rank] for name, shards in opened.items()} for rank in range(world_size)]
+
+
+class PlanSource(ray.data.Datasource):
+    """The schedule as a Ray Data source: one lazy read task, which yields one row at a time."""
+
+    def __init__(self, schedule: Schedule, start_step: int, num_workers: int) -> None:
+        self.read: Callable[[], Iterator[pa.Table]] = lambda: _plan_rows(schedule, start_step, num_workers)
+
+    def estimate_inmemory_data_size(self) -> None:
+        return None
+
+    def get_read_tasks(self, *_args: Any, **_kwargs: Any) -> list[ray.data.ReadTask]:
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ray.data.ReadTask(self.read, metadata)]
+
+
+def _plan_rows(schedule: Schedule, start_step: int, num_workers: int) -> Iterator[pa.Table]:
+    for batch in schedule.batches(start_step):
+        shares = [np.split(column, num_workers) for column in (batch.videos, batch.clips, batch.weights)]
+        for videos, clips, weights in zip(*shares, strict=True):
+            row = {"train": batch.train, "epoch": batch.epoch, "step": batch.step}
+            yield pa.Table.from_pylist([{**row, "videos": videos, "clips": clips, "weights": weights}])
+
+
+def clip_bytes(config: Config) -> int:
+    """Bytes of one decoded clip on its way to a worker."""
+    return config.data.clip.num_frames * config.augment.resize_height_px * config.augment.resize_width_px * 3
+
+
+class DecodeClips:
+    """What a decode actor does: turn a plan row into pixels.
+
+    Out of a row come, with a leading axis of 1 and B clips: `frames` uint8[1, B, T, H, W, 3], `draws` float32[1, B, 7]
+    (augmentation), `targets` int64[1, B], `weights` float32[1, B], `frame_indices` int64[1, B, T], `rate_indices`
+    int64[1, B], the row's own `videos` and `clips`, and `failures`, one "video_id<tab>reason" a line.
+
+    A video that cannot be decoded becomes clips of weight 0 that show a valid clip of the same row, so that batch
+    norm sees only real clips.
+    """
+
+    def __init__(self, config: Config, videos: Any) -> None:
+        self.config = config
+        self.videos: list[Video] = ray.get(videos)
+
+    def __call__(self, row: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        train, epoch = bool(row["train"][0]), int(row["epoch"][0])
+        videos, clips = np.asarray(row["videos"][0]), np.asarray(row["clips"][0])
+        weights = np.array(row["weights"][0], dtype=np.float32)
+        size = self.config.augment
+        shape = (len(videos), self.config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
+        frames = np.empty(shape, dtype=np.uint8)
+        plans: list[Clip] = [Clip(np.empty(0, dtype=np.int64), 0)] * len(videos)
+        draws = np.tile(augment.CENTRE_CROP, (len(videos), 1))
+        failed = np.zeros(len(videos), dtype=bool)
+        failures = []
+        for index in dict.fromkeys(videos.tolist()):
+            video, places = self.videos[index], np.flatnonzero(videos == index)
+            planned = self._plan(video, train, epoch)
+            for place in places:
+                plans[place] = planned[clips[place]]
+                if train:
+                    rng = keyed_rng(self.config.seed, "augment", epoch, video.video_id, int(clips[place]))
+                    draws[place] = augment.draw(size, rng)
+            try:
+                wanted = np.concatenate([plans[place].frame_indices for place in places])
+                frames[places] = self._decode(video, wanted).reshape(-1, *shape[1:])
+            except VideoDecodeError as error:
+                failed[places] = True
+                failures.append(f"{video.video_id}\t{error.reason}")
+        if failures:
+            valid = np.flatnonzero(~failed)
+            frames[failed] = frames[valid[0]] if len(valid) else GREY
+            weights[failed] = 0
+        return {
+            **{name: row[name] for name in ("train", "epoch", "step")},
+            "videos": videos[None],
+            "clips": clips[None],
+            "weights": weights[None],
+            "frames": frames[None],
+            "draws": draws[None],
+            "targets": np.asarray([[plan.rate_index for plan in plans]]),
+            "rate_indices": np.asarray([[plan.rate_index for plan in plans]]),
+            "frame_indices": np.stack([plan.frame_indices for plan in plans])[None],
+            "failures": np.asarray(["\n".join(failures)]),
+        }
+
+    def _plan(self, video: Video, train: bool, epoch: int) -> list[Clip]:
+        data = self.config.data
+        if train:
+            return plan_clips(video.num_frames, data.clip, keyed_rng(self.config.seed, "clip", epoch, video.video_id))
+        rng = keyed_rng(self.config.seed, "val", video.video_id)  # the same clips after every epoch
+        return plan_val_clips(video.num_frames, data.clip, data.val_clips_per_rate, rng)
+
+    def _decode(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return decode(
+            Path(video.path),
+            frame_indices,
+            height_px=self.config.augment.resize_height_px,
+            width_px=self.config.augment.resize_width_px,
+            decoder=video.decoder,
+            stream_index=video.stream_index,
+            rotation_deg=video.rotation_deg,
+            name=video.video_id,
+        )

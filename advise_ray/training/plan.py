@@ -1,0 +1,146 @@
+"""What a run will do, worked out before anything starts: videos, steps, processes, memory. Writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advise_ray import runtime
+from advise_ray.config import Config
+from advise_ray.errors import ConfigError, UsageError
+from advise_ray.model.advise import AdViSe, build_advise
+from advise_ray.training.pipeline import clip_bytes
+from advise_ray.training.schedule import Schedule, build_schedule
+from advise_ray.video.manifest import Video, check_videos_exist, read_manifest, videos
+from advise_ray.video.sampling import longest_span_frames
+
+LEAST_CPUS = 0.25
+"""The smallest share of a CPU that a process is given."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The processes of a run and what each reserves."""
+
+    num_workers: int
+    cpus_per_worker: float
+    num_decode_actors: int
+    cpus_per_decode_actor: float
+    use_gpu: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start."""
+
+    config: Config
+    schedule: Schedule
+    videos: list[Video]
+    shares: Shares
+    model: AdViSe
+    ifm_sha256: str
+
+    def summary(self) -> dict[str, Any]:
+        """What `--dry-run` prints; names carry their units."""
+        config, schedule, shares = self.config, self.schedule, self.shares
+        return {
+            "train_videos": len(schedule.train_videos),
+            "val_videos": len(schedule.val_videos),
+            "val_videos_too_short": schedule.num_short_val_videos,
+            "classes": num_classes(config),
+            "clips_per_step": schedule.batch_size,
+            "clips_per_worker_and_step": schedule.batch_size // shares.num_workers,
+            "steps_per_epoch": schedule.steps_per_epoch,
+            "epochs": schedule.epochs,
+            "steps": schedule.total_steps,
+            "val_clips": len(schedule.val_videos) * schedule.val_clips_per_video,
+            "workers": shares.num_workers,
+            "device": "cuda" if shares.use_gpu else "cpu",
+            "cpus_per_worker": shares.cpus_per_worker,
+            "decode_actors": shares.num_decode_actors,
+            "cpus_per_decode_actor": shares.cpus_per_decode_actor,
+            "parameters_trained": sum(p.numel() for p in self.model.temporal.parameters()),
+            "parameters_frozen": sum(p.numel() for p in self.model.ifm.parameters()),
+            "ifm_sha256": self.ifm_sha256,
+            "clip_bytes": clip_bytes(config),
+            "clips_in_flight_bytes": config.data.max_clips_in_flight * clip_bytes(config),
+            "notes": self.notes(),
+        }
+
+    def notes(self) -> list[str]:
+        """What a person should know before the run starts."""
+        schedule, data = self.schedule, self.config.data
+        if schedule.val_batches and not schedule.num_short_val_videos:
+            return []
+        if schedule.num_short_val_videos:
+            return [
+                f"{schedule.num_short_val_videos} validation videos are shorter than the "
+                f"{longest_span_frames(data.clip)} frames that the fastest rate takes and are left out"
+                + ("" if schedule.val_batches else "; none is long enough: val/top1 will be absent")
+            ]
+        return ["there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent"]
+
+
+def num_classes(config: Config) -> int:
+    """Classes of the task: the playback rates."""
+    return len(config.data.clip.rates)
+
+
+def make_plan(config: Config) -> Plan:
+    """Work out everything that can be known before the run starts.
+
+    Raises:
+        UsageError, ConfigError: what is wrong with the manifest, the weights, the model or the CPUs asked for.
+    """
+    if config.data.manifest is None:
+        raise ConfigError(["data.manifest: required; make one with `advise-ray data index`, or use `--videos DIR`"])
+    manifest = read_manifest(Path(config.data.manifest))
+    schedule = build_schedule(config, manifest)
+    check_videos_exist(manifest, schedule.train_videos)
+    shares = share_cpus(config, runtime.available_cpus(), runtime.available_gpus())
+    model = build_advise(config, num_classes(config))
+    return Plan(config, schedule, videos(manifest), shares, model, model.ifm.hash_weights())
+
+
+def share_cpus(config: Config, cpus: float, gpus: float) -> Shares:
+    """Split the CPUs there are among workers and decode actors; what the configuration fixes is kept.
+
+    Left to choose, there is a decode actor for each CPU that GPU workers leave, and one for every four CPUs where the
+    workers compute on CPUs: there the image model takes nearly all the time.
+
+    Raises:
+        UsageError: there is less than 0.25 CPU for each process, or too few GPUs.
+    """
+    workers, data = config.train.num_workers, config.data
+    use_gpu = gpus >= workers if config.train.use_gpu is None else config.train.use_gpu
+    if use_gpu and gpus < workers:
+        raise UsageError(
+            f"train.num_workers: {workers} workers need as many GPUs, there are {gpus:g}; "
+            "lower it or set train.use_gpu=false"
+        )
+    actors = data.num_decode_actors or max(1, int(cpus - workers if use_gpu else cpus / 4))
+    least = workers * (config.train.cpus_per_worker or LEAST_CPUS) + actors * (data.cpus_per_decode_actor or LEAST_CPUS)
+    if least > cpus:
+        raise UsageError(
+            f"train.num_workers: {workers} workers and {actors} decode actors need {least:g} CPUs, there are {cpus:g}; "
+            f"{_what_fits(config, cpus)}"
+        )
+    equal_share = cpus / (workers + actors)
+    spare = cpus - workers * (config.train.cpus_per_worker or min(equal_share, 1.0))
+    per_actor = data.cpus_per_decode_actor or _floor(min(1.0, spare / actors))
+    per_worker = config.train.cpus_per_worker or _floor((cpus - actors * per_actor) / workers)
+    return Shares(workers, per_worker, actors, per_actor, use_gpu)
+
+
+def _what_fits(config: Config, cpus: float) -> str:
+    workers = int((cpus - LEAST_CPUS) / (config.train.cpus_per_worker or LEAST_CPUS))
+    if workers < 1:
+        return "not even one worker fits"
+    actors = int((cpus - LEAST_CPUS) / (config.data.cpus_per_decode_actor or LEAST_CPUS))
+    return f"at most {workers} worker(s) beside one decode actor, or {actors} decode actor(s) beside one worker"
+
+
+def _floor(cpus: float) -> float:
+    """Down to hundredths, so that the sum of the shares never exceeds the whole."""
+    return int(cpus * 100 + 1e-6) / 100

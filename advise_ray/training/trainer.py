@@ -1,0 +1,244 @@
+"""The driver's side of a run: directory, tracking, Ray Train, result. The run directory is the truth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from advise_ray import runtime
+from advise_ray.config import Config, load, to_yaml
+from advise_ray.errors import AdviseRayError, InterruptedRunError, TrainingError, UsageError
+from advise_ray.tracking import RunTracker, ui_command
+from advise_ray.training import checkpoint
+from advise_ray.training.pipeline import ClipStream, StreamConfig
+from advise_ray.training.plan import Plan, make_plan, num_classes
+from advise_ray.training.worker import Job, run_worker
+from advise_ray.video.manifest import read_rejects
+
+POLL_S = 0.5
+Line = dict[str, Any]
+OnLine = Callable[[Line, int], None]
+
+
+def _ignore(_line: Line, _total_steps: int) -> None:
+    pass
+
+
+def train(config: Config, *, verbose: bool = False, on_line: OnLine = _ignore) -> Line:
+    """Train as the configuration says, in a new run directory.
+
+    Args:
+        verbose: let Ray's own messages through.
+        on_line: called in this thread with each new line of `metrics.jsonl` and the number of steps of the run.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UsageError, ConfigError: before anything is written.
+        TrainingError: the run stopped; its directory says how far it came.
+        InterruptedRunError: on KeyboardInterrupt.
+    """
+    plan = make_plan(config)
+    run_dir = Path(config.storage.path) / (config.tracking.run_name or f"{config.task}-{datetime.now():%Y%m%d-%H%M%S}")
+    if run_dir.exists():
+        raise UsageError(
+            f"{run_dir} exists; go on with it by `advise-ray train --resume {run_dir}`, or choose another "
+            "tracking.run_name"
+        )
+    return _Run(plan, run_dir, verbose, on_line).execute()
+
+
+def resume(run_dir: Path, *, verbose: bool = False, on_line: OnLine = _ignore) -> Line:
+    """Go on with a run from its last checkpoint, with its own configuration; an ended run is only reported again.
+
+    Raises:
+        UsageError: `run_dir` is not a run directory.
+    """
+    run_dir = run_dir.absolute()
+    if not (run_dir / "config.yaml").is_file():
+        raise UsageError(f"--resume: {run_dir} is not a run directory (it has no config.yaml)")
+    result_path = run_dir / "result.json"
+    if result_path.is_file():
+        result: Line = json.loads(result_path.read_text())
+        if result["status"] == "FINISHED":
+            RunTracker.sync(run_dir)
+            return result
+    return _Run(make_plan(load(run_dir / "config.yaml")), run_dir, verbose, on_line).execute()
+
+
+class _Run:
+    def __init__(self, plan: Plan, run_dir: Path, verbose: bool, on_line: OnLine) -> None:
+        self.plan, self.config, self.run_dir = plan, plan.config, run_dir
+        self.verbose, self.on_line = verbose, on_line
+        self.started_s = time.monotonic()
+        self.tracker = RunTracker(self.config, run_dir)
+
+    def execute(self) -> Line:
+        fresh = not self.run_dir.exists()
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")
+        except AdviseRayError:
+            if fresh:  # nothing has been done: leave nothing behind
+                shutil.rmtree(self.run_dir)
+            raise
+        (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
+        status = "FAILED"
+        try:
+            self._fit()
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise InterruptedRunError(f"interrupted; go on with: advise-ray train --resume {self.run_dir}") from None
+        finally:
+            result = self._write_result(status)
+            ray.shutdown()
+            result["tracking_complete"] = self.tracker.finish(status)
+        return result
+
+    def _fit(self) -> None:
+        """Run Ray Train in a thread and follow the run from this one.
+
+        In the main thread `fit` would install a SIGINT handler that aborts the controller (ray 2.60,
+        data_parallel_trainer.py), and Ctrl-C would never get here.
+        """
+        runtime.connect(verbose=self.verbose)
+        outcome: dict[str, Any] = {}
+
+        def fit() -> None:
+            try:
+                outcome["result"] = self._trainer().fit()
+            except BaseException as error:
+                outcome["error"] = error
+
+        thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+        thread.start()
+        metrics = self.run_dir / "metrics.jsonl"
+        self.tracker.follow(metrics)
+        lines = _new_lines(metrics)
+        while thread.is_alive():
+            for line in next(lines):
+                self.on_line(line, self.plan.schedule.total_steps)
+            thread.join(POLL_S)
+        for line in next(lines):
+            self.on_line(line, self.plan.schedule.total_steps)
+        error = outcome.get("error")
+        if isinstance(error, TrainingFailedError):
+            raise TrainingError(_worker_message(error, self.run_dir)) from error
+        if error is not None:
+            raise error
+        returned = outcome["result"].return_value
+        if "error" in returned:
+            raise TrainingError(returned["error"])
+
+    def _trainer(self) -> TorchTrainer:
+        config, shares = self.config, self.plan.shares
+        videos = ray.put(self.plan.videos)
+        job = Job(
+            config=config,
+            schedule=self.plan.schedule,
+            num_classes=num_classes(config),
+            run_dir=self.run_dir,
+            videos=videos,
+            ifm_weights=ray.put(self.plan.model.ifm.state_dict()),
+            ifm_sha256=self.plan.ifm_sha256,
+            use_gpu=shares.use_gpu,
+        )
+        run_dir, schedule = self.run_dir, self.plan.schedule
+
+        def stream() -> ClipStream:
+            """Called at each start of the worker group: the stream begins where the last checkpoint stopped."""
+            last = checkpoint.latest(run_dir)
+            start_step = checkpoint.read_state(last).step if last else 0
+            return ClipStream(
+                config, schedule, videos, start_step, shares.num_decode_actors, shares.cpus_per_decode_actor
+            )
+
+        return TorchTrainer(
+            run_worker,
+            train_loop_config={"job": job},
+            torch_config=TorchConfig(backend="nccl" if shares.use_gpu else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=shares.num_workers,
+                use_gpu=shares.use_gpu,
+                resources_per_worker={"CPU": shares.cpus_per_worker} | ({"GPU": 1} if shares.use_gpu else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name=".ray",
+                storage_path=str(run_dir),
+                failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            ),
+            datasets={"clips": stream},
+            dataset_config=StreamConfig(),
+        )
+
+    def _write_result(self, status: str) -> Line:
+        last = checkpoint.latest(self.run_dir)
+        best = checkpoint.best(self.run_dir)
+        state = checkpoint.read_state(last) if last else checkpoint.State()
+        epoch = _last_epoch(self.run_dir / "metrics.jsonl")
+        values = dict(epoch["values"]) if epoch else {}
+        metrics = {name.replace("epoch_", ""): value for name, value in values.items() if not name.startswith("rate/")}
+        result = {
+            "run_name": self.run_dir.name,
+            "run_dir": str(self.run_dir),
+            "mlflow_run_id": self.tracker.run_id,
+            "status": status,
+            "checkpoint": str(last) if last else None,
+            "best_checkpoint": str(best) if best else None,
+            "epochs": epoch["epoch"] + 1 if epoch else 0,
+            "steps": state.step,
+            "clips_seen": state.clips_seen,
+            "metrics": metrics,
+            "rates": {name.removeprefix("rate/"): value for name, value in values.items() if name.startswith("rate/")},
+            "failed_videos": len(read_rejects(self.run_dir / "rejects.parquet")),
+            "val_videos_too_short": self.plan.schedule.num_short_val_videos,
+            "parameters_trained": sum(p.numel() for p in self.plan.model.temporal.parameters()),
+            "ifm_sha256": self.plan.ifm_sha256,
+            "mlflow_ui": ui_command(self.config),
+            "wall_s": round(time.monotonic() - self.started_s, 1),
+        }
+        (self.run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        return result
+
+
+def _new_lines(path: Path) -> Iterator[list[Line]]:
+    """Each `next` gives the lines that were completed since the one before."""
+    offset = path.stat().st_size if path.exists() else 0
+    while True:
+        lines: list[Line] = []
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            offset += len(whole) + len(newline)
+            lines = [json.loads(line) for line in whole.splitlines()]
+        yield lines
+
+
+def _last_epoch(path: Path) -> Line | None:
+    """The line of the last epoch that ended."""
+    if not path.exists():
+        return None
+    lines = (json.loads(line) for line in path.read_text().splitlines() if '"train/epoch_loss"' in line)
+    return max(lines, key=lambda line: line["epoch"], default=None)
+
+
+def _worker_message(error: TrainingFailedError, run_dir: Path) -> str:
+    """The innermost cause in one line, and where to go on."""
+    failures = getattr(error, "worker_failures", {})
+    cause = next(iter(failures.values()), error)
+    last_line = str(cause).strip().splitlines()[-1]
+    return f"the workers kept failing: {last_line}; go on with: advise-ray train --resume {run_dir}"

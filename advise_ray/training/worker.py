@@ -1,0 +1,200 @@
+"""What each Ray Train worker runs: the whole of a run, from its last checkpoint to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from advise_ray.config import Config
+from advise_ray.errors import AdviseRayError, TrainingError
+from advise_ray.model.advise import empty_advise
+from advise_ray.training import checkpoint
+from advise_ray.training.checkpoint import State
+from advise_ray.training.loop import Learner
+from advise_ray.training.record import FLUSH_EVERY_STEPS, Recorder
+from advise_ray.training.schedule import Schedule, due
+from advise_ray.video.manifest import Video
+
+Block = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver sends to each worker. The image model's weights travel through the object store, once a node."""
+
+    config: Config
+    schedule: Schedule
+    num_classes: int
+    run_dir: Path
+    videos: Any
+    """ObjectRef of list[Video]."""
+    ifm_weights: Any
+    """ObjectRef of the image model's state dict."""
+    ifm_sha256: str
+    use_gpu: bool
+
+
+def run_worker(job: dict[str, Job]) -> dict[str, Any]:
+    """Train; the return value is `{"error": message}` where going on or starting again would not help."""
+    try:
+        return _Worker(job["job"]).run()
+    except AdviseRayError as error:
+        # Not raised: Ray Train would take it for a fault of the machine and start the run again.
+        return {"error": str(error)}
+
+
+@dataclass
+class _Epoch:
+    """What is summed up over an epoch on this worker."""
+
+    started_s: float = field(default_factory=time.perf_counter)
+    wait_s: float = 0.0
+    clips: float = 0.0
+    val_loss: torch.Tensor | None = None
+    confusion: torch.Tensor | None = None
+
+
+class _Worker:
+    def __init__(self, job: Job) -> None:
+        context = ray.train.get_context()
+        self.job, self.config, self.schedule = job, job.config, job.schedule
+        self.rank = context.get_world_rank()
+        self.device = ray.train.torch.get_device() if job.use_gpu else torch.device("cpu")
+        _set_up_torch(self.config, self.device, context.get_local_world_size())
+        model = empty_advise(self.config, job.num_classes)
+        model.ifm.load_state_dict(ray.get(job.ifm_weights))
+        self.learner = Learner(self.config, self.schedule, model, self.device)
+        videos: list[Video] = ray.get(job.videos)
+        self.recorder = Recorder(self.config, job.run_dir, videos, self.rank, self.learner.num_workers)
+        self.state = State(ifm_name=self.config.model.ifm.name, ifm_sha256=job.ifm_sha256)
+        last = checkpoint.latest(job.run_dir)
+        if last is not None:
+            self.state = checkpoint.load(last, model.temporal, self.learner.optimizer)
+
+    def run(self) -> dict[str, Any]:
+        shard = ray.train.get_dataset_shard("clips")
+        blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
+        for epoch in range(self.state.step // self.schedule.steps_per_epoch, self.config.train.epochs):
+            self._train_epoch(epoch, blocks)
+        if self.learner.model.ifm.hash_weights() != self.job.ifm_sha256:
+            raise TrainingError("the image model's weights changed during training: this is a bug, please report it")
+        return {"clips_seen": self.state.clips_seen, "steps": self.state.step}
+
+    def _train_epoch(self, epoch: int, blocks: Iterator[Block]) -> None:
+        totals = _Epoch()
+        self.state.metrics = {}  # a checkpoint in mid-epoch has none, so it cannot be taken for the best
+        while self.state.step < (epoch + 1) * self.schedule.steps_per_epoch:
+            self._train_step(epoch, self._next(blocks, totals), totals)
+        if self.schedule.validates(epoch):
+            classes = self.job.num_classes
+            totals.val_loss = torch.zeros((), device=self.device)
+            totals.confusion = torch.zeros(classes, classes, device=self.device)
+            for _ in range(self.schedule.val_batches):
+                block = self._next(blocks, totals)
+                self.recorder.block(block, self.state.step)
+                totals.val_loss += self.learner.val_step(block, totals.confusion)
+        self._end_epoch(epoch, totals)
+
+    def _next(self, blocks: Iterator[Block], totals: _Epoch) -> Block:
+        started_s = time.perf_counter()
+        block = next(blocks)
+        totals.wait_s += time.perf_counter() - started_s
+        totals.clips += float(block["weights"].sum())
+        return block
+
+    def _train_step(self, epoch: int, block: Block, totals: _Epoch) -> None:
+        step = self.state.step
+        if not block["train"][0] or int(block["step"][0]) != step:
+            raise TrainingError(f"step {step} got the batch of step {int(block['step'][0])}: this is a bug")
+        numbers = self.learner.train_step(block, step)
+        self.recorder.block(block, step + 1)
+        self.recorder.train_step(epoch, step + 1, self.learner.learning_rate(step), numbers)
+        self.state.step = step + 1
+        ends_epoch = self.state.step % self.schedule.steps_per_epoch == 0
+        every_steps = self.config.train.checkpoint_every_steps
+        saves = every_steps is not None and self.state.step % every_steps == 0 and not ends_epoch
+        if saves or ends_epoch or self.state.step % FLUSH_EVERY_STEPS == 0:
+            self._flush()
+        if saves:
+            self._save()
+
+    def _flush(self) -> None:
+        summed = self.recorder.flush()
+        self.state.clips_seen += round(summed[2])
+        self.state.epoch_totals = [a + float(b) for a, b in zip(self.state.epoch_totals, summed, strict=True)]
+
+    def _end_epoch(self, epoch: int, totals: _Epoch) -> None:
+        self.recorder.flush()  # rejects of the validation videos
+        loss, correct, clips = self.state.epoch_totals
+        metrics = {"train/epoch_loss": loss / max(clips, 1), "train/epoch_top1": correct / max(clips, 1)}
+        metrics |= self._validation(totals) | self._rates(totals)
+        self.recorder.epoch(epoch, self.state.step, metrics)
+        self.state.metrics = metrics
+        self.state.epoch_totals = [0.0, 0.0, 0.0]
+        every_steps = self.config.train.checkpoint_every_steps
+        if due(epoch + 1, self.config.train.checkpoint_every_epochs, self.config.train.epochs) or (
+            every_steps is not None and self.state.step % every_steps == 0
+        ):
+            self._save()
+        ray.train.report(metrics)
+
+    def _validation(self, totals: _Epoch) -> dict[str, float]:
+        if totals.confusion is None or totals.val_loss is None:
+            return {}
+        confusion = self._sum_over_workers(torch.cat([totals.confusion.flatten(), totals.val_loss[None]]))
+        loss, confusion = confusion[-1], confusion[:-1].reshape(totals.confusion.shape)
+        clips = confusion.sum()
+        if not clips:
+            return {}
+        metrics = {
+            "val/loss": float(loss / clips),
+            "val/top1": float(confusion.trace() / clips),
+            "val/clips": float(clips),
+        }
+        for rate, row in zip(self.config.data.clip.rates, range(len(confusion)), strict=True):
+            metrics[f"val/top1_rate_{rate:g}"] = float(confusion[row, row] / max(confusion[row].sum(), 1))
+        return metrics
+
+    def _rates(self, totals: _Epoch) -> dict[str, float]:
+        elapsed_s = time.perf_counter() - totals.started_s
+        clips, wait_s = self._sum_over_workers(torch.tensor([totals.clips, totals.wait_s], device=self.device))
+        return {
+            "rate/clips_per_s": float(clips / elapsed_s),
+            "rate/data_wait_fraction": float(wait_s / elapsed_s / self.learner.num_workers),
+            "rate/epoch_s": elapsed_s,
+        }
+
+    def _sum_over_workers(self, tensor: torch.Tensor) -> NDArray[np.float64]:
+        if self.learner.num_workers > 1:
+            dist.all_reduce(tensor)
+        numbers: NDArray[np.float64] = tensor.double().cpu().numpy()
+        return numbers
+
+    def _save(self) -> None:
+        if self.rank == 0:
+            checkpoint.save(
+                self.job.run_dir, self.config, self.learner.model.temporal, self.learner.optimizer, self.state
+            )
+
+
+def _set_up_torch(config: Config, device: torch.device, workers_on_node: int) -> None:
+    torch.manual_seed(config.seed)  # the same first weights on all workers
+    if device.type == "cpu":
+        # Ray gives a process with a share of a CPU one thread; the image model wants all cores of the node.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers_on_node))
+    if config.data.deterministic:
+        with contextlib.suppress(RuntimeError):
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False

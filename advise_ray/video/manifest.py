@@ -1,0 +1,154 @@
+"""The manifest: a Parquet file with one row a video, the only thing that training knows of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from advise_ray.config import DataConfig
+from advise_ray.errors import UsageError
+
+SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("path", pa.string()),
+        ("label", pa.int64()),
+        ("class_name", pa.string()),
+        ("split", pa.string()),
+        ("num_frames", pa.int64()),
+        ("fps", pa.float64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("codec", pa.string()),
+        ("bytes", pa.int64()),
+        ("decoder", pa.string()),
+        ("stream_index", pa.int64()),
+        ("rotation_deg", pa.int64()),
+    ]
+)
+"""`label`, `class_name` and `split` may be null; `decoder` is the one that reads the file truly (decord or pyav)."""
+
+REJECTS_SCHEMA = pa.schema([("video_id", pa.string()), ("path", pa.string()), ("reason", pa.string())])
+"""`rejects.parquet`: the videos that cannot be read, and why."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """What decoding needs to know of a video: the manifest's columns of the same names."""
+
+    video_id: str
+    path: str
+    num_frames: int
+    decoder: str
+    stream_index: int
+    rotation_deg: int
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Row numbers of a manifest, int64[n] each."""
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+
+
+def write_manifest(rows: list[dict[str, object]], path: Path) -> None:
+    """Write rows with the columns of `SCHEMA`, whole or not at all."""
+    _write(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+
+
+def write_rejects(rows: list[dict[str, str]], path: Path) -> None:
+    """Write rows with the columns of `REJECTS_SCHEMA`, whole or not at all."""
+    _write(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), path)
+
+
+def read_rejects(path: Path) -> dict[str, str]:
+    """video_id → reason; empty where there is no such file."""
+    table = pq.read_table(path) if path.exists() else REJECTS_SCHEMA.empty_table()
+    return dict(zip(table.column("video_id").to_pylist(), table.column("reason").to_pylist(), strict=True))
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table, partial)
+    partial.replace(path)
+
+
+def read_manifest(path: Path) -> pa.Table:
+    """Read a manifest and check that it can be trained on.
+
+    Raises:
+        UsageError: the file is missing, not Parquet, empty, or lacks columns.
+    """
+    make = "make one with `advise-ray data index`"
+    if not path.is_file():
+        raise UsageError(f"data.manifest: {path} does not exist; {make}")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(
+            f"data.manifest: {path} is not a Parquet file ({str(error).splitlines()[0]}); {make}"
+        ) from None
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise UsageError(f"data.manifest: {path} lacks the columns {', '.join(missing)}; {make}")
+    if not table.num_rows:
+        raise UsageError(f"data.manifest: {path} has no videos")
+    table = table.select(SCHEMA.names)
+    try:
+        table = table.cast(SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UsageError(f"data.manifest: {path} has a column of the wrong type: {error}; {make}") from None
+    return table
+
+
+def check_videos_exist(manifest: pa.Table, rows: NDArray[np.int64]) -> None:
+    """Raise UsageError if none of the rows' files is there; single ones are found missing when they are decoded."""
+    paths = manifest.column("path").take(pa.array(rows)).to_pylist()
+    if paths and not any(Path(path).is_file() for path in paths):
+        raise UsageError(
+            f"data.manifest: none of its {len(paths)} videos is there (the first: {paths[0]}); "
+            "index them again where they are now"
+        )
+
+
+def videos(manifest: pa.Table) -> list[Video]:
+    """One `Video` a row."""
+    return [Video(**row) for row in manifest.select(list(Video.__dataclass_fields__)).to_pylist()]
+
+
+def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
+    """Training and validation rows: by the split column, or by hash of video_id where `val_split` has no videos.
+
+    A manifest without any split (a plain folder) is all training videos.
+
+    Raises:
+        UsageError: no video to train on.
+    """
+    split = np.asarray(manifest.column("split").to_pylist(), dtype=object)
+    is_train = split == data.train_split
+    if not any(value is not None for value in split):
+        is_train[:] = True
+    is_val = split == data.val_split
+    if not is_val.any():
+        ids = manifest.column("video_id").to_pylist()
+        is_val = is_train & np.asarray([_hash_fraction(video_id) < data.val_fraction for video_id in ids])
+    is_train &= ~is_val
+    if not is_train.any():
+        known = sorted({str(value) for value in split if value is not None})
+        raise UsageError(
+            f"data.train_split: no video has split {data.train_split!r}; the manifest has {', '.join(known) or 'none'}"
+        )
+    return Splits(np.flatnonzero(is_train), np.flatnonzero(is_val))
+
+
+def _hash_fraction(video_id: str) -> float:
+    return int.from_bytes(hashlib.blake2b(video_id.encode(), digest_size=8).digest(), "little") / 2**64

@@ -1,0 +1,104 @@
+"""Playback-rate sampling: which frames make up a clip. Pure arithmetic on seeded draws, no video is touched.
+
+A clip of T = 4 frames at stride 1, drawn from a video of 12 frames:
+
+    rate 1   ....ffff....          one frame after the other
+    rate 2   ..f.f.f.f...          every second frame: the same motion, twice as fast
+    rate 4   not within 12 frames: `fit` does not draw it, `hold` repeats the last frame, `wrap` starts over
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advise_ray.config import ClipConfig
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames of one clip.
+
+    Attributes:
+        frame_indices: int64[T], positions in the video in display order.
+        rate_index: position of the clip's playback rate in `ClipConfig.rates`: its class in PRP.
+    """
+
+    frame_indices: NDArray[np.int64]
+    rate_index: int
+
+
+def keyed_rng(*key: int | str) -> np.random.Generator:
+    """A generator that depends on `key` alone: the same draws in any process, on any machine, in any order of calls."""
+    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+
+
+def span_frames(num_frames: int, stride: float) -> int:
+    """Source frames from the first to the last frame of a clip, both counted."""
+    return int(np.floor((num_frames - 1) * stride + 0.5)) + 1
+
+
+def longest_span_frames(clip: ClipConfig) -> int:
+    """Source frames that the fastest clip takes at its fastest jitter.
+
+    Videos that are at least this long fit every rate; only these are validated on, so that nothing but the motion
+    tells the rates apart.
+    """
+    return span_frames(clip.num_frames, clip.frame_stride * clip.rates[-1] * (1 + clip.rate_jitter))
+
+
+def plan_clips(num_source_frames: int, clip: ClipConfig, rng: np.random.Generator) -> list[Clip]:
+    """Draw the `clips_per_video` training clips of a video under the `short_video` policy.
+
+    Args:
+        num_source_frames: frames that the video really has, at least 1.
+        rng: keyed by (seed, epoch, video), see `keyed_rng`; clips are drawn from it one after the other.
+    """
+    return [_draw(num_source_frames, clip, rng) for _ in range(clip.clips_per_video)]
+
+
+def plan_val_clips(
+    num_source_frames: int, clip: ClipConfig, clips_per_rate: int, rng: np.random.Generator
+) -> list[Clip]:
+    """Draw `clips_per_rate` clips at every rate, slowest first, from a video of at least `longest_span_frames`."""
+    return [
+        _place(num_source_frames, clip, rate_index, _strides(clip, rng)[rate_index], rng)
+        for rate_index in range(len(clip.rates))
+        for _ in range(clips_per_rate)
+    ]
+
+
+def _strides(clip: ClipConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Source frames between two frames of the clip, for each rate, under one draw of the jitter.
+
+    Never below 1: a frame shown twice would give the slowest rate away.
+    """
+    jitter = 1 + rng.uniform(-clip.rate_jitter, clip.rate_jitter)
+    return np.maximum(1.0, clip.frame_stride * np.asarray(clip.rates) * jitter)
+
+
+def _draw(num_source_frames: int, clip: ClipConfig, rng: np.random.Generator) -> Clip:
+    strides = _strides(clip, rng)
+    num_rates = len(strides)
+    if clip.short_video == "fit":
+        fitting = sum(span_frames(clip.num_frames, stride) <= num_source_frames for stride in strides)
+        num_rates = max(1, fitting)
+    rate_index = int(rng.integers(num_rates))
+    return _place(num_source_frames, clip, rate_index, strides[rate_index], rng)
+
+
+def _place(num_source_frames: int, clip: ClipConfig, rate_index: int, stride: float, rng: np.random.Generator) -> Clip:
+    """Put a clip of known stride somewhere into the video."""
+    offsets = np.floor(np.arange(clip.num_frames) * stride + 0.5).astype(np.int64)
+    room = num_source_frames - int(offsets[-1])
+    if room > 0:
+        indices = offsets + rng.integers(room)
+    elif clip.short_video == "wrap":
+        indices = (offsets + rng.integers(num_source_frames)) % num_source_frames
+    else:
+        indices = np.minimum(offsets, num_source_frames - 1)
+    return Clip(indices, rate_index)

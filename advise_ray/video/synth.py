@@ -1,0 +1,131 @@
+"""Small labelled videos to try things on: eight kinds of motion that look alike in every single frame.
+
+Three textured discs move over a textured ground. Textures, sizes, places and the speed are drawn alike for all
+classes, so neither a frame nor the speed tells the class; only the path does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from advise_ray.video.sampling import keyed_rng
+
+Layout = Literal["folder", "ucf101", "list"]
+
+WIDTH_PX, HEIGHT_PX, FPS, DURATION_S = 320, 240, 30, 4
+NUM_FRAMES = FPS * DURATION_S
+RADIUS_PX = 45
+"""Of the circles, and half the way of the swings."""
+
+Path2D = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def _swing(way: NDArray[np.float64]) -> NDArray[np.float64]:
+    """To and fro over 2 × RADIUS_PX at constant speed."""
+    return np.abs((way + RADIUS_PX) % (4 * RADIUS_PX) - 2 * RADIUS_PX) - RADIUS_PX
+
+
+MOTIONS: dict[str, Path2D] = {
+    "right": lambda way: (way, 0 * way),
+    "left": lambda way: (-way, 0 * way),
+    "down": lambda way: (0 * way, way),
+    "up": lambda way: (0 * way, -way),
+    "clockwise": lambda way: (RADIUS_PX * np.cos(way / RADIUS_PX), RADIUS_PX * np.sin(way / RADIUS_PX)),
+    "counterclockwise": lambda way: (RADIUS_PX * np.cos(way / RADIUS_PX), -RADIUS_PX * np.sin(way / RADIUS_PX)),
+    "sideways": lambda way: (_swing(way), 0 * way),
+    "upanddown": lambda way: (0 * way, _swing(way)),
+}
+"""Class → place (x, y) in px after a way of so many px; straight movers come in again on the other side."""
+
+
+def synthesize(
+    out_dir: Path,
+    num_videos: int,
+    seed: int,
+    layout: Layout = "folder",
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write `num_videos` H.264 files (320×240, 30 fps, 4 s), the classes in turn, and the lists of the layout.
+
+    A video depends on (seed, its number) alone. Every fourth video of a class is for testing. Layouts: `folder`:
+    `<class>/<video>.mp4`; `ucf101`: `videos/<class>/v_<class>_gNN_c01.mp4` and `ucfTrainTestlist/`; `list`:
+    `videos/<video>.mp4`, `train.txt` and `test.txt`.
+    """
+    names = list(MOTIONS)
+    train: list[tuple[str, int]] = []
+    test: list[tuple[str, int]] = []
+    for number in range(num_videos):
+        label, group = number % len(names), number // len(names)
+        name = names[label]
+        path = {
+            "folder": f"{name}/{number:05d}.mp4",
+            "ucf101": f"{name}/v_{name}_g{group + 1:02d}_c01.mp4",
+            "list": f"{number:05d}.mp4",
+        }[layout]
+        (test if group % 4 == 3 else train).append((path, label))
+        _write_video(out_dir / ("" if layout == "folder" else "videos") / path, MOTIONS[name], keyed_rng(seed, number))
+        on_progress(number + 1, num_videos)
+    if layout == "ucf101":
+        lists = {
+            "classInd.txt": [f"{label} {name}" for label, name in enumerate(names, 1)],
+            "trainlist01.txt": [f"{path} {label + 1}" for path, label in train],
+            "testlist01.txt": [path for path, _ in test],
+        }
+        _write_lists(out_dir / "ucfTrainTestlist", lists, "\r\n")
+    elif layout == "list":
+        lists = {f"{split}.txt": [f"{path} {label}" for path, label in rows]
+                 for split, rows in (("train", train), ("test", test))}  # fmt: skip
+        _write_lists(out_dir, lists, "\n")
+
+
+def _write_lists(folder: Path, lists: dict[str, list[str]], line_end: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in lists.items():
+        (folder / name).write_text("".join(line + line_end for line in lines), newline="")
+
+
+def _write_video(path: Path, motion: Path2D, rng: np.random.Generator) -> None:
+    """Whole or not at all; one thread, so that the same draws give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with av.open(str(partial), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(FPS), options={"preset": "veryfast", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
+        for image in _frames(motion, rng):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    partial.replace(path)
+
+
+def _frames(motion: Path2D, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """uint8[NUM_FRAMES, H, W, 3]."""
+    frames = np.tile(_texture(rng, HEIGHT_PX, WIDTH_PX), (NUM_FRAMES, 1, 1, 1))
+    speed_px = rng.uniform(70, 100) / FPS
+    for _ in range(3):
+        diameter = int(rng.integers(48, 72))
+        disc = _texture(rng, diameter, diameter)
+        offsets = np.arange(diameter) - (diameter - 1) / 2
+        inside = np.hypot(offsets[:, None], offsets) < diameter / 2
+        start = rng.uniform(0, 10_000)  # somewhere on the path
+        x, y = motion(start + speed_px * np.arange(NUM_FRAMES, dtype=np.float64))
+        rows = (y + rng.uniform(0, HEIGHT_PX)).round().astype(int)[:, None] + np.arange(diameter)
+        columns = (x + rng.uniform(0, WIDTH_PX)).round().astype(int)[:, None] + np.arange(diameter)
+        for frame, row, column in zip(frames, rows % HEIGHT_PX, columns % WIDTH_PX, strict=True):
+            window = np.ix_(row, column)
+            frame[window] = np.where(inside[..., None], disc, frame[window])
+    return frames
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
+    """Random blocks of 8 px around a random colour: uint8[height, width, 3]."""
+    colour = rng.uniform(60, 196, size=3)
+    blocks = rng.uniform(-50, 50, size=(-(-height // 8), -(-width // 8), 1)) + colour
+    return blocks.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.uint8)
