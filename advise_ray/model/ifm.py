@@ -17,6 +17,9 @@ from torch import nn
 from advise_ray.config import IFMConfig
 from advise_ray.errors import ConfigError
 
+CPU_CHUNK_PX = 2**18
+"""Pixels that go through the model at once on a CPU: activations then stay in its caches. Measured with lite0 in bf16
+on 2 cores at 128 px: 2.7 times as fast as 256 frames at once."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Grid = Callable[[torch.Tensor], torch.Tensor]
 
@@ -59,6 +62,12 @@ class IFM(nn.Module):
     @torch.no_grad()
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8[N, H, W, 3], RGB → [N, D, h, w] in the model's own precision, normalised with its own mean and std."""
+        if frames.device.type != "cpu":
+            return self._encode(frames)
+        frames_at_once = max(1, CPU_CHUNK_PX // (frames.shape[1] * frames.shape[2]))
+        return torch.cat([self._encode(chunk) for chunk in frames.split(frames_at_once)])
+
+    def _encode(self, frames: torch.Tensor) -> torch.Tensor:
         images = frames.movedim(-1, 1)  # NHWC in memory is channels-last already: no copy
         return self._grid(((images - self.mean) / self.std).to(self.dtype))
 

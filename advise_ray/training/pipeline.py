@@ -2,11 +2,14 @@
 
 One row of the stream is one worker's share of one batch, and one block holds one row: so `streaming_split(equal=True)`
 deals the rows out like cards, worker after worker, and nothing is ever sliced, concatenated or dropped. The plan is a
-generator that Ray Data pulls from as room appears: a run of millions of steps starts as fast as one of ten.
+lazy generator, a bounded number of batches ahead of the workers: a run of millions of steps starts as fast as one of
+ten, and decoded clips never fill the object store.
 """
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
-from ray.data import DataContext, ExecutionOptions, ExecutionResources
+from ray.data import DataContext, ExecutionOptions
 from ray.data.block import BlockMetadata
 from ray.train import DataConfig
 
@@ -38,34 +41,61 @@ class ClipStream:
 
     config: Config
     schedule: Schedule
-    videos: list[Video]
+    videos: Any
+    """ObjectRef of list[Video], the manifest's rows."""
     start_step: int
     num_decode_actors: int
     cpus_per_decode_actor: float
 
     def open(self, num_workers: int) -> list[ray.data.DataIterator]:
-        """Start nothing yet; one iterator a worker, to be read by all of them at once."""
+        """Start nothing yet; one iterator a worker, to be read by all of them at once.
+
+        The blocks name the `Pace` actor, which the workers tell how many batches they have taken.
+        """
+        pace_name = f"pace-{uuid.uuid4().hex}"
+        pace = ray.remote(Pace).options(name=pace_name, num_cpus=0).remote()
+        ahead = max(2, self.config.data.max_clips_in_flight // self.schedule.batch_size)
         context = DataContext.get_current().copy()
         context.target_max_block_size = 1  # emit a block as soon as it has a row
-        context.execution_options = ExecutionOptions(
-            preserve_order=True,
-            resource_limits=ExecutionResources(
-                object_store_memory=self.config.data.max_clips_in_flight * clip_bytes(self.config)
-            ),
-        )
+        context.execution_options = ExecutionOptions(preserve_order=True)
+        # The pace bounds what is in flight. Ray Data's own back-pressure would keep its scheduling loop spinning, at
+        # half a core (ray 2.60, process_completed_tasks): held-back outputs count as ready, so it never waits.
+        context.downstream_capacity_backpressure_ratio = None
         with DataContext.current(context):
             rows = ray.data.read_datasource(
-                PlanSource(self.schedule, self.start_step, num_workers), num_cpus=0, override_num_blocks=1
+                PlanSource(lambda: _plan_rows(self.schedule, self.start_step, num_workers, ahead, pace, pace_name)),
+                num_cpus=0,
+                override_num_blocks=1,
             )
             decoded = rows.map_batches(
                 DecodeClips,
-                fn_constructor_args=(self.config, ray.put(self.videos)),
+                fn_constructor_args=(self.config, self.videos),
                 batch_size=None,
                 zero_copy_batch=True,
                 compute=ray.data.ActorPoolStrategy(size=self.num_decode_actors),
                 num_cpus=self.cpus_per_decode_actor,
             )
             return decoded.streaming_split(num_workers, equal=True)
+
+
+class Pace:
+    """An actor that keeps the plan from running away: the generator waits for it, the workers advance it."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.changed = asyncio.Condition()
+
+    async def advance(self, taken: int) -> None:
+        """So many batches have been taken by a worker."""
+        async with self.changed:
+            self.taken = max(self.taken, taken)
+            self.changed.notify_all()
+
+    async def wait_for(self, taken: int) -> int:
+        """Return the batches taken, once they are at least so many."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.taken >= taken)
+            return self.taken
 
 
 class StreamConfig(DataConfig):
@@ -81,8 +111,8 @@ class StreamConfig(DataConfig):
 class PlanSource(ray.data.Datasource):
     """The schedule as a Ray Data source: one lazy read task, which yields one row at a time."""
 
-    def __init__(self, schedule: Schedule, start_step: int, num_workers: int) -> None:
-        self.read: Callable[[], Iterator[pa.Table]] = lambda: _plan_rows(schedule, start_step, num_workers)
+    def __init__(self, read: Callable[[], Iterator[pa.Table]]) -> None:
+        self.read = read
 
     def estimate_inmemory_data_size(self) -> None:
         return None
@@ -92,11 +122,17 @@ class PlanSource(ray.data.Datasource):
         return [ray.data.ReadTask(self.read, metadata)]
 
 
-def _plan_rows(schedule: Schedule, start_step: int, num_workers: int) -> Iterator[pa.Table]:
-    for batch in schedule.batches(start_step):
+def _plan_rows(
+    schedule: Schedule, start_step: int, num_workers: int, ahead: int, pace: Any, pace_name: str
+) -> Iterator[pa.Table]:
+    """A row for each worker's share of each batch, at most `ahead` batches before the workers."""
+    taken = 0
+    for count, batch in enumerate(schedule.batches(start_step)):
+        if count - taken >= ahead:
+            taken = ray.get(pace.wait_for.remote(count - ahead + 1))
         shares = [np.split(column, num_workers) for column in (batch.videos, batch.clips, batch.weights)]
         for videos, clips, weights in zip(*shares, strict=True):
-            row = {"train": batch.train, "epoch": batch.epoch, "step": batch.step}
+            row = {"train": batch.train, "epoch": batch.epoch, "step": batch.step, "pace": pace_name}
             yield pa.Table.from_pylist([{**row, "videos": videos, "clips": clips, "weights": weights}])
 
 
@@ -150,7 +186,7 @@ class DecodeClips:
             frames[failed] = frames[valid[0]] if len(valid) else GREY
             weights[failed] = 0
         return {
-            **{name: row[name] for name in ("train", "epoch", "step")},
+            **{name: row[name] for name in ("train", "epoch", "step", "pace")},
             "videos": videos[None],
             "clips": clips[None],
             "weights": weights[None],

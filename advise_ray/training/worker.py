@@ -78,6 +78,7 @@ class _Worker:
         self.learner = Learner(self.config, self.schedule, model, self.device)
         videos: list[Video] = ray.get(job.videos)
         self.recorder = Recorder(self.config, job.run_dir, videos, self.rank, self.learner.num_workers)
+        self.taken = 0
         self.state = State(ifm_name=self.config.model.ifm.name, ifm_sha256=job.ifm_sha256)
         last = checkpoint.latest(job.run_dir)
         if last is not None:
@@ -110,6 +111,11 @@ class _Worker:
     def _next(self, blocks: Iterator[Block], totals: _Epoch) -> Block:
         started_s = time.perf_counter()
         block = next(blocks)
+        self.taken += 1
+        if self.taken == 1:
+            self.pace = ray.get_actor(str(block["pace"][0]))
+        if self.rank == 0:
+            self.pace.advance.remote(self.taken)
         totals.wait_s += time.perf_counter() - started_s
         totals.clips += float(block["weights"].sum())
         return block
