@@ -40,11 +40,11 @@ class _Main(click.Group):
 @click.group(cls=_Main, context_settings=SETTINGS)
 @click.option("-v", "--verbose", is_flag=True, help="Show Ray's own messages, and where an error came from.")
 @click.version_option(__version__, prog_name="advise-ray")
-@click.pass_context
-def main(ctx: click.Context, verbose: bool) -> None:
+def main(verbose: bool) -> None:
     """Train video models cheaply: a frozen image model, a small temporal module, playback-rate prediction, on Ray."""
-    ctx.obj = verbose
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    if verbose:
+        logging.getLogger("advise_ray").setLevel(logging.DEBUG)
     signal.signal(signal.SIGTERM, _terminated)
 
 
@@ -66,9 +66,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--resume", "run_dir", type=click.Path(path_type=Path), help="Go on with this run.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen; start nothing, write nothing.")
 @json_option
-@click.pass_obj
 def train(
-    verbose: bool,
     recipe: str | None,
     overrides: tuple[str, ...],
     videos: Path | None,
@@ -82,10 +80,12 @@ def train(
     if run_dir is not None:
         if recipe is not None or overrides or videos is not None:
             raise click.UsageError("--resume goes on with the run's own configuration; it takes no other")
+        if dry_run:
+            raise click.UsageError(f"--resume has no --dry-run; use --config {run_dir / 'config.yaml'} --dry-run")
         from advise_ray.training.trainer import resume
 
         with progress.training() as on_line:
-            result = resume(run_dir, verbose=verbose, on_line=on_line)
+            result = resume(run_dir, on_line=on_line)
         _print_result(result, as_json)
         return
     config = _with_manifest(recipe, overrides, videos, dry_run)
@@ -97,7 +97,7 @@ def train(
     from advise_ray.training.trainer import train as run
 
     with progress.training() as on_line:
-        result = run(config, verbose=verbose, on_line=on_line)
+        result = run(config, on_line=on_line)
     _print_result(result, as_json)
 
 
@@ -116,7 +116,7 @@ def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: Path 
 
     with progress.counting("reading videos") as on_progress:
         manifest = dataset.prepare(videos, Path(config.storage.path), on_progress=on_progress)
-    return _load(recipe or "quickstart", (*overrides, f"data.manifest={json.dumps(str(manifest))}"))
+    return _load(recipe or "quickstart", (*overrides, f"data.manifest={json.dumps(str(manifest), ensure_ascii=False)}"))
 
 
 @main.group()
@@ -131,12 +131,9 @@ def data() -> None:
 @click.option("--split", type=click.IntRange(1, 3), default=1, show_default=True, help="Official split (ucf101).")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write (Parquet).")
 @json_option
-@click.pass_obj
-def index(
-    verbose: bool, layout: str, videos: Path, annotations: Path | None, split: int, out: Path, as_json: bool
-) -> None:
+def index(layout: str, videos: Path, annotations: Path | None, split: int, out: Path, as_json: bool) -> None:
     """Read every video once and write the manifest."""
-    from advise_ray import dataset, progress, runtime
+    from advise_ray import dataset, progress
     from advise_ray.video import annotations as lists
 
     videos = videos.absolute()
@@ -148,7 +145,6 @@ def index(
         listing = (
             lists.read_list(videos, annotations) if layout == "list" else lists.read_ucf101(videos, annotations, split)
         )
-    runtime.connect(verbose=verbose)
     with progress.counting("reading videos") as on_progress:
         summary = dataset.index(listing, videos, out.absolute(), on_progress=on_progress)
     _print(vars(summary), as_json)

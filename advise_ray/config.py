@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
+import os
+import types
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,7 +23,9 @@ from advise_ray.errors import ConfigError
 
 
 def _absolute(location: str) -> str:
-    return location if "://" in location else str(Path(location).expanduser().absolute())
+    if "://" in location:
+        return location
+    return str(Path(os.path.expanduser(location)).absolute())  # noqa: PTH111 (Path's own raises for an unknown user)
 
 
 Location = Annotated[str, AfterValidator(_absolute)]
@@ -34,9 +37,9 @@ Cpus = Annotated[float, Field(ge=0.25)]
 
 
 class Section(BaseModel):
-    """A group of keys: frozen, and strict about names."""
+    """A group of keys: frozen, strict about names, its numbers finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ClipConfig(Section):
@@ -57,9 +60,13 @@ class ClipConfig(Section):
     `wrap` starts over (the paper's way), `hold` repeats the last frame."""
 
     @model_validator(mode="after")
-    def _rates_ascend(self) -> ClipConfig:
+    def _rates_differ(self) -> ClipConfig:
         if any(slow >= fast for slow, fast in zip(self.rates, self.rates[1:], strict=False)):
-            raise ValueError("rates must ascend")
+            raise ValueError(f"rates must ascend, got {', '.join(f'{rate:g}' for rate in self.rates)}")
+        if self.frame_stride * self.rates[0] < 1:  # sampling never goes below 1: the slowest rates would be one
+            raise ValueError(
+                f"frame_stride ({self.frame_stride}) × the slowest rate ({self.rates[0]:g}) must be at least 1"
+            )
         return self
 
 
@@ -102,10 +109,10 @@ class AugmentConfig(Section):
     """Side of the square that the image model sees."""
     random_crop: bool = True
     """Crop at a random place in training."""
-    flip_probability: Fraction = 0.5
-    """Mirror left to right; set 0 where classes tell left from right."""
-    colour_jitter_probability: Fraction = 0.8
-    """How often a clip's colours are changed."""
+    flip: bool = True
+    """Mirror every second clip, by lot, left to right; off where classes tell left from right."""
+    colour_jitter: Fraction = 0.8
+    """How often a clip's colours are changed; 0 never."""
     brightness: Fraction = 0.2
     """Brightness is multiplied by 1 ± this."""
     contrast: Fraction = 0.2
@@ -246,7 +253,8 @@ class TrackingConfig(Section):
 
     @model_validator(mode="after")
     def _no_password(self) -> TrackingConfig:
-        if self.uri is not None and urllib.parse.urlsplit(self.uri).password is not None:
+        uri = urllib.parse.urlsplit(self.uri or "")
+        if uri.password is not None or "password" in urllib.parse.parse_qs(uri.query):
             raise ValueError(
                 "uri must not hold a password, which would be logged; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD"
@@ -274,7 +282,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     tracking: TrackingConfig = TrackingConfig()
-    storage: StorageConfig = StorageConfig()
+    storage: StorageConfig = Field(default_factory=StorageConfig)  # its default depends on the working directory
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Config:
@@ -319,11 +327,22 @@ def reference() -> str:
     """Every key as a Markdown table: name, type, default, meaning."""
     rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, info in fields():
-        kind = str(info.annotation.__name__ if isinstance(info.annotation, type) else info.annotation)
-        kind = re.sub(r"typing\.|Annotated\[(\w+)[^]]*\]|, FieldInfo.*?\)", r"\1", kind).replace("|", "or")
         default = json.dumps(info.default, default=str) if info.default is not None else "unset"
-        rows.append(f"| `{name}` | {kind} | `{default}` | {' '.join((info.description or '').split())} |")
+        meaning = " ".join((info.description or "").split())
+        rows.append(f"| `{name}` | {_type_name(info.annotation)} | `{default}` | {meaning} |")
     return "\n".join(rows) + "\n"
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as people say it: `int or null`, `list of float`."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(inner[0])
+    if origin is tuple:
+        return f"list of {_type_name(inner[0])}"
+    if origin in (Literal, Union, types.UnionType):
+        return " or ".join(f"`{value}`" if origin is Literal else _type_name(value) for value in inner)
+    return "null" if annotation is type(None) else str(annotation.__name__)
 
 
 def to_yaml(config: Config) -> str:
@@ -376,7 +395,7 @@ def _apply(tree: dict[str, Any], override: str) -> list[str]:
     for name in parents:
         child = tree.setdefault(name, {})
         if not isinstance(child, dict):
-            return [_unknown(key)]
+            return [f"--set {override}: {name} is {child!r}, which holds no keys"]
         tree = child
     tree[leaf] = value
     return []

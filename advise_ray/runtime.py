@@ -9,13 +9,13 @@ import ray
 from ray.data import DataContext
 
 
-def connect(*, verbose: bool = False) -> None:
+def connect() -> None:
     """Join the cluster that `RAY_ADDRESS` names, or start one in this process with its dashboard on 127.0.0.1 only.
 
-    Args:
-        verbose: let Ray's own log lines and progress bars through to the terminal; failures reach the user as
-            exceptions either way.
+    Ray's own log lines and progress bars reach the terminal only where the log level of `advise_ray` is DEBUG;
+    failures reach the user as exceptions either way.
     """
+    verbose = logging.getLogger("advise_ray").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
     if not ray.is_initialized():
         ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)

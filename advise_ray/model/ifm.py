@@ -109,7 +109,7 @@ def _build(config: IFMConfig, input_size_px: int, weights: str) -> IFM:
             warnings.simplefilter("ignore")
             backbone, grid, mean, std = build(name, weights, input_size_px, config.layer)
         return IFM(backbone, grid, mean, std, DTYPES[config.precision], input_size_px)
-    except (AssertionError, RuntimeError, ValueError) as error:  # a size that is below or between the model's patches
+    except (ArithmeticError, AssertionError, RuntimeError, ValueError) as error:  # a size below or between its patches
         problem = f"augment.crop_size_px: {config.name} cannot take {input_size_px} px: {one_line(error)}"
         raise ConfigError([problem]) from None
 
@@ -173,6 +173,7 @@ def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) ->
                 name,
                 pretrained=None if weights == "none" or is_folder else weights,
                 load_weights=weights != "none",
+                require_pretrained=weights != "none",  # else a folder without weights gives random ones
                 force_image_size=input_size_px,
                 force_preprocess_cfg={key: usual[key] for key in ("mean", "std") if key in usual},
                 pretrained_text=False,

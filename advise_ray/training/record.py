@@ -36,6 +36,10 @@ class Recorder:
         self.last_step, self.last_epoch = _last_written(self.path)
         self.rejects = read_rejects(run_dir / "rejects.parquet")
         self.attempt = time.time_ns()
+        if num_workers > 1:
+            attempts = [self.attempt]
+            dist.broadcast_object_list(attempts)
+            self.attempt = attempts[0]
         self._steps: list[tuple[int, int, float, float, torch.Tensor]] = []
         self._clips: list[dict[str, Any]] = []
         self._new_rejects: dict[str, str] = {}

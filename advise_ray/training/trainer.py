@@ -18,7 +18,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from advise_ray import runtime
 from advise_ray.config import Config, load, to_yaml
-from advise_ray.errors import AdviseRayError, InterruptedRunError, TrainingError, UsageError
+from advise_ray.errors import InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.tracking import RunTracker, ui_command
 from advise_ray.training import checkpoint
 from advise_ray.training.pipeline import ClipStream, StreamConfig
@@ -35,11 +35,10 @@ def _ignore(_line: Line, _total_steps: int) -> None:
     pass
 
 
-def train(config: Config, *, verbose: bool = False, on_line: OnLine = _ignore) -> Line:
+def train(config: Config, *, on_line: OnLine = _ignore) -> Line:
     """Train as the configuration says, in a new run directory.
 
     Args:
-        verbose: let Ray's own messages through.
         on_line: called in this thread with each new line of `metrics.jsonl` and the number of steps of the run.
 
     Returns:
@@ -57,10 +56,10 @@ def train(config: Config, *, verbose: bool = False, on_line: OnLine = _ignore) -
             f"{run_dir} exists; go on with it by `advise-ray train --resume {run_dir}`, or choose another "
             "tracking.run_name"
         )
-    return _Run(plan, run_dir, verbose, on_line).execute()
+    return _Run(plan, run_dir, on_line).execute()
 
 
-def resume(run_dir: Path, *, verbose: bool = False, on_line: OnLine = _ignore) -> Line:
+def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> Line:
     """Go on with a run from its last checkpoint, with its own configuration; an ended run is only reported again.
 
     Raises:
@@ -75,37 +74,40 @@ def resume(run_dir: Path, *, verbose: bool = False, on_line: OnLine = _ignore) -
         if result["status"] == "FINISHED":
             RunTracker.sync(run_dir)
             return result
-    return _Run(make_plan(load(run_dir / "config.yaml")), run_dir, verbose, on_line).execute()
+    return _Run(make_plan(load(run_dir / "config.yaml")), run_dir, on_line).execute()
 
 
 class _Run:
-    def __init__(self, plan: Plan, run_dir: Path, verbose: bool, on_line: OnLine) -> None:
+    def __init__(self, plan: Plan, run_dir: Path, on_line: OnLine) -> None:
         self.plan, self.config, self.run_dir = plan, plan.config, run_dir
-        self.verbose, self.on_line = verbose, on_line
+        self.on_line = on_line
         self.started_s = time.monotonic()
         self.tracker = RunTracker(self.config, run_dir)
 
     def execute(self) -> Line:
         fresh = not self.run_dir.exists()
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
         try:
             self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")
-        except AdviseRayError:
+            self._fit()
+        except TrackingError:  # only the start raises it
             if fresh:  # nothing has been done: leave nothing behind
                 shutil.rmtree(self.run_dir)
             raise
-        (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
-        status = "FAILED"
-        try:
-            self._fit()
-            status = "FINISHED"
         except KeyboardInterrupt:
-            status = "KILLED"
+            self._end("KILLED")
             raise InterruptedRunError(f"interrupted; go on with: advise-ray train --resume {self.run_dir}") from None
-        finally:
-            result = self._write_result(status)
-            ray.shutdown()
-            result["tracking_complete"] = self.tracker.finish(status)
+        except BaseException:
+            self._end("FAILED")
+            raise
+        return self._end("FINISHED")
+
+    def _end(self, status: str) -> Line:
+        if status != "FINISHED":
+            ray.shutdown()  # ends the run's actors, wherever they are
+        result = self._write_result(status)
+        result["tracking_complete"] = self.tracker.run_id is not None and self.tracker.finish(status)
         return result
 
     def _fit(self) -> None:
@@ -114,7 +116,7 @@ class _Run:
         In the main thread `fit` would install a SIGINT handler that aborts the controller (ray 2.60,
         data_parallel_trainer.py), and Ctrl-C would never get here.
         """
-        runtime.connect(verbose=self.verbose)
+        runtime.connect()
         outcome: dict[str, Any] = {}
 
         def fit() -> None:
@@ -178,6 +180,9 @@ class _Run:
             run_config=ray.train.RunConfig(
                 name=".ray",
                 storage_path=str(run_dir),
+                # Threads that spin at OpenMP's barriers stall each other where anything else wants the cores: beside
+                # one other busy process a step on 2 cores took 100 s for 1 s.
+                worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
             datasets={"clips": stream},

@@ -101,8 +101,10 @@ def _in_label_order(names: set[str]) -> list[str]:
 def _split_label(line: str, files: _Files) -> tuple[str, str | None]:
     if files.find(line) is not None:
         return line, None
-    path, separator, label = line.rpartition(",") if "," in line else line.rpartition(" ")
-    return (path.strip(), label.strip()) if separator else (line, None)
+    splits = [parts for parts in (line.rsplit(",", 1), line.rsplit(maxsplit=1)) if len(parts) == 2]
+    there = [parts for parts in splits if files.find(parts[0].strip()) is not None]
+    path, label = (*there, *splits, (line, ""))[0]
+    return path.strip(), label.strip() or None
 
 
 def _list_files(annotations: Path) -> list[tuple[Path, str]]:
@@ -135,7 +137,9 @@ class _Files:
     def find(self, listed: str) -> str | None:
         """The file for a listed path: the path itself, else the same name with another video suffix."""
         listed = listed.removeprefix("./")
-        return listed if listed in self.paths else self.by_stem.get(os.path.splitext(listed)[0])  # noqa: PTH122
+        stem, suffix = os.path.splitext(listed)  # noqa: PTH122
+        same_name = stem if suffix.lower() in VIDEO_SUFFIXES else listed
+        return listed if listed in self.paths else self.by_stem.get(same_name)
 
     def place(self, video: ListedVideo, listing: Listing, where: str) -> None:
         """Add a listed video to `found` or `missing`; a path that leaves the root is a problem."""

@@ -21,8 +21,8 @@ def draw(augment: AugmentConfig, rng: np.random.Generator) -> NDArray[np.float32
         and saturation, and the turn of the hue (in circles).
     """
     top, left = rng.uniform(size=2) if augment.random_crop else (0.5, 0.5)
-    flip = rng.uniform() < augment.flip_probability
-    jitter = rng.uniform() < augment.colour_jitter_probability
+    flip = augment.flip and rng.uniform() < 0.5
+    jitter = rng.uniform() < augment.colour_jitter
     strengths = np.asarray([augment.brightness, augment.contrast, augment.saturation, augment.hue])
     colours = np.asarray([1, 1, 1, 0]) + strengths * rng.uniform(-1, 1, size=4) * jitter
     return np.asarray([top, left, flip, *colours], dtype=np.float32)

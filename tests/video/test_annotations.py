@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from advise_ray.errors import UsageError
+from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_list, read_ucf101
+
+UCF101 = Path(__file__).parents[2].parent / "shared" / "data" / "annotations" / "ucf101"
+"""The published lists, beside the repository."""
+
+Lists = dict[str, str | bytes]
+
+
+def place(folder: Path, *paths: str) -> Path:
+    """Empty files: readers of lists do not open videos."""
+    for path in paths:
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return folder
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    return place(tmp_path / "videos", "jump/a.avi", "jump/b.avi", "run fast/c.avi")
+
+
+def write(folder: Path, lists: Lists) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in lists.items():
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def listed(videos: Path, text: str | bytes, name: str = "train.txt") -> Listing:
+    return read_list(videos, write(videos.parent / "lists", {name: text}))
+
+
+def message(read, *arguments: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        read(*arguments)
+    return str(caught.value)
+
+
+# UCF101
+
+UCF_LISTS: Lists = {
+    "classInd.txt": "1 jump\r\n2 run fast\r\n",
+    "trainlist01.txt": "jump/a.avi 1\r\n",
+    "testlist01.txt": "jump/b.avi\r\n",
+}
+
+
+def test_ucf101_lists_with_the_line_ends_of_windows(videos):
+    listing = read_ucf101(videos, write(videos.parent / "lists", UCF_LISTS), 1)
+    assert listing.classes == ["jump", "run fast"]
+    assert listing.found == [ListedVideo("jump/a.avi", "jump", "train"), ListedVideo("jump/b.avi", "jump", "test")]
+    assert listing.missing == listing.problems == []
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("jump/b.avi 2", "'jump/b.avi 2': label and folder name different classes"),
+        ("swim/b.avi 1", "'swim/b.avi 1': class 'swim' is not in classInd.txt"),
+        ("jump/../../b.avi 1", "'jump/../../b.avi' leaves the folder of the videos"),
+    ],
+)
+def test_a_ucf101_line_that_contradicts_the_rest_is_named_with_its_number(videos, line, problem):
+    lists = write(videos.parent / "lists", UCF_LISTS | {"trainlist01.txt": f"jump/a.avi 1\r\n\r\n{line}\r\n"})
+    listing = read_ucf101(videos, lists, 1)
+    assert listing.problems == [f"{lists}/trainlist01.txt:3: {problem}"]
+    assert [video.path for video in listing.found] == ["jump/a.avi", "jump/b.avi"]
+
+
+def test_a_ucf101_list_that_is_not_there(videos):
+    lists = write(videos.parent / "lists", UCF_LISTS)
+    assert message(read_ucf101, videos, lists, 2) == (
+        f"--annotations: cannot read the train list of split 2, {lists}/trainlist02.txt: No such file or directory"
+    )
+
+
+@pytest.fixture(scope="module")
+def ucf101_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All 13,320 names, empty, as .mp4, which many have recoded them to."""
+    if not UCF101.is_dir():
+        pytest.skip(f"the published lists are not at {UCF101}")
+    root = tmp_path_factory.mktemp("ucf101")
+    for name in ("trainlist01.txt", "testlist01.txt"):
+        for line in (UCF101 / name).read_text().split("\n"):
+            if line.strip():
+                file = root / Path(line.split()[0]).with_suffix(".mp4")
+                file.parent.mkdir(exist_ok=True)
+                file.touch()
+    return root
+
+
+@pytest.mark.parametrize(("split", "num_train", "num_test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
+def test_the_published_ucf101_lists_are_read_whole(ucf101_videos, split, num_train, num_test):
+    listing = read_ucf101(ucf101_videos, UCF101, split)
+    assert listing.missing == listing.problems == []
+    assert Counter(video.split for video in listing.found) == {"train": num_train, "test": num_test}
+    assert len({video.path for video in listing.found}) == 13320
+    assert len(listing.classes) == 101
+    assert (listing.classes[0], listing.classes[100]) == ("ApplyEyeMakeup", "YoYo")
+    assert all(video.class_name == video.path.split("/")[0] for video in listing.found)
+
+
+# Plain lists
+
+
+@pytest.mark.parametrize("label", ["7", "dive"])
+@pytest.mark.parametrize("separator", [" ", "  ", "\t", ",", ", "])
+def test_a_label_stands_behind_a_space_a_tab_or_a_comma(videos, separator, label):
+    listing = listed(videos, f"jump/a.avi{separator}{label}\n./jump/b.avi{separator}{label}\r\n")
+    assert listing.classes == [label]
+    assert listing.found == [ListedVideo(f"jump/{name}.avi", label, "train") for name in "ab"]
+    assert listing.missing == listing.problems == []
+
+
+def test_names_may_hold_what_separates(videos):
+    place(videos, "slow, then fast.avi")
+    listing = listed(videos, "run fast/c.avi 1\nrun fast/c.avi,long jump\nslow, then fast.avi 2\nrun fast/c.avi\n")
+    assert [(video.path, video.class_name) for video in listing.found] == [
+        ("run fast/c.avi", "1"),
+        ("run fast/c.avi", "long jump"),
+        ("slow, then fast.avi", "2"),
+        ("run fast/c.avi", None),
+    ]
+
+
+def test_a_video_that_was_recoded_is_found_under_its_old_name(tmp_path):
+    videos = place(tmp_path / "videos", "a.webm", "b.1.mp4", "b.2.mp4", "C.MP4")
+    listing = listed(videos, "a.avi 0\nb.1 1\nb.2 2\nC.mp4 3\n")
+    assert [(video.path, video.class_name) for video in listing.found] == [
+        ("a.webm", "0"),
+        ("b.1.mp4", "1"),
+        ("b.2.mp4", "2"),
+        ("C.MP4", "3"),
+    ]
+
+
+def test_number_labels_are_ordered_by_value_and_names_by_alphabet(videos):
+    assert listed(videos, "jump/a.avi 10\njump/b.avi 9\nrun fast/c.avi 0").classes == ["0", "9", "10"]
+    assert listed(videos, "jump/a.avi x\njump/b.avi 9\nrun fast/c.avi 10").classes == ["10", "9", "x"]
+
+
+def test_the_name_of_a_list_tells_the_split(videos):
+    lists = {
+        "ucf_train_split_1.txt": "jump/a.avi 0",
+        "validation.csv": "jump/b.avi,0",
+        "testlist01.txt": "run fast/c.avi 1",
+        "README.txt": "jump/a.avi 5",
+    }
+    folder = write(videos.parent / "lists", lists)
+    assert {video.path: video.split for video in read_list(videos, folder).found} == {
+        "jump/a.avi": "train",
+        "jump/b.avi": "val",
+        "run fast/c.avi": "test",
+    }
+    assert [video.split for video in read_list(videos, folder / "testlist01.txt").found] == ["test"]
+    assert [video.split for video in read_list(videos, folder / "README.txt").found] == ["train"]
+
+
+def test_a_listed_video_without_a_file_is_missing_and_the_rest_goes_on(videos):
+    listing = listed(videos, "jump/a.avi 0\njump/gone.avi 0\n")
+    assert listing.missing == ["jump/gone.avi"]
+    assert [video.path for video in listing.found] == ["jump/a.avi"]
+
+
+@pytest.mark.parametrize("path", ["../secret.avi", "/etc/secret.avi", "jump/../../secret.avi"])
+def test_a_path_that_leaves_the_folder_is_refused_even_if_there_is_a_file(videos, path):
+    place(videos.parent, "secret.avi")
+    listing = listed(videos, f"jump/a.avi 0\n{path} 0\n")
+    assert [video.path for video in listing.found] == ["jump/a.avi"]
+    assert listing.problems == [f"{videos.parent}/lists/train.txt:2: {path!r} leaves the folder of the videos"]
+
+
+def test_lists_of_which_nothing_can_be_used_are_an_error(videos):
+    lists = videos.parent / "lists"
+    assert message(listed, videos, "x/a.avi 0\nx/b.avi 0\n") == (
+        f"--videos: none of the 2 listed videos, such as x/a.avi is in {videos}"
+    )
+    assert message(listed, videos, b"\xff\xfe\x00") == f"--annotations: {lists}/train.txt is not a text file"
+    assert message(read_list, videos, lists / "none") == f"--annotations: {lists}/none does not exist"
+    (lists / "train.txt").rename(lists / "all.txt")
+    assert message(read_list, videos, lists) == (
+        f"--annotations: no *train*, *val* or *test* .txt or .csv list in {lists}"
+    )
+    assert message(read_list, lists / "none", lists / "all.txt") == f"--videos: {lists}/none is not a folder"
+
+
+# Folders
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    videos = place(tmp_path, "b.MKV", "a.mp4", "deep/er/c.webm", "notes.txt", "a.mp4.partial", "._a.mp4")
+    listing = read_folder(videos)
+    assert listing.classes == []
+    assert listing.found == [ListedVideo("a.mp4"), ListedVideo("b.MKV"), ListedVideo("deep/er/c.webm")]
+
+
+def test_a_folder_for_each_class(tmp_path):
+    listing = read_folder(place(tmp_path, "run/a.mp4", "jump/b.mp4", "run/c.mp4"))
+    assert listing.classes == ["jump", "run"]
+    assert listing.found == [
+        ListedVideo("jump/b.mp4", "jump"),
+        ListedVideo("run/a.mp4", "run"),
+        ListedVideo("run/c.mp4", "run"),
+    ]
+
+
+def test_a_folder_for_each_split_and_in_it_for_each_class(tmp_path):
+    listing = read_folder(place(tmp_path, "Train/run/a.mp4", "validation/run/b.mp4", "test/jump/c.mp4"))
+    assert listing.classes == ["jump", "run"]
+    assert [(video.class_name, video.split) for video in listing.found] == [
+        ("run", "train"),
+        ("jump", "test"),
+        ("run", "val"),
+    ]
+
+
+def test_a_folder_without_videos_is_an_error(tmp_path):
+    place(tmp_path, "notes.txt")
+    assert message(read_folder, tmp_path).startswith(f"{tmp_path}: no video files found (looked for .3gp, .avi, ")
+    assert message(read_folder, tmp_path / "none") == f"--videos: {tmp_path}/none is not a folder"
