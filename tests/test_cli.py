@@ -108,7 +108,6 @@ def refused(workplace: Path) -> Refused:
         ),
         (["data.train_split=all"], ["data.train_split: no video has split 'all'; the manifest has test, train"]),
         (["data.manifest=null", "--config=quickstart"], [f"data.manifest: required; {MAKE}, or use `--videos DIR`"]),
-        (["--config=quikstart"], ["--config: no file quikstart, and no shipped recipe of that name (quickstart)"]),
     ],
 )
 def test_a_setting_that_does_not_hold(refused, train, settings, errors):

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from advise_ray.config import Config
+from advise_ray.model import augment
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.norm import synchronise_batch_norm
 from advise_ray.training.optim import build_optimizer, learning_rate
 from advise_ray.training.schedule import Schedule
-from advise_ray.video import augment
 
 
 class Learner:

@@ -173,7 +173,9 @@ def test_a_broken_video_costs_that_video_only(configure: Configure, one_broken: 
 
 def test_too_many_broken_videos_stop_the_run(configure: Configure, storage: Path, one_broken: Path) -> None:
     config = configure("too-many-broken", f"data.manifest={one_broken}", "data.max_failed_fraction=0.01")
-    with pytest.raises(TrainingError, match=r"1 of 24 videos cannot be decoded, more than data.max_failed_fraction=0.0"):
+    with pytest.raises(
+        TrainingError, match=r"1 of 24 videos cannot be decoded, more than data.max_failed_fraction=0.0"
+    ):
         train(config)
     result = json.loads((storage / "too-many-broken" / "result.json").read_text())
     assert result["status"] == "FAILED"

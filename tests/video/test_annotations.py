@@ -48,13 +48,13 @@ def message(read, *arguments: object) -> str:
 # UCF101
 
 UCF_LISTS: Lists = {
-    "classInd.txt": "1 jump\r\n2 run fast\r\n",
+    "classInd.txt": "\ufeff1 jump\r\n2 run fast\r\n",
     "trainlist01.txt": "jump/a.avi 1\r\n",
     "testlist01.txt": "jump/b.avi\r\n",
 }
 
 
-def test_ucf101_lists_with_the_line_ends_of_windows(videos):
+def test_ucf101_lists_with_the_line_ends_and_the_byte_order_mark_of_windows(videos):
     listing = read_ucf101(videos, write(videos.parent / "lists", UCF_LISTS), 1)
     assert listing.classes == ["jump", "run fast"]
     assert listing.found == [ListedVideo("jump/a.avi", "jump", "train"), ListedVideo("jump/b.avi", "jump", "test")]

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advise_ray.config import AugmentConfig
-from advise_ray.video.augment import CENTRE_CROP, apply, draw
+from advise_ray.model.augment import apply
+from advise_ray.video.augment import CENTRE_CROP, draw
 from advise_ray.video.sampling import keyed_rng
 
 NUM_CLIPS, NUM_FRAMES, HEIGHT, WIDTH, CROP = 3, 4, 20, 26, 12

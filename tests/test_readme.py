@@ -1,0 +1,38 @@
+"""Every command of the README runs as it stands there, cut short by settings alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+SET_UP, TEST, *USE = [line for block in BLOCKS for line in block.splitlines()]
+
+
+def test_the_first_two_commands_set_up_and_go() -> None:
+    """`.ci/run` runs the second to the letter, so that a missing install step shows."""
+    assert SET_UP.split(" && ")[0] == TEST.split(" && ")[0] == "python3 -m venv .venv"
+    assert SET_UP.endswith(".venv/bin/advise-ray train")
+    assert TEST.endswith(".venv/bin/pytest")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_command_runs(tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for line in [SET_UP.rsplit("/", 1)[1], *USE]:
+        command = shlex.split(line)
+        if command[:2] == ["advise-ray", "train"] and "--resume" not in command:
+            command += ["--set", "train.epochs=1"]
+        result = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+    assert {"first", "second"} <= {path.name for path in (tmp_path / "runs").iterdir()}

@@ -1,0 +1,136 @@
+"""What a decode actor makes of a plan row, called directly: real files, no Ray."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from advise_ray.config import Config, load
+from advise_ray.training.pipeline import GREY, DecodeClips
+from advise_ray.video import augment
+from advise_ray.video.manifest import Video
+
+NUM_FRAMES = 30
+FRAME_STEP, VIDEO_STEP = 8, 40
+Block = dict[str, Any]
+
+
+def write_video(path: Path, index: int) -> Path:
+    """The right half's grey level tells the frame, the left half's the video."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=Fraction(30), options={"g": "10", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for frame in range(NUM_FRAMES):
+            image = np.full((120, 160, 3), FRAME_STEP * frame, dtype=np.uint8)
+            image[:, :80] = VIDEO_STEP * index
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        output.mux(stream.encode())
+    return path
+
+
+def levels(frames: np.ndarray, step: int) -> list[Any]:
+    left, right = frames[..., 20:60, :], frames[..., 100:140, :]
+    half = right if step == FRAME_STEP else left
+    return (half.mean((-3, -2, -1)) / step).round().astype(int).tolist()
+
+
+@pytest.fixture(scope="module")
+def config(tiny: tuple[str, ...]) -> Config:
+    return load(None, tiny)
+
+
+@pytest.fixture(scope="module")
+def actor(config: Config, tmp_path_factory: pytest.TempPathFactory) -> DecodeClips:
+    """Videos 0 to 3 are whole, 4 is missing, 5 has lost its end."""
+    folder = tmp_path_factory.mktemp("videos")
+    paths = [write_video(folder / f"{index}.mp4", index) for index in range(4)]
+    paths += [folder / "missing.mp4", folder / "cut.mp4"]
+    paths[5].write_bytes(paths[0].read_bytes()[:900])
+    actor = object.__new__(DecodeClips)  # its constructor asks Ray for the videos
+    actor.config = config
+    actor.videos = [
+        Video(path.stem, str(path), NUM_FRAMES, "pyav" if path.stem == "3" else "decord", 0, 0) for path in paths
+    ]
+    return actor
+
+
+def row(videos: list[int], clips: list[int], *, train: bool = True, epoch: int = 0, weights=None) -> Block:
+    """As the numpy batch of one row that Ray Data hands over."""
+    columns = {"videos": np.array([videos]), "clips": np.array([clips])}
+    weights = np.array([weights or [1.0] * len(videos)], dtype=np.float32)
+    single = {"train": np.array([train]), "epoch": np.array([epoch]), "step": np.array([7]), "pace": np.array(["p"])}
+    return {**single, **columns, "weights": weights}
+
+
+def test_pixels_frames_and_targets_belong_together(actor: DecodeClips, config: Config) -> None:
+    videos, clips = [2, 2, 0, 0, 3, 3, 1, 1], [0, 1] * 4
+    seen = set()
+    for epoch in range(4):
+        block = actor(row(videos, clips, epoch=epoch))
+        assert (block["frames"].shape, block["frames"].dtype) == ((1, 8, 4, 120, 160, 3), np.uint8)
+        assert (block["draws"].shape, block["draws"].dtype) == ((1, 8, 7), np.float32)
+        assert levels(block["frames"][0], FRAME_STEP) == block["frame_indices"][0].tolist()
+        assert levels(block["frames"][0], VIDEO_STEP) == [[video] * 4 for video in videos]
+        for indices, target in zip(block["frame_indices"][0], block["targets"][0], strict=True):
+            stride = (indices[-1] - indices[0]) / 3
+            assert config.data.clip.rates[target] == pytest.approx(stride, rel=0.35)  # ±20 % and whole frames
+            seen.add(target)
+        assert block["weights"].tolist() == [[1.0] * 8]
+        assert block["failures"].tolist() == [""]
+    assert seen == {0, 1, 2}
+
+
+def test_a_clip_does_not_depend_on_the_row_it_is_in(actor: DecodeClips) -> None:
+    together = actor(row([0, 0, 1, 1, 2, 2], [0, 1] * 3))
+    for videos, clips, place in [([1], [1], 0), ([1, 0, 4], [1, 0, 0], 0), ([2, 3, 1, 1], [0, 0, 0, 1], 3)]:
+        alone = actor(row(videos, clips))
+        for name in ("frames", "draws", "frame_indices", "targets"):
+            np.testing.assert_array_equal(alone[name][0, place], together[name][0, 3])
+
+
+def test_every_clip_of_every_epoch_is_drawn_anew(actor: DecodeClips) -> None:
+    blocks = [actor(row([0, 0, 1, 1], [0, 1, 0, 1], epoch=epoch)) for epoch in range(3)]
+    draws = np.concatenate([block["draws"][0] for block in blocks])
+    assert len(np.unique(draws, axis=0)) == len(draws)
+    assert len({str(block["frame_indices"]) for block in blocks}) == 3
+
+
+def test_a_broken_video_shows_a_valid_one_and_counts_for_nothing(actor: DecodeClips) -> None:
+    whole = actor(row([0, 0, 2, 2], [0, 1, 0, 1]))
+    block = actor(row([4, 4, 0, 0, 5, 5, 2, 2], [0, 1] * 4))
+    assert block["weights"].tolist() == [[0, 0, 1, 1, 0, 0, 1, 1]]
+    np.testing.assert_array_equal(block["frames"][0, [2, 3, 6, 7]], whole["frames"][0])
+    assert levels(block["frames"][0, [0, 1, 4, 5]], VIDEO_STEP) == [[0] * 4] * 4
+    assert levels(block["frames"][0, [0, 1, 4, 5]], FRAME_STEP) == [whole["frame_indices"][0, 0].tolist()] * 4
+    missing, cut = block["failures"][0].split("\n")
+    assert missing == "missing\tno such file"
+    assert cut.startswith("cut\t")
+    assert len(cut) > len("cut\t")
+    assert block["videos"].tolist() == [[4, 4, 0, 0, 5, 5, 2, 2]]
+
+
+def test_a_share_without_any_whole_video_is_grey(actor: DecodeClips) -> None:
+    block = actor(row([4, 4, 5, 5], [0, 1, 0, 1]))
+    assert (block["frames"] == GREY).all()
+    assert not block["weights"].any()
+    assert block["frames"].shape == (1, 4, 4, 120, 160, 3)
+
+
+def test_what_only_fills_the_batch_stays_without_weight(actor: DecodeClips) -> None:
+    block = actor(row([1, 1, 1, 1], [0, 1, 0, 1], weights=[1, 1, 0, 0]))
+    assert block["weights"].tolist() == [[1, 1, 0, 0]]
+    np.testing.assert_array_equal(block["frames"][0, :2], block["frames"][0, 2:])
+
+
+def test_validation_is_the_same_after_every_epoch(actor: DecodeClips) -> None:
+    first, later = (actor(row([1, 1, 1, 2], [0, 1, 2, 0], train=False, epoch=epoch)) for epoch in (0, 9))
+    for name in ("frames", "draws", "frame_indices", "targets"):
+        np.testing.assert_array_equal(first[name], later[name])
+    np.testing.assert_array_equal(first["draws"][0], np.tile(augment.CENTRE_CROP, (4, 1)))
+    assert first["targets"].tolist() == [[0, 1, 2, 0]]  # every rate of every video
+    assert levels(first["frames"][0], FRAME_STEP) == first["frame_indices"][0].tolist()
