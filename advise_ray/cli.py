@@ -32,6 +32,11 @@ class _Main(click.Group):
             for line in str(error).splitlines():
                 click.echo(f"error: {line}", err=True)
             sys.exit(error.exit_code)
+        except BrokenPipeError:  # whoever read our output has gone: click ends quietly
+            raise
+        except OSError as error:
+            click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+            sys.exit(AdviseRayError.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(InterruptedRunError.exit_code)

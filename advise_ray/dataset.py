@@ -37,6 +37,7 @@ class IndexSummary:
     videos: int
     rejected: int
     missing: int
+    unreadable_lines: int
     rejects: str | None
     classes: int
 
@@ -44,7 +45,8 @@ class IndexSummary:
 def index(listing: Listing, root: Path, out: Path, *, on_progress: OnProgress = _ignore) -> IndexSummary:
     """Probe the listed videos under `root` on all CPUs and write the manifest.
 
-    Videos that cannot be read go, with their reasons, to `<out>.rejects.parquet`, those without a file too.
+    Videos that cannot be read go, with their reasons, to `<out>.rejects.parquet`, those without a file too, and lines
+    of the list that make no sense.
 
     Args:
         on_progress: called with (videos probed, videos in all).
@@ -56,6 +58,10 @@ def index(listing: Listing, root: Path, out: Path, *, on_progress: OnProgress = 
         {"video_id": path, "path": str(root / path), "reason": "listed, but there is no such file"}
         for path in listing.missing
     ]
+    for problem in listing.problems:
+        where, _, problem_there = problem.partition(": ")
+        rejects.append({"video_id": where, "path": where, "reason": problem_there})
+    num_unread = len(rejects)
     labels = {name: label for label, name in enumerate(listing.classes)}
     by_id = {video.path: video for video in listing.found}
     rows: list[dict[str, object]] = []
@@ -79,8 +85,9 @@ def index(listing: Listing, root: Path, out: Path, *, on_progress: OnProgress = 
     return IndexSummary(
         manifest=str(out),
         videos=len(rows),
-        rejected=len(rejects) - len(listing.missing),
+        rejected=len(rejects) - num_unread,
         missing=len(listing.missing),
+        unreadable_lines=len(listing.problems),
         rejects=str(rejects_path) if rejects else None,
         classes=len(listing.classes),
     )

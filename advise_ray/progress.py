@@ -24,7 +24,7 @@ def counting(description: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def training() -> Iterator[Callable[[dict[str, Any], int], None]]:
     """A bar over the steps; yields a function that takes the lines of metrics.jsonl and the number of steps."""
-    with _bar() as bar:
+    with _bar(transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
         def on_line(line: dict[str, Any], total_steps: int) -> None:
@@ -33,12 +33,12 @@ def training() -> Iterator[Callable[[dict[str, Any], int], None]]:
                 loss = f"loss {values['train/loss']:.3f}"
                 bar.update(task, completed=line["step"], total=total_steps, description=loss)
             else:
-                console.print(_epoch_row(line["epoch"], values))
+                console.print(_epoch_row(line["epoch"], values), soft_wrap=True)
 
         yield on_line
 
 
-def _bar() -> Progress:
+def _bar(transient: bool = False) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -46,6 +46,7 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        transient=transient,
     )
 
 

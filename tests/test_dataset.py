@@ -30,9 +30,7 @@ def test_a_manifest_says_what_is_in_each_file(manifest: Path) -> None:
     assert [row["split"] for row in rows.values()].count("test") == 8
 
 
-def test_what_cannot_be_read_or_found_is_counted_and_named(
-    local_ray: None, synthesized: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_read_or_found_is_counted_and_named(local_ray: None, synthesized: Path, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     (videos / "left").mkdir(parents=True)
     whole = synthesized / "videos" / "left" / "v_left_g01_c01.mp4"

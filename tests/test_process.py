@@ -86,9 +86,7 @@ def test_stopped_and_killed_and_resumed_it_is_the_run_it_would_have_been(overrid
     assert losses(stopped) == pytest.approx(losses(undisturbed), rel=1e-5)
 
 
-def test_a_flat_folder_of_unlabelled_videos_trains(
-    tiny: tuple[str, ...], synthesized: Path, tmp_path: Path
-) -> None:
+def test_a_flat_folder_of_unlabelled_videos_trains(tiny: tuple[str, ...], synthesized: Path, tmp_path: Path) -> None:
     folder = tmp_path / "my videos"
     folder.mkdir()
     for number, video in enumerate(sorted(synthesized.rglob("*.mp4"))[:12]):

@@ -287,7 +287,7 @@ def _no_weights(weights: str, tags: list[str]) -> ConfigError:
 def _unreachable(what: str, error: Exception) -> ConfigError:
     return ConfigError(
         [
-            f"model.ifm.weights: cannot get the weights of {what} ({one_line(error)}); give a local file, or `none` for "
-            "random weights"
+            f"model.ifm.weights: cannot get the weights of {what} ({one_line(error)}); give a local file, or "
+            "`none` for random weights"
         ]
     )

@@ -38,13 +38,15 @@ class Listing:
 
 
 def read_folder(videos: Path) -> Listing:
-    """`root/<class>/<video>`, `root/<split>/<class>/<video>`, or any tree of videos without labels."""
+    """`root/<class>/<video>`, `root/<split>/<class>/<video>`, `root/<split>/<video>`, or any tree without labels."""
     paths = sorted(_video_files(videos))
     if not paths:
         raise UsageError(f"{videos}: no video files found (looked for {', '.join(sorted(VIDEO_SUFFIXES))})")
     parts = [path.split("/") for path in paths]
     if all(len(p) == 3 and p[0].lower() in SPLIT_NAMES for p in parts):
         return _labelled([ListedVideo("/".join(p), p[1], SPLIT_NAMES[p[0].lower()]) for p in parts])
+    if all(len(p) == 2 and p[0].lower() in SPLIT_NAMES for p in parts):
+        return Listing([], [ListedVideo("/".join(p), None, SPLIT_NAMES[p[0].lower()]) for p in parts])
     if all(len(p) == 2 for p in parts):
         return _labelled([ListedVideo("/".join(p), p[0]) for p in parts])
     return Listing([], [ListedVideo(path) for path in paths])
@@ -133,6 +135,7 @@ class _Files:
     def __init__(self, videos: Path) -> None:
         self.paths = set(_video_files(videos))
         self.by_stem = {path.rsplit(".", 1)[0]: path for path in sorted(self.paths, reverse=True)}
+        self.placed: dict[str, str] = {}
 
     def find(self, listed: str) -> str | None:
         """The file for a listed path: the path itself, else the same name with another video suffix."""
@@ -142,12 +145,15 @@ class _Files:
         return listed if listed in self.paths else self.by_stem.get(same_name)
 
     def place(self, video: ListedVideo, listing: Listing, where: str) -> None:
-        """Add a listed video to `found` or `missing`; a path that leaves the root is a problem."""
+        """Add a listed video to `found` or `missing`; one that leaves the root or was listed before is a problem."""
         if video.path.startswith("/") or ".." in video.path.split("/"):
             listing.problems.append(f"{where}: {video.path!r} leaves the folder of the videos")
         elif (path := self.find(video.path)) is None:
             listing.missing.append(video.path)
+        elif path in self.placed:
+            listing.problems.append(f"{where}: {video.path!r} was listed before, at {self.placed[path]}")
         else:
+            self.placed[path] = where
             listing.found.append(ListedVideo(path, video.class_name, video.split))
 
 
@@ -175,7 +181,13 @@ def _lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
 def _video_files(root: Path) -> Iterator[str]:
     if not root.is_dir():
         raise UsageError(f"--videos: {root} is not a folder")
-    for folder, _, names in os.walk(root, followlinks=True):
+    entered = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:  # a link that leads back up
+            folders.clear()
+            continue
+        entered.add(real)
         for name in names:
             if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith("."):  # noqa: PTH122
                 yield (Path(folder) / name).relative_to(root).as_posix()

@@ -121,15 +121,19 @@ def test_a_label_stands_behind_a_space_a_tab_or_a_comma(videos, separator, label
     assert listing.missing == listing.problems == []
 
 
-def test_names_may_hold_what_separates(videos):
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run fast/c.avi 1", ("run fast/c.avi", "1")),
+        ("run fast/c.avi,long jump", ("run fast/c.avi", "long jump")),
+        ("slow, then fast.avi 2", ("slow, then fast.avi", "2")),
+        ("run fast/c.avi", ("run fast/c.avi", None)),
+    ],
+)
+def test_names_may_hold_what_separates(videos, line, expected):
     place(videos, "slow, then fast.avi")
-    listing = listed(videos, "run fast/c.avi 1\nrun fast/c.avi,long jump\nslow, then fast.avi 2\nrun fast/c.avi\n")
-    assert [(video.path, video.class_name) for video in listing.found] == [
-        ("run fast/c.avi", "1"),
-        ("run fast/c.avi", "long jump"),
-        ("slow, then fast.avi", "2"),
-        ("run fast/c.avi", None),
-    ]
+    (video,) = listed(videos, line).found
+    assert (video.path, video.class_name) == expected
 
 
 def test_a_video_that_was_recoded_is_found_under_its_old_name(tmp_path):
@@ -227,3 +231,24 @@ def test_a_folder_without_videos_is_an_error(tmp_path):
     place(tmp_path, "notes.txt")
     assert message(read_folder, tmp_path).startswith(f"{tmp_path}: no video files found (looked for .3gp, .avi, ")
     assert message(read_folder, tmp_path / "none") == f"--videos: {tmp_path}/none is not a folder"
+
+
+def test_a_video_listed_twice_is_told_and_kept_once(tmp_path: Path) -> None:
+    place(tmp_path / "videos", "a.mp4", "b.mp4")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("a.mp4 0\nb.mp4 1\n")
+    (lists / "test.txt").write_text("a.mp4 0\n")
+    listing = read_list(tmp_path / "videos", lists)
+    assert sorted(video.path for video in listing.found) == ["a.mp4", "b.mp4"]
+    (problem,) = listing.problems
+    assert "'a.mp4' was listed before, at " in problem
+
+
+def test_a_link_that_leads_back_up_is_not_followed_for_ever(tmp_path: Path) -> None:
+    place(tmp_path, "train/a.mp4", "test/b.mp4")
+    (tmp_path / "test" / "up").symlink_to(tmp_path)
+    assert [(video.path, video.split) for video in read_folder(tmp_path).found] == [
+        ("test/b.mp4", "test"),
+        ("train/a.mp4", "train"),
+    ]
