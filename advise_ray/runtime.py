@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 
 import ray
 from ray.data import DataContext
@@ -18,7 +20,10 @@ def connect() -> None:
     verbose = logging.getLogger("advise_ray").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
     if not ray.is_initialized():
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process, and nothing is put in order
     context = DataContext.get_current()
     context.enable_progress_bars = verbose
     for name in ("ray.data", "ray.train"):

@@ -236,7 +236,7 @@ def _check_activation(name: str, tag: str) -> None:
 @contextlib.contextmanager
 def _hub_or_its_cache() -> Iterator[None]:
     """Where the hub does not answer at once, ask its cache alone: the hub's library would try for a minute."""
-    import huggingface_hub
+    import huggingface_hub.constants
 
     constants = huggingface_hub.constants
     before = constants.HF_HUB_OFFLINE

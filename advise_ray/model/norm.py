@@ -5,11 +5,10 @@ torch's own SyncBatchNorm refuses CPU tensors as soon as a process group exists.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -48,8 +47,24 @@ class CrossWorkerBatchNorm(_BatchNorm):
         self.num_batches_tracked += 1
 
 
+class _SumOverWorkers(torch.autograd.Function):
+    """A sum that gradients flow through: each worker's input moves the losses of all."""
+
+    @staticmethod
+    def forward(_ctx: Any, local: torch.Tensor) -> torch.Tensor:
+        total = local.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _mean_over_workers(local: torch.Tensor) -> torch.Tensor:
-    summed: torch.Tensor = dist_nn.all_reduce(local)
+    summed: torch.Tensor = _SumOverWorkers.apply(local)
     return summed / dist.get_world_size()
 
 

@@ -17,6 +17,8 @@ from advise_ray.video.sampling import longest_span_frames
 
 LEAST_CPUS = 0.25
 """The smallest share of a CPU that a process is given."""
+ROUNDING = 1e-6
+"""CPUs; shares such as 0.1 do not add up exactly."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,12 @@ def share_cpus(config: Config, cpus: float, gpus: float) -> Shares:
             f"train.num_workers: {workers} workers need as many GPUs, there are {gpus:g}; "
             "lower it or set train.use_gpu=false"
         )
-    actors = data.num_decode_actors or max(1, int(cpus - workers if use_gpu else cpus / 4))
-    least = workers * (config.train.cpus_per_worker or LEAST_CPUS) + actors * (data.cpus_per_decode_actor or LEAST_CPUS)
-    if least > cpus:
+    least_worker, least_actor = _least_cpus(config)
+    room = int((cpus - workers * least_worker) / least_actor + ROUNDING)
+    wanted = int(cpus - workers if use_gpu else cpus / 4)
+    actors = data.num_decode_actors or max(1, min(wanted, room))
+    if actors > room:
+        least = workers * least_worker + actors * least_actor
         raise UsageError(
             f"train.num_workers: {workers} workers and {actors} decode actors need {least:g} CPUs, there are {cpus:g}; "
             f"{_what_fits(config, cpus)}"
@@ -133,11 +138,17 @@ def share_cpus(config: Config, cpus: float, gpus: float) -> Shares:
     return Shares(workers, per_worker, actors, per_actor, use_gpu)
 
 
+def _least_cpus(config: Config) -> tuple[float, float]:
+    """CPUs that a worker and a decode actor cannot do without."""
+    return config.train.cpus_per_worker or LEAST_CPUS, config.data.cpus_per_decode_actor or LEAST_CPUS
+
+
 def _what_fits(config: Config, cpus: float) -> str:
-    workers = int((cpus - LEAST_CPUS) / (config.train.cpus_per_worker or LEAST_CPUS))
+    least_worker, least_actor = _least_cpus(config)
+    workers = int((cpus - least_actor) / least_worker + ROUNDING)
     if workers < 1:
-        return "not even one worker fits"
-    actors = int((cpus - LEAST_CPUS) / (config.data.cpus_per_decode_actor or LEAST_CPUS))
+        return "not even one worker fits beside a decode actor"
+    actors = int((cpus - least_worker) / least_actor + ROUNDING)
     return f"at most {workers} worker(s) beside one decode actor, or {actors} decode actor(s) beside one worker"
 
 
