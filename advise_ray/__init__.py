@@ -1,3 +1,24 @@
-"""Train video models cheaply: a frozen image model, a small temporal module, playback-rate prediction, on Ray."""
+"""Train video models cheaply: a frozen image model, a small temporal module, playback-rate prediction, on Ray.
+
+`Config` and `train` are imported when they are first used, so that `import advise_ray` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from advise_ray.config import Config
+    from advise_ray.training.trainer import train
 
 __version__ = "0.1.0"
+__all__ = ["Config", "__version__", "train"]
+
+_HOMES = {"Config": "advise_ray.config", "train": "advise_ray.training.trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

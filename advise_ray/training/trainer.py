@@ -21,9 +21,9 @@ from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.tracking import RunTracker, ui_command
 from advise_ray.training import checkpoint
+from advise_ray.training.job import Job, run
 from advise_ray.training.pipeline import ClipStream, StreamConfig
 from advise_ray.training.plan import Plan, make_plan, num_classes
-from advise_ray.training.worker import Job, run_worker
 from advise_ray.video.manifest import read_rejects
 
 POLL_S = 0.5
@@ -169,7 +169,7 @@ class _Run:
             )
 
         return TorchTrainer(
-            run_worker,
+            run,
             train_loop_config={"job": job},
             torch_config=TorchConfig(backend="nccl" if shares.use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(

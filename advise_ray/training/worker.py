@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,34 +23,19 @@ from advise_ray.errors import AdviseRayError, TrainingError
 from advise_ray.model.advise import empty_advise
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
+from advise_ray.training.job import Job
 from advise_ray.training.loop import Learner
 from advise_ray.training.record import FLUSH_EVERY_STEPS, Recorder
-from advise_ray.training.schedule import Schedule, due
+from advise_ray.training.schedule import due
 from advise_ray.video.manifest import Video
 
 Block = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What the driver sends to each worker. The image model's weights travel through the object store, once a node."""
-
-    config: Config
-    schedule: Schedule
-    num_classes: int
-    run_dir: Path
-    videos: Any
-    """ObjectRef of list[Video]."""
-    ifm_weights: Any
-    """ObjectRef of the image model's state dict."""
-    ifm_sha256: str
-    use_gpu: bool
-
-
-def run_worker(job: dict[str, Job]) -> dict[str, Any]:
+def run_worker(job: Job) -> dict[str, Any]:
     """Train; the return value is `{"error": message}` where going on or starting again would not help."""
     try:
-        return _Worker(job["job"]).run()
+        return _Worker(job).run()
     except AdviseRayError as error:
         # Not raised: Ray Train would take it for a fault of the machine and start the run again.
         return {"error": str(error)}
@@ -72,6 +58,7 @@ class _Worker:
         self.job, self.config, self.schedule = job, job.config, job.schedule
         self.rank = context.get_world_rank()
         self.device = ray.train.torch.get_device() if job.use_gpu else torch.device("cpu")
+        self.blocks = _open_stream()
         _set_up_torch(self.config, self.device, context.get_local_world_size())
         model = empty_advise(self.config, job.num_classes)
         model.ifm.load_state_dict(ray.get(job.ifm_weights))
@@ -85,32 +72,30 @@ class _Worker:
             self.state = checkpoint.load(last, model.temporal, self.learner.optimizer)
 
     def run(self) -> dict[str, Any]:
-        shard = ray.train.get_dataset_shard("clips")
-        blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
         for epoch in range(self.state.step // self.schedule.steps_per_epoch, self.config.train.epochs):
-            self._train_epoch(epoch, blocks)
+            self._train_epoch(epoch)
         if self.learner.model.ifm.hash_weights() != self.job.ifm_sha256:
             raise TrainingError("the image model's weights changed during training: this is a bug, please report it")
         return {"clips_seen": self.state.clips_seen, "steps": self.state.step}
 
-    def _train_epoch(self, epoch: int, blocks: Iterator[Block]) -> None:
+    def _train_epoch(self, epoch: int) -> None:
         totals = _Epoch()
         self.state.metrics = {}  # a checkpoint in mid-epoch has none, so it cannot be taken for the best
         while self.state.step < (epoch + 1) * self.schedule.steps_per_epoch:
-            self._train_step(epoch, self._next(blocks, totals), totals)
+            self._train_step(epoch, self._next(totals), totals)
         if self.schedule.validates(epoch):
             classes = self.job.num_classes
             totals.val_loss = torch.zeros((), device=self.device)
             totals.confusion = torch.zeros(classes, classes, device=self.device)
             for _ in range(self.schedule.val_batches):
-                block = self._next(blocks, totals)
+                block = self._next(totals)
                 self.recorder.block(block, self.state.step)
                 totals.val_loss += self.learner.val_step(block, totals.confusion)
         self._end_epoch(epoch, totals)
 
-    def _next(self, blocks: Iterator[Block], totals: _Epoch) -> Block:
+    def _next(self, totals: _Epoch) -> Block:
         started_s = time.perf_counter()
-        block = next(blocks)
+        block = next(self.blocks)
         self.taken += 1
         if self.taken == 1:
             self.pace = ray.get_actor(str(block["pace"][0]))
@@ -193,6 +178,14 @@ class _Worker:
             checkpoint.save(
                 self.job.run_dir, self.config, self.learner.model.temporal, self.learner.optimizer, self.state
             )
+
+
+def _open_stream() -> Iterator[Block]:
+    """This worker's blocks. The first is asked for at once: decode actors start while the model is built."""
+    shard = ray.train.get_dataset_shard("clips")
+    blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
+    first = ThreadPoolExecutor(1).submit(next, blocks)
+    return itertools.chain((future.result() for future in [first]), blocks)
 
 
 def _set_up_torch(config: Config, device: torch.device, workers_on_node: int) -> None:
