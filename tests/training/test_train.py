@@ -80,7 +80,7 @@ def test_a_run_leaves_what_the_contract_names(undisturbed: dict[str, Any], confi
     assert json.loads((run_dir / "result.json").read_text()).items() <= undisturbed.items()
     assert load(run_dir / "config.yaml") == configure("undisturbed", "train.epochs=5", "data.num_decode_actors=1")
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"step_00000016", "step_00000020"}
-    assert not (run_dir / "rejects.parquet").exists()
+    assert read_rejects(run_dir / "rejects.parquet") == {}
 
 
 def test_the_image_model_is_what_it_was(undisturbed: dict[str, Any], configure: Configure) -> None:
