@@ -170,16 +170,20 @@ class SFUConfig(Section):
 class TMMConfig(Section):
     """The temporal modeling module, trained."""
 
-    arch: Literal["resnet3d"] = "resnet3d"
-    """`resnet3d`: bottleneck blocks of k×1×1, 1×3×3 and 1×1×1 convolutions."""
+    arch: Literal["resnet3d", "conv3d", "video_swin", "transformer", "none"] = "resnet3d"
+    """`resnet3d`: bottleneck blocks of k×1×1, 1×3×3 and 1×1×1 convolutions; `conv3d`: pairs of k×3×3 convolutions;
+    `video_swin`: attention within shifted windows of 4×7×7; `transformer`: attention over all cells of all frames;
+    `none`: the average frame, what the image model alone gives."""
     num_blocks: Positive = 4
-    """Blocks in a row."""
+    """Blocks, pairs of convolutions or layers in a row."""
     inner_dim: Positive = 256
-    """Channels inside a block."""
+    """Channels inside a block; width of an attention layer's MLP."""
     out_dim: Positive = 512
     """Channels of the embedding (E)."""
     temporal_kernel: Annotated[int, Field(gt=0)] = 3
-    """Frames that a block's first convolution spans (odd); 1 mixes none, as in the paper's released code."""
+    """Frames that a convolution spans (odd); 1 mixes none, as in the paper's released code."""
+    num_heads: Positive = 8
+    """Attention heads of `video_swin` and `transformer`."""
 
     @model_validator(mode="after")
     def _odd_kernel(self) -> TMMConfig:
@@ -187,10 +191,20 @@ class TMMConfig(Section):
             raise ValueError(f"temporal_kernel must be odd, got {self.temporal_kernel}")
         return self
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TMMConfig:
+        if self.arch in ("video_swin", "transformer") and self.out_dim % self.num_heads:
+            raise ValueError(f"out_dim ({self.out_dim}) must be a multiple of num_heads ({self.num_heads})")
+        return self
+
 
 class HeadConfig(Section):
-    """The classifier on the embedding."""
+    """How the TMM's output becomes an embedding, and the classifier on it."""
 
+    pooling: Literal["mean", "attention"] = "mean"
+    """`mean`: the average over time and space; `attention`: a learnt query looks at all cells of all frames."""
+    num_heads: Positive = 8
+    """Attention heads of the pooling."""
     num_layers: Positive = 2
     """Linear layers; all but the last are followed by batch norm and ReLU."""
     hidden_dim: Positive = 1024
@@ -202,10 +216,22 @@ class HeadConfig(Section):
 class ModelConfig(Section):
     """AdViSe: image model → SFU → TMM → head."""
 
+    kind: Literal["advise", "r3d50"] = "advise"
+    """`advise`, or its rival `r3d50`: a Slow-R50 3D network, trained end to end; `ifm`, `sfu` and `tmm` then say
+    nothing."""
     ifm: IFMConfig = IFMConfig()
     sfu: SFUConfig = SFUConfig()
     tmm: TMMConfig = TMMConfig()
     head: HeadConfig = HeadConfig()
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> ModelConfig:
+        if self.kind == "advise" and self.tmm.arch == "none" and self.sfu.temporal_centering:
+            raise ValueError(
+                "model.sfu.temporal_centering: the average over time of centred features is 0; "
+                "with model.tmm.arch=none set it to false"
+            )
+        return self
 
 
 class OptimConfig(Section):

@@ -5,24 +5,27 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from advise_ray.config import Config, ModelConfig
-from advise_ray.model.heads import build_head
+from advise_ray.config import Config, SFUConfig
+from advise_ray.errors import ConfigError
+from advise_ray.model.heads import build_head, build_pool
 from advise_ray.model.ifm import IFM, build_ifm, empty_ifm
+from advise_ray.model.r3d import EMBEDDING_DIM, Pixels, build_r3d50
 from advise_ray.model.sfu import SFU, output_shape
-from advise_ray.model.tmm import build_tmm
+from advise_ray.model.tmm import build_tmm, embedding_dim
 
 
 class TemporalModel(nn.Module):
-    """TMM and head: all that is trained, wrapped in DDP and saved."""
+    """TMM, pooling and head: all that is trained, wrapped in DDP and saved."""
 
-    def __init__(self, tmm: nn.Module, head: nn.Module) -> None:
+    def __init__(self, tmm: nn.Module, pool: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.tmm = tmm
+        self.pool = pool
         self.head = head
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, C, T, s, s] → embedding float[B, E]: the TMM's output averaged over time and space."""
-        embedding: torch.Tensor = self.tmm(x).mean((2, 3, 4))
+        """float[B, C, T, s, s] → embedding float[B, E]."""
+        embedding: torch.Tensor = self.pool(self.tmm(x))
         return embedding
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -34,7 +37,7 @@ class TemporalModel(nn.Module):
 class AdViSe(nn.Module):
     """The whole model, from pixels to logits."""
 
-    def __init__(self, ifm: IFM, sfu: SFU, temporal: TemporalModel) -> None:
+    def __init__(self, ifm: IFM | Pixels, sfu: SFU, temporal: TemporalModel) -> None:
         super().__init__()
         self.ifm = ifm
         self.sfu = sfu
@@ -63,22 +66,31 @@ def build_advise(config: Config, num_classes: int) -> AdViSe:
     Raises:
         ConfigError: what does not fit together, and why.
     """
+    if config.model.kind == "r3d50":
+        return _assemble(config, num_classes, Pixels(config.augment.crop_size_px))
     return _assemble(config, num_classes, build_ifm(config.model.ifm, config.augment.crop_size_px))
 
 
 def empty_advise(config: Config, num_classes: int) -> AdViSe:
     """The same without the image model's weights, which the driver sends."""
+    if config.model.kind == "r3d50":
+        return build_advise(config, num_classes)
     return _assemble(config, num_classes, empty_ifm(config.model.ifm, config.augment.crop_size_px))
 
 
-def _assemble(config: Config, num_classes: int, ifm: IFM) -> AdViSe:
+def _assemble(config: Config, num_classes: int, ifm: IFM | Pixels) -> AdViSe:
+    # The rival sees its pixels as they are.
+    model = config.model
+    sfu = model.sfu if isinstance(ifm, IFM) else SFUConfig(temporal_centering=False)
+    channels, grid_size = output_shape(sfu, ifm.feature_dim, ifm.grid_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        temporal = _build_temporal(config.model, ifm, num_classes)
-    return AdViSe(ifm, SFU(config.model.sfu), temporal)
-
-
-def _build_temporal(model: ModelConfig, ifm: IFM, num_classes: int) -> TemporalModel:
-    channels, grid_size = output_shape(model.sfu, ifm.feature_dim, ifm.grid_size)
-    tmm = build_tmm(model.tmm, channels, grid_size)
-    return TemporalModel(tmm, build_head(model.head, model.tmm.out_dim, num_classes))
+        if isinstance(ifm, IFM):
+            tmm = build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
+            dim = embedding_dim(model.tmm, channels)
+        else:
+            tmm, dim = build_r3d50(), EMBEDDING_DIM
+        if model.head.pooling == "attention" and dim % model.head.num_heads:
+            raise ConfigError([f"model.head.num_heads: {model.head.num_heads} heads do not divide {dim} channels"])
+        temporal = TemporalModel(tmm, build_pool(model.head, dim), build_head(model.head, dim, num_classes))
+    return AdViSe(ifm, SFU(sfu), temporal)

@@ -1,10 +1,40 @@
-"""The classifier on a clip's embedding."""
+"""From the TMM's output to an embedding, and from that to classes."""
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from advise_ray.config import HeadConfig
+
+
+class MeanPool(nn.Module):
+    """The average over all cells of all frames."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[B, E, T, s, s] → float[B, E]."""
+        return x.mean((2, 3, 4))
+
+
+class AttentivePool(nn.Module):
+    """A learnt query looks at all cells of all frames (the attentive probe of V-JEPA, arXiv 2404.08471)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        self.norm = nn.LayerNorm(dim)
+        self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[B, E, T, s, s] → float[B, E]."""
+        cells = self.norm(x.flatten(2).mT)
+        seen: torch.Tensor = self.attention(self.query.expand(len(x), -1, -1), cells, cells, need_weights=False)[0]
+        return seen.squeeze(1)
+
+
+def build_pool(config: HeadConfig, dim: int) -> nn.Module:
+    """float[B, dim, T, s, s] → embedding float[B, dim]."""
+    return AttentivePool(dim, config.num_heads) if config.pooling == "attention" else MeanPool()
 
 
 def build_head(config: HeadConfig, in_dim: int, num_classes: int) -> nn.Sequential:

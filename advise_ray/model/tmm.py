@@ -1,4 +1,4 @@
-"""The temporal modeling module: what AdViSe trains."""
+"""The temporal modeling module: what AdViSe trains. Every kind maps [B, C, T, s, s] to [B, E, T, s, s]."""
 
 from __future__ import annotations
 
@@ -6,14 +6,54 @@ import itertools
 
 import torch
 from torch import nn
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformerBlock
 
 from advise_ray.config import TMMConfig
+
+WINDOW = (4, 7, 7)
+"""Frames, rows and columns of a Video Swin attention window, for the 8 frames and 7×7 grid of a clip."""
+
+
+def build_tmm(config: TMMConfig, in_dim: int, num_frames: int, grid_size: tuple[int, int]) -> nn.Module:
+    """A module float[B, in_dim, T, s, s] → float[B, embedding_dim(config, in_dim), T, s, s].
+
+    On a grid of 1×1 there is no space to mix: the spatial kernels shrink to 1.
+    """
+    if config.arch == "none":
+        return nn.Identity()
+    if config.arch == "transformer":
+        return SpaceTimeTransformer(config, in_dim, num_frames, grid_size)
+    if config.arch == "video_swin":
+        return VideoSwin(config, in_dim)
+    block = Bottleneck3D if config.arch == "resnet3d" else conv3d_pair
+    spatial_kernel = 3 if max(grid_size) > 1 else 1
+    dims = itertools.pairwise([in_dim] + [config.out_dim] * config.num_blocks)
+    return nn.Sequential(
+        *(block(before, config.inner_dim, after, config.temporal_kernel, spatial_kernel) for before, after in dims)
+    )
+
+
+def embedding_dim(config: TMMConfig, in_dim: int) -> int:
+    """Channels of the embedding (E); without a module those of its input."""
+    return in_dim if config.arch == "none" else config.out_dim
+
+
+def conv3d_pair(in_dim: int, inner_dim: int, out_dim: int, temporal_kernel: int, spatial_kernel: int) -> nn.Sequential:
+    """Two plain 3D convolutions, in → inner → out, each with batch norm and ReLU: `conv3d` of the paper's code."""
+    kernel = (temporal_kernel, spatial_kernel, spatial_kernel)
+    padding = (temporal_kernel // 2, spatial_kernel // 2, spatial_kernel // 2)
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise((in_dim, inner_dim, out_dim)):
+        layers += [nn.Conv3d(before, after, kernel, padding=padding, bias=False), nn.BatchNorm3d(after), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 class Bottleneck3D(nn.Module):
     """A residual block that mixes time first, then space: k×1×1, 1×3×3, 1×1×1 (paper, section 3)."""
 
-    def __init__(self, in_dim: int, inner_dim: int, out_dim: int, temporal_kernel: int, spatial_kernel: int) -> None:
+    def __init__(
+        self, in_dim: int, inner_dim: int, out_dim: int, temporal_kernel: int, spatial_kernel: int, stride: int = 1
+    ) -> None:
         super().__init__()
         last_norm = nn.BatchNorm3d(out_dim)
         self.branch = nn.Sequential(
@@ -24,6 +64,7 @@ class Bottleneck3D(nn.Module):
                 inner_dim,
                 inner_dim,
                 (1, spatial_kernel, spatial_kernel),
+                (1, stride, stride),
                 padding=(0, spatial_kernel // 2, spatial_kernel // 2),
                 bias=False,
             ),
@@ -36,23 +77,71 @@ class Bottleneck3D(nn.Module):
         nn.init.zeros_(last_norm.weight)
         self.shortcut: nn.Module = nn.Identity()
         if in_dim != out_dim:
-            self.shortcut = nn.Sequential(nn.Conv3d(in_dim, out_dim, 1, bias=False), nn.BatchNorm3d(out_dim))
+            self.shortcut = nn.Sequential(
+                nn.Conv3d(in_dim, out_dim, 1, (1, stride, stride), bias=False), nn.BatchNorm3d(out_dim)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, in_dim, T, s, s] → float[B, out_dim, T, s, s]."""
+        """float[B, in_dim, T, s, s] → float[B, out_dim, T, s / stride, s / stride]."""
         return torch.relu(self.branch(x) + self.shortcut(x))
 
 
-def build_tmm(config: TMMConfig, in_dim: int, grid_size: tuple[int, int]) -> nn.Module:
-    """A module float[B, in_dim, T, s, s] → float[B, config.out_dim, T, s, s].
+class VideoSwin(nn.Module):
+    """Blocks of attention within windows of 4×7×7 cells, every second time with the windows shifted by half.
 
-    On a grid of 1×1 there is no space to mix: the spatial kernels shrink to 1.
+    torchvision's blocks (arXiv 2106.13230); a window larger than the clip or its grid shrinks to it.
     """
-    spatial_kernel = 3 if max(grid_size) > 1 else 1
-    dims = [in_dim] + [config.out_dim] * config.num_blocks
-    return nn.Sequential(
-        *(
-            Bottleneck3D(before, config.inner_dim, after, config.temporal_kernel, spatial_kernel)
-            for before, after in itertools.pairwise(dims)
+
+    def __init__(self, config: TMMConfig, in_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(in_dim, config.out_dim)
+        self.blocks = nn.Sequential(
+            *(
+                SwinTransformerBlock(
+                    config.out_dim,
+                    config.num_heads,
+                    window_size=list(WINDOW),
+                    shift_size=[size // 2 if number % 2 else 0 for size in WINDOW],
+                    mlp_ratio=config.inner_dim / config.out_dim,
+                    attn_layer=ShiftedWindowAttention3d,
+                )
+                for number in range(config.num_blocks)
+            )
         )
-    )
+        self.norm = nn.LayerNorm(config.out_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[B, in_dim, T, s, s] → float[B, out_dim, T, s, s]."""
+        out: torch.Tensor = self.norm(self.blocks(self.project(x.movedim(1, -1)))).movedim(-1, 1)
+        return out
+
+
+class SpaceTimeTransformer(nn.Module):
+    """Pre-norm encoder layers over all cells of all frames, each marked with its frame and its place."""
+
+    def __init__(self, config: TMMConfig, in_dim: int, num_frames: int, grid_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.project = nn.Linear(in_dim, config.out_dim)
+        self.frame_position = nn.Parameter(torch.randn(num_frames, 1, config.out_dim) * 0.02)
+        self.cell_position = nn.Parameter(torch.randn(grid_size[0] * grid_size[1], config.out_dim) * 0.02)
+        self.layers = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(
+                    config.out_dim,
+                    config.num_heads,
+                    dim_feedforward=config.inner_dim,
+                    dropout=0.0,
+                    activation="gelu",
+                    batch_first=True,
+                    norm_first=True,
+                )
+                for _ in range(config.num_blocks)
+            )
+        )
+        self.norm = nn.LayerNorm(config.out_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[B, in_dim, T, s, s] → float[B, out_dim, T, s, s]."""
+        tokens = self.project(x.flatten(3).permute(0, 2, 3, 1)) + self.frame_position + self.cell_position
+        encoded: torch.Tensor = self.norm(self.layers(tokens.flatten(1, 2)))
+        return encoded.mT.reshape(len(x), -1, *x.shape[2:])

@@ -30,31 +30,31 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3), (7, 7)])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_time_and_space_keep_their_extent(kernel: int, grid: tuple[int, int]) -> None:
-    tmm = build_tmm(TINY.model_copy(update={"temporal_kernel": kernel}), 8, grid)
+    tmm = build_tmm(TINY.model_copy(update={"temporal_kernel": kernel}), 8, 4, grid)
     assert tmm(torch.randn(2, 8, 4, *grid)).shape == (2, 10, 4, *grid)
 
 
 @pytest.mark.parametrize("in_dim", [8, 10])
 def test_every_parameter_learns(in_dim: int) -> None:
-    tmm = awaken(build_tmm(TINY, in_dim, (3, 3)))
+    tmm = awaken(build_tmm(TINY, in_dim, 4, (3, 3)))
     tmm(torch.randn(2, in_dim, 4, 3, 3)).square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in tmm.parameters())
 
 
 def test_a_fresh_stack_passes_on_what_it_gets() -> None:
     x = torch.rand(2, 10, 4, 3, 3)
-    torch.testing.assert_close(build_tmm(TINY, 10, (3, 3))(x), x)
+    torch.testing.assert_close(build_tmm(TINY, 10, 4, (3, 3))(x), x)
 
 
 def test_the_papers_module_has_its_size() -> None:
     """Four blocks of 256 inside and 512 outside on the 768 channels of ViT-B/16; convolutions, then batch norms."""
     block = 512 * 256 * 3 + 256 * 256 * 9 + 256 * 512 + 2 * (256 + 256 + 512)
     first = 768 * 256 * 3 + 256 * 256 * 9 + 256 * 512 + 2 * (256 + 256 + 512) + 768 * 512 + 2 * 512
-    assert count(build_tmm(TMMConfig(), 768, (14, 14))) == first + 3 * block
+    assert count(build_tmm(TMMConfig(), 768, 8, (14, 14))) == first + 3 * block
 
 
 def test_on_a_single_cell_there_are_no_weights_for_space() -> None:
-    wide, narrow = (build_tmm(TINY, 10, grid) for grid in [(2, 2), (1, 1)])
+    wide, narrow = (build_tmm(TINY, 10, 4, grid) for grid in [(2, 2), (1, 1)])
     assert count(wide) - count(narrow) == 2 * 6 * 6 * (9 - 1)
 
 

@@ -1,0 +1,51 @@
+"""The rival: a Slow-R50 3D network on pixels, trained end to end (arXiv 1812.03982, table 1, the slow pathway)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from advise_ray.model.tmm import Bottleneck3D
+
+EMBEDDING_DIM = 2048
+MEAN, STD = 0.45, 0.225
+STAGES = ((3, 64, 1), (4, 128, 1), (6, 256, 3), (3, 512, 3))
+"""Blocks, inner channels and temporal kernel of each stage."""
+
+
+class Pixels(nn.Module):
+    """What stands in the image model's place: the frames themselves, normalised. It has nothing to train or to send."""
+
+    feature_dim = 3
+
+    def __init__(self, input_size_px: int) -> None:
+        super().__init__()
+        self.grid_size = (input_size_px, input_size_px)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """uint8[N, H, W, 3], RGB → float32[N, 3, H, W]."""
+        return frames.movedim(-1, 1) / (255 * STD) - MEAN / STD
+
+    def hash_weights(self) -> str:
+        """SHA-256 of what the pixels are normalised with."""
+        return hashlib.sha256(f"pixels {MEAN} {STD}".encode()).hexdigest()
+
+
+def build_r3d50() -> nn.Sequential:
+    """Normalised pixels float[B, 3, T, H, W] → float[B, 2048, T, H / 32, W / 32]."""
+    layers: list[nn.Module] = [
+        nn.Conv3d(3, 64, (1, 7, 7), (1, 2, 2), padding=(0, 3, 3), bias=False),
+        nn.BatchNorm3d(64),
+        nn.ReLU(inplace=True),
+        nn.MaxPool3d((1, 3, 3), (1, 2, 2), padding=(0, 1, 1)),
+    ]
+    in_dim = 64
+    for stage, (num_blocks, inner_dim, temporal_kernel) in enumerate(STAGES):
+        for number in range(num_blocks):
+            stride = 2 if stage > 0 and number == 0 else 1
+            layers.append(Bottleneck3D(in_dim, inner_dim, 4 * inner_dim, temporal_kernel, 3, stride))
+            in_dim = 4 * inner_dim
+    # Channels-last is what convolutions on CPUs and tensor cores want.
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last_3d)
