@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
@@ -172,6 +172,27 @@ def synth(directory: Path, num_videos: int, seed: int, layout: Any) -> None:
     click.echo(str(directory))
 
 
+@main.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List temporal modules, and image models with their weights' tag, size, features and grid at 224 px."""
+    from advise_ray.config import TMMConfig
+    from advise_ray.model.catalogue import IMAGE_MODELS, weights_are_here
+
+    rows = [{**vars(model), "here": weights_are_here(model)} for model in IMAGE_MODELS]
+    modules = get_args(TMMConfig.model_fields["arch"].annotation)
+    if as_json:
+        click.echo(json.dumps({"temporal_modules": modules, "image_models": rows}))
+        return
+    click.echo(f"model.tmm.arch: {', '.join(modules)}\n")
+    click.echo(f"{'model.ifm.name':<38} {'model.ifm.weights':<42} {'params':>8} {'features':>9} {'grid':>6}  here")
+    for row in rows:
+        size = f"{row['parameters_m']:.1f} M"
+        grid = f"{row['grid_size']}×{row['grid_size']}"
+        here = "yes" if row["here"] else "no"
+        click.echo(f"{row['name']:<38} {row['weights']:<42} {size:>8} {row['feature_dim']:>9} {grid:>6}  {here}")
+
+
 @main.group()
 def config() -> None:
     """The configuration: what a recipe resolves to, and every key there is."""
@@ -214,6 +235,31 @@ def doctor(overrides: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"{'ok     ' if check.ok else 'PROBLEM'} {check.name:<16} {check.found}")
     if not all(check.ok for check in checks):
         sys.exit(AdviseRayError.exit_code)
+
+
+@main.group()
+def bench() -> None:
+    """Measure speed and memory on this machine, rivals in the same run."""
+
+
+@bench.command()
+@json_option
+def step(as_json: bool) -> None:
+    """Time and memory of a training step: AdViSe against an R3D-50 that is trained end to end."""
+    from advise_ray import bench as benches
+
+    def show(row: dict[str, Any]) -> None:
+        model = f"{row['kind']} {row['ifm'] or ''}"
+        size = f"{row['peak_bytes'] / 2**30:.2f} GiB"
+        click.echo(f"{model:<28} {row['clips']:>3} clips {row['precision']} {row['step_s']:8.2f} s {size}", err=True)
+
+    result = benches.step(show)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(
+            f"8 clips, ViT-B/32: {result['time_ratio']:.1f}× less time, {result['memory_ratio']:.1f}× less memory"
+        )
 
 
 def _load(recipe: str | None, overrides: tuple[str, ...]) -> Config:

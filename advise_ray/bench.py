@@ -1,0 +1,156 @@
+"""Measurements: every rival and every limit in the one run, medians of several. `advise-ray bench`."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advise_ray.config import Config, load
+
+STEP_CLIPS = (4, 8, 16)
+STEP_IFMS = ("open_clip:ViT-B-32", "open_clip:ViT-B-16")
+STEPS = 3
+NUM_CLASSES = 4
+Row = dict[str, Any]
+
+
+def step(on_row: Callable[[Row], None] = lambda row: None) -> Row:
+    """One training step on 224 px clips of 8 frames: the paper's AdViSe against an R3D-50 trained end to end.
+
+    Each case runs in a process of its own. `peak_bytes` counts parameters, gradients, optimizer state and activations:
+    the highest resident memory during the steps (on CUDA: allocated memory), above what the process has before the
+    model is built. `time_ratio` and `memory_ratio` are those of 8 clips and ViT-B/32, the rival at the precision that
+    is its best.
+    """
+    cases = [("r3d50", STEP_IFMS[0], precision) for precision in ("fp32", "bf16")]
+    cases += [("advise", ifm, "bf16") for ifm in STEP_IFMS]
+    rows = []
+    for clips in STEP_CLIPS:
+        for kind, ifm, precision in cases:
+            # Afresh each time: the memory that one case leaves behind would count for the next.
+            with multiprocessing.get_context("spawn").Pool(1) as process:
+                rows.append(process.apply(_measure_step, (kind, ifm, clips, precision)))
+            on_row(rows[-1])
+    (ours,) = (row for row in rows if (row["ifm"], row["clips"]) == (STEP_IFMS[0], 8))
+    theirs = [row for row in rows if row["kind"] == "r3d50" and row["clips"] == 8]
+    return {
+        "rows": rows,
+        "time_ratio": min(row["step_s"] for row in theirs) / ours["step_s"],
+        "memory_ratio": min(row["peak_bytes"] for row in theirs) / ours["peak_bytes"],
+        **machine(),
+    }
+
+
+def step_config(kind: str, ifm: str, clips: int, precision: str) -> Config:
+    """The paper's model (4 ResNet3D blocks, 256 → 512) on 7×7 cells, or its rival; random weights cost the same."""
+    return load(
+        None,
+        [
+            f"model.kind={kind}",
+            f"model.ifm={{name: '{ifm}', weights: none, precision: bf16}}",
+            "model.sfu={spatial_size: 7, temporal_centering: false}",
+            f"train={{global_batch_size: {clips}, precision: {precision}}}",
+            "data.clip.clips_per_video=1",
+        ],
+    )
+
+
+def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
+    import torch
+
+    from advise_ray.model.advise import build_advise
+    from advise_ray.training.loop import Learner
+    from advise_ray.training.schedule import Schedule
+
+    config = step_config(kind, ifm, clips, precision)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    memory = _Memory(device)
+    model = build_advise(config, NUM_CLASSES)
+    nobody = np.arange(0)
+    learner = Learner(config, Schedule(0, 1, 1, clips, 1, 1, np.arange(clips), nobody, 0), model, device)
+    memory.forget_peak()
+    seconds = []
+    for number in range(1 + STEPS):
+        block = _random_block(config, clips)
+        started_s = time.perf_counter()
+        learner.train_step(block, number).tolist()  # waits for the device
+        seconds.append(time.perf_counter() - started_s)
+    return {
+        "kind": kind,
+        "ifm": ifm if kind == "advise" else None,
+        "clips": clips,
+        "precision": precision,
+        "step_s": statistics.median(seconds[1:]),
+        "peak_bytes": memory.peak_bytes(),
+        "trained_parameters": sum(parameter.numel() for parameter in model.temporal.parameters()),
+    }
+
+
+def _random_block(config: Config, clips: int) -> dict[str, Any]:
+    from advise_ray.video.augment import CENTRE_CROP
+
+    size = config.augment
+    shape = (1, clips, config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
+    return {
+        "frames": np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8),
+        "draws": np.tile(CENTRE_CROP, (1, clips, 1)),
+        "targets": np.arange(clips)[None] % NUM_CLASSES,
+        "weights": np.ones((1, clips), dtype=np.float32),
+    }
+
+
+class _Memory:
+    """Peak memory above a floor: of the CUDA device where the work is there, else of this process (Linux)."""
+
+    def __init__(self, device: Any) -> None:
+        self.on_cuda = device.type == "cuda"
+        self.floor_bytes = 0 if self.on_cuda else _status_bytes("VmRSS")
+
+    def forget_peak(self) -> None:
+        """Building a model takes more than it keeps: CLIP's text half comes and goes."""
+        if self.on_cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        if self.on_cuda:
+            import torch
+
+            return int(torch.cuda.max_memory_allocated())
+        return _status_bytes("VmHWM") - self.floor_bytes
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
+
+
+def machine() -> Row:
+    """What the figures were measured on, and with what."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return {
+        "machine": {
+            "cpu": cpu,
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        },
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "ray", "open_clip_torch", "timm")},
+    }

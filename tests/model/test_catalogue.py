@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import open_clip
+import pytest
+import timm
+
+from advise_ray.config import IFMConfig
+from advise_ray.model.catalogue import IMAGE_MODELS, Listed, weights_are_here
+from advise_ray.model.ifm import empty_ifm
+
+
+@pytest.mark.parametrize("model", IMAGE_MODELS, ids=lambda model: f"{model.name},{model.weights}")
+def test_the_tag_is_one_of_the_library(model: Listed) -> None:
+    library, _, name = model.name.partition(":")
+    if model.weights.startswith("package:"):
+        assert weights_are_here(model)
+    elif library == "timm":
+        assert f"{name}.{model.weights}" in timm.list_pretrained()
+    else:
+        assert model.weights in open_clip.list_pretrained_tags_by_model(name)
+
+
+SMALL = [model for model in IMAGE_MODELS if model.parameters_m < 100]
+LARGE = [pytest.param(model, marks=pytest.mark.slow) for model in IMAGE_MODELS if 100 < model.parameters_m < 400]
+
+
+@pytest.mark.parametrize("model", [*SMALL, *LARGE], ids=lambda model: f"{model.name},{model.weights}")
+def test_the_figures_are_the_models(model: Listed) -> None:
+    """Built with random weights: what counts is the architecture."""
+    ifm = empty_ifm(IFMConfig(name=model.name, weights="none"), 224)
+    assert sum(parameter.numel() for parameter in ifm.parameters()) == pytest.approx(model.parameters_m * 1e6, abs=6e4)
+    assert ifm.feature_dim == model.feature_dim
+    assert ifm.grid_size == (model.grid_size, model.grid_size)
+
+
+def test_weights_in_the_hubs_cache_are_found(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    dinov2 = next(model for model in IMAGE_MODELS if model.name == "timm:vit_small_patch14_dinov2")
+    assert not weights_are_here(dinov2)
+    snapshot = tmp_path / "models--timm--vit_small_patch14_dinov2.lvd142m" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    assert weights_are_here(dinov2)
