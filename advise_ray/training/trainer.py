@@ -193,6 +193,7 @@ class _Run:
                 name=".ray",
                 storage_path=str(run_dir),
                 worker_runtime_env={"env_vars": {"GOMP_SPINCOUNT": SPIN_COUNT}},
+                failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
             datasets={"clips": stream},
             dataset_config=StreamConfig(),

@@ -126,7 +126,6 @@ def test_the_number_of_decode_actors_changes_nothing(undisturbed: dict[str, Any]
     np.testing.assert_allclose(losses(three), losses(undisturbed), rtol=1e-5)
 
 
-@pytest.mark.xfail(strict=False, reason="failed once in CI: Ray gave up after one dead worker; unexplained")
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(undisturbed: dict[str, Any], configure: Configure) -> None:
     killed: list[int] = []
 
