@@ -289,11 +289,9 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result))
         return
-    from rich.console import Console
-
     from advise_ray import progress
 
-    Console(highlight=False, soft_wrap=True).print(progress.result_table(result))
+    click.echo(progress.result_table(result))
     click.echo(f"MLflow UI: {result['mlflow_ui']}", err=True)
     if not result["tracking_complete"]:
         click.echo(f"MLflow missed a part; log it with: advise-ray train --resume {result['run_dir']}", err=True)

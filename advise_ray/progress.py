@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 console = Console(stderr=True, highlight=False)
 
@@ -59,14 +58,12 @@ def _epoch_row(epoch: int, values: dict[str, float]) -> str:
     )
 
 
-def result_table(result: dict[str, Any]) -> Table:
-    """The outcome of a run, for people."""
-    table = Table(show_header=False, box=None, title=f"{result['run_name']}: {result['status']}", title_justify="left")
+def result_table(result: dict[str, Any]) -> str:
+    """The outcome of a run, for people; paths are never cut, so that they can be copied."""
     rows = {"epochs": result["epochs"], "steps": result["steps"], "clips seen": result["clips_seen"]}
     rows |= {name: f"{value:.4g}" for name, value in sorted(result["metrics"].items())}
     rows |= {name: f"{value:.3g}" for name, value in result["rates"].items()}
     rows |= {"failed videos": result["failed_videos"], "wall time": f"{result['wall_s']:.0f} s"}
     rows |= {"checkpoint": result["checkpoint"], "best": result["best_checkpoint"], "run directory": result["run_dir"]}
-    for name, value in rows.items():
-        table.add_row(name, str(value), end_section=False)
-    return table
+    width = max(map(len, rows))
+    return "\n".join([f"{result['run_name']}: {result['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])
