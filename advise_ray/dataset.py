@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ FILES_PER_BLOCK = 8
 
 SYNTHESIZED_VIDEOS = 96
 OnProgress = Callable[[int, int], None]
+log = logging.getLogger("advise_ray")
 
 
 def _ignore(_done: int, _total: int) -> None:
@@ -101,7 +103,9 @@ def prepare(videos: Path | None, storage: Path, *, on_progress: OnProgress = _ig
     if videos is not None:
         videos = videos.absolute()
         out = storage / "manifests" / f"{videos.name}-{zlib.crc32(str(videos).encode()):08x}.parquet"
-        index(read_folder(videos), videos, out, on_progress=on_progress)
+        summary = index(read_folder(videos), videos, out, on_progress=on_progress)
+        if summary.rejected:
+            log.warning("%d videos cannot be read and are left out; why: %s", summary.rejected, summary.rejects)
         return out
     root = storage / "synthesized"
     out = root / "manifest.parquet"

@@ -85,6 +85,7 @@ def test_a_flat_folder_of_unlabelled_videos_trains(tiny: tuple[str, ...], synthe
     folder.mkdir()
     for number, video in enumerate(sorted(synthesized.rglob("*.mp4"))[:12]):
         (folder / f"holiday {number}.mp4").symlink_to(video)
+    (folder / "no video.mp4").write_text("but a text")
     settings = [*tiny, f"storage.path={tmp_path}"]
     arguments = [part for setting in settings for part in ("--set", setting)]
     process = start("train", "--videos", str(folder), *arguments, "--json")
@@ -93,6 +94,7 @@ def test_a_flat_folder_of_unlabelled_videos_trains(tiny: tuple[str, ...], synthe
     result = json.loads(stdout)
     assert result["status"] == "FINISHED"
     assert result["clips_seen"] > 0
+    assert "1 videos cannot be read and are left out; why: " in stderr
 
 
 def test_a_server_that_is_down_is_an_error_before_anything_starts(overrides: list[str], tmp_path: Path) -> None:
