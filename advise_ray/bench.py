@@ -25,30 +25,35 @@ Row = dict[str, Any]
 
 
 def step(on_row: Callable[[Row], None] = lambda row: None) -> Row:
-    """One training step on 224 px clips of 8 frames: the paper's AdViSe against an R3D-50 trained end to end.
+    """One training step on 224 px clips of 8 frames: AdViSe against an R3D-50 trained end to end.
 
-    Each case runs in a process of its own. `peak_bytes` counts parameters, gradients, optimizer state and activations:
-    the highest resident memory during the steps (on CUDA: allocated memory), above what the process has before the
-    model is built. `time_ratio` and `memory_ratio` are those of 8 clips and ViT-B/32, the rival at the precision that
-    is its best.
+    `peak_bytes` counts parameters, gradients, optimizer state and activations: the highest resident memory during the
+    steps (on CUDA: allocated memory), above what the process has before the model is built.
     """
     cases = [("r3d50", STEP_IFMS[0], precision) for precision in ("fp32", "bf16")]
     cases += [("advise", ifm, "bf16") for ifm in STEP_IFMS]
     rows = []
     for clips in STEP_CLIPS:
         for kind, ifm, precision in cases:
-            # Afresh each time: the memory that one case leaves behind would count for the next.
-            with multiprocessing.get_context("spawn").Pool(1) as process:
-                rows.append(process.apply(_measure_step, (kind, ifm, clips, precision)))
+            rows.append(measure_step(kind, ifm, clips, precision))
             on_row(rows[-1])
+    return {"rows": rows, **step_ratios(rows), **machine()}
+
+
+def step_ratios(rows: list[Row]) -> Row:
+    """The rival's time and memory at 8 clips over ours with ViT-B/32; each figure at the precision that is its best."""
     (ours,) = (row for row in rows if (row["ifm"], row["clips"]) == (STEP_IFMS[0], 8))
     theirs = [row for row in rows if row["kind"] == "r3d50" and row["clips"] == 8]
     return {
-        "rows": rows,
         "time_ratio": min(row["step_s"] for row in theirs) / ours["step_s"],
         "memory_ratio": min(row["peak_bytes"] for row in theirs) / ours["peak_bytes"],
-        **machine(),
     }
+
+
+def measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
+    """One case, in a process of its own: the memory that one leaves behind would count for the next."""
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(_measure_step, (kind, ifm, clips, precision))
 
 
 def step_config(kind: str, ifm: str, clips: int, precision: str) -> Config:

@@ -56,17 +56,10 @@ def index(listing: Listing, root: Path, out: Path, *, on_progress: OnProgress = 
     Raises:
         UsageError: no video can be read.
     """
-    rejects = [
-        {"video_id": path, "path": str(root / path), "reason": "listed, but there is no such file"}
-        for path in listing.missing
-    ]
-    for problem in listing.problems:
-        where, _, problem_there = problem.partition(": ")
-        rejects.append({"video_id": where, "path": where, "reason": problem_there})
-    num_unread = len(rejects)
     labels = {name: label for label, name in enumerate(listing.classes)}
     by_id = {video.path: video for video in listing.found}
     rows: list[dict[str, object]] = []
+    rejects: list[dict[str, str]] = []
     for done, row in enumerate(_probe_all(root, sorted(by_id)), 1):
         on_progress(done, len(by_id))
         reason = row.pop("reason")
@@ -77,20 +70,27 @@ def index(listing: Listing, root: Path, out: Path, *, on_progress: OnProgress = 
         label = labels.get(video.class_name) if video.class_name is not None else None
         rows.append({**row, "label": label, "class_name": video.class_name, "split": video.split})
     if not rows:
-        raise UsageError(f"{root}: none of the {len(by_id)} videos can be read; the first: {rejects[-1]['reason']}")
+        raise UsageError(f"{root}: none of the {len(by_id)} videos can be read; the first: {rejects[0]['reason']}")
     rows.sort(key=lambda row: str(row["video_id"]))
     write_manifest(rows, out)
     rejects_path = out.with_name(out.name + ".rejects.parquet")
     rejects_path.unlink(missing_ok=True)
-    if rejects:
-        write_rejects(rejects, rejects_path)
+    unread = [
+        *(
+            {"video_id": path, "path": str(root / path), "reason": "listed, but there is no such file"}
+            for path in listing.missing
+        ),
+        *({"video_id": where, "path": where, "reason": what} for where, what in listing.problems.items()),
+    ]
+    if unread or rejects:
+        write_rejects([*unread, *rejects], rejects_path)
     return IndexSummary(
         manifest=str(out),
         videos=len(rows),
-        rejected=len(rejects) - num_unread,
+        rejected=len(rejects),
         missing=len(listing.missing),
         unreadable_lines=len(listing.problems),
-        rejects=str(rejects_path) if rejects else None,
+        rejects=str(rejects_path) if unread or rejects else None,
         classes=len(listing.classes),
     )
 

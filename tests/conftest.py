@@ -12,23 +12,30 @@ from advise_ray import dataset, runtime
 from advise_ray.video.annotations import read_ucf101
 from advise_ray.video.synth import synthesize
 
-TINY = (
-    "data.val_split=test",
-    "data.val_clips_per_rate=1",
-    "data.clip={num_frames: 4, frame_stride: 1, clips_per_video: 2, rates: [1, 2, 4]}",
-    "augment={resize_height_px: 120, resize_width_px: 160, crop_size_px: 96}",
-    "model.ifm={name: 'timm:test_efficientnet', weights: none, precision: fp32}",
-    "model.tmm={num_blocks: 1, inner_dim: 16, out_dim: 32}",
-    "model.head.hidden_dim=32",
-    "optim.warmup_epochs=1",
-    "train={epochs: 1, global_batch_size: 8, val_every_epochs: 5}",
-)
-"""A real run that takes seconds: 16 training videos make 4 steps an epoch."""
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real videos and lists, which are no part of the project."""
+    data = Path(__file__).parents[2] / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("no shared/data beside the repository")
+    return data
 
 
 @pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
-    return TINY
+    """A real run that takes seconds: 16 training videos make 4 steps an epoch."""
+    return (
+        "data.val_split=test",
+        "data.val_clips_per_rate=1",
+        "data.clip={num_frames: 4, frame_stride: 1, clips_per_video: 2, rates: [1, 2, 4]}",
+        "augment={resize_height_px: 120, resize_width_px: 160, crop_size_px: 96}",
+        "model.ifm={name: 'timm:test_efficientnet', weights: none, precision: fp32}",
+        "model.tmm={num_blocks: 1, inner_dim: 16, out_dim: 32}",
+        "model.head.hidden_dim=32",
+        "optim.warmup_epochs=1",
+        "train={epochs: 1, global_batch_size: 8, val_every_epochs: 5}",
+    )
 
 
 @pytest.fixture(scope="session")

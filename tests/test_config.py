@@ -235,3 +235,9 @@ def test_the_error_reaches_another_process_with_its_problems():
     assert error.problems == ("seed: one", "optim.lr: two")
     assert str(error) == "seed: one\noptim.lr: two"
     assert error.exit_code == 2
+
+
+def test_a_section_with_nothing_under_it_takes_settings(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("optim:\n")
+    assert load(tmp_path / "recipe.yaml", ["optim.lr=0.5"]).optim.lr == 0.5
+    assert load(tmp_path / "recipe.yaml").optim == load().optim

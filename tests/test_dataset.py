@@ -14,9 +14,6 @@ from advise_ray.video.manifest import SCHEMA, read_rejects
 
 pytestmark = pytest.mark.ray
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="no shared/data beside the repository")
-
 
 def test_a_manifest_says_what_is_in_each_file(manifest: Path) -> None:
     table = pq.read_table(manifest)
@@ -65,10 +62,9 @@ def test_nothing_is_written_where_no_video_can_be_read(local_ray: None, tmp_path
     assert list(tmp_path.iterdir()) == [videos]
 
 
-@needs_data
 @pytest.mark.slow
-def test_real_videos(local_ray: None, tmp_path: Path) -> None:
-    root = DATA / "survfight"
+def test_real_videos(local_ray: None, shared_data: Path, tmp_path: Path) -> None:
+    root = shared_data / "survfight"
     listing = read_ucf101(root / "videos", root / "ucfTrainTestlist", 1)
     summary = dataset.index(listing, root / "videos", tmp_path / "manifest.parquet")
     assert (summary.videos, summary.rejected, summary.missing, summary.classes) == (120, 0, 0, 2)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+SERVE = re.search(r"^mlflow server .*$", README.read_text(), flags=re.MULTILINE)
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
 SET_UP, TEST, *USE = [line for block in BLOCKS for line in block.splitlines()]
 
@@ -36,3 +41,25 @@ def test_every_command_runs(tmp_path: Path) -> None:
         )
         assert result.returncode == 0, f"{line}\n{result.stderr}"
     assert {"first", "second"} <= {path.name for path in (tmp_path / "runs").iterdir()}
+    assert SERVE
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    server = subprocess.Popen(
+        ["bash", "-c", "exec " + SERVE[0].replace("5000", port)], cwd=tmp_path, env=environment, start_new_session=True
+    )
+    try:
+        assert "MLflow" in page(f"http://127.0.0.1:{port}/")
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+
+
+def page(url: str) -> str:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.read().decode()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)

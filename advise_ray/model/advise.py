@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
-from advise_ray.config import Config, SFUConfig
+from advise_ray.config import Config, IFMConfig, SFUConfig
 from advise_ray.errors import ConfigError
 from advise_ray.model.heads import build_head, build_pool
 from advise_ray.model.ifm import IFM, build_ifm, empty_ifm
@@ -66,31 +68,27 @@ def build_advise(config: Config, num_classes: int) -> AdViSe:
     Raises:
         ConfigError: what does not fit together, and why.
     """
-    if config.model.kind == "r3d50":
-        return _assemble(config, num_classes, Pixels(config.augment.crop_size_px))
-    return _assemble(config, num_classes, build_ifm(config.model.ifm, config.augment.crop_size_px))
+    return _assemble(config, num_classes, build_ifm)
 
 
 def empty_advise(config: Config, num_classes: int) -> AdViSe:
     """The same without the image model's weights, which the driver sends."""
-    if config.model.kind == "r3d50":
-        return build_advise(config, num_classes)
-    return _assemble(config, num_classes, empty_ifm(config.model.ifm, config.augment.crop_size_px))
+    return _assemble(config, num_classes, empty_ifm)
 
 
-def _assemble(config: Config, num_classes: int, ifm: IFM | Pixels) -> AdViSe:
-    # The rival sees its pixels as they are.
-    model = config.model
-    sfu = model.sfu if isinstance(ifm, IFM) else SFUConfig(temporal_centering=False)
+def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, int], IFM]) -> AdViSe:
+    model, size_px = config.model, config.augment.crop_size_px
+    is_rival = model.kind == "r3d50"  # it sees its pixels as they are
+    ifm = Pixels(size_px) if is_rival else make_ifm(model.ifm, size_px)
+    sfu = SFUConfig(temporal_centering=False) if is_rival else model.sfu
     channels, grid_size = output_shape(sfu, ifm.feature_dim, ifm.grid_size)
+    dim = EMBEDDING_DIM if is_rival else embedding_dim(model.tmm, channels)
+    if model.head.pooling == "attention" and dim % model.head.num_heads:
+        raise ConfigError(
+            [f"model.head.num_heads: {model.head.num_heads} heads do not divide {dim} channels; use a divisor"]
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if isinstance(ifm, IFM):
-            tmm = build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
-            dim = embedding_dim(model.tmm, channels)
-        else:
-            tmm, dim = build_r3d50(), EMBEDDING_DIM
-        if model.head.pooling == "attention" and dim % model.head.num_heads:
-            raise ConfigError([f"model.head.num_heads: {model.head.num_heads} heads do not divide {dim} channels"])
+        tmm = build_r3d50() if is_rival else build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
         temporal = TemporalModel(tmm, build_pool(model.head, dim), build_head(model.head, dim, num_classes))
     return AdViSe(ifm, SFU(sfu), temporal)

@@ -39,7 +39,7 @@ def embedding_dim(config: TMMConfig, in_dim: int) -> int:
 
 
 def conv3d_pair(in_dim: int, inner_dim: int, out_dim: int, temporal_kernel: int, spatial_kernel: int) -> nn.Sequential:
-    """Two plain 3D convolutions, in → inner → out, each with batch norm and ReLU: `conv3d` of the paper's code."""
+    """Two plain 3D convolutions, in → inner → out, as in the paper's code; kernels, norms and ReLUs are our choice."""
     kernel = (temporal_kernel, spatial_kernel, spatial_kernel)
     padding = (temporal_kernel // 2, spatial_kernel // 2, spatial_kernel // 2)
     layers: list[nn.Module] = []
@@ -49,7 +49,7 @@ def conv3d_pair(in_dim: int, inner_dim: int, out_dim: int, temporal_kernel: int,
 
 
 class Bottleneck3D(nn.Module):
-    """A residual block that mixes time first, then space: k×1×1, 1×3×3, 1×1×1 (paper, section 3)."""
+    """A residual block that mixes time first, then space: k×1×1, 1×3×3, 1×1×1."""
 
     def __init__(
         self, in_dim: int, inner_dim: int, out_dim: int, temporal_kernel: int, spatial_kernel: int, stride: int = 1

@@ -1,4 +1,5 @@
-"""Checkpoints: what is trained, how far it is, and nothing of the frozen image model but its name and hash.
+"""Checkpoints: what is trained, how far it is, and nothing of the frozen image model but its name (in the
+configuration) and hash.
 
 `checkpoints/step_00000120/` holds `model.safetensors` (TMM and head), `optimizer.pt`, `state.json` and `config.yaml`.
 A checkpoint appears under its name only when it is whole.
@@ -34,7 +35,6 @@ class State:
     clips_seen: int = 0
     epoch_totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     metrics: dict[str, float] = field(default_factory=dict)
-    ifm_name: str = ""
     ifm_sha256: str = ""
 
 
@@ -93,7 +93,10 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | 
         name for name in {*tensors, *own} if name not in tensors or name not in own or tensors[name].shape != own[name]
     )
     if differing:
-        raise UsageError(f"{path}: made for another model; {len(differing)} tensors differ, such as {differing[0]}")
+        raise UsageError(
+            f"{path}: made for another model; {len(differing)} tensors differ, such as {differing[0]}; "
+            f"its own configuration is {path / 'config.yaml'}"
+        )
     model.load_state_dict(tensors)
     if optimizer is not None:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"))

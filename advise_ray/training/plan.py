@@ -154,4 +154,4 @@ def _what_fits(config: Config, cpus: float) -> str:
 
 def _floor(cpus: float) -> float:
     """Down to hundredths, so that the sum of the shares never exceeds the whole."""
-    return int(cpus * 100 + 1e-6) / 100
+    return int(cpus * 100 + ROUNDING) / 100

@@ -31,9 +31,10 @@ log = logging.getLogger("advise_ray")
 
 POLL_S = 0.5
 SPIN_COUNT = "3000"
-"""How long a thread spins at OpenMP's barriers. Threads that spin for as long as GNU's default stall each other as soon
-as anything else wants the cores: two steps beside each other on 2 cores took over 100 s, with this 1.5 s, one alone
-0.66 s. Without spinning at all, one alone takes half as long again."""
+"""How long a thread spins at OpenMP's barriers. With GNU's default, threads stall each other as soon as other threads
+want the cores: on 2 cores, beside another torch process, steps of a real run took up to 103 s for 1 s. Two processes
+stepping beside each other, with this: 1.5 s a step; one alone about 0.7 s, as without it; one that never spins 0.9 s to
+1 s (single timings on a noisy machine)."""
 Line = dict[str, Any]
 OnLine = Callable[[Line, int], None]
 

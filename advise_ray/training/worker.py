@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -66,7 +65,7 @@ class _Worker:
         videos: list[Video] = ray.get(job.videos)
         self.recorder = Recorder(self.config, job.run_dir, videos, self.rank, self.learner.num_workers)
         self.taken = 0
-        self.state = State(ifm_name=self.config.model.ifm.name, ifm_sha256=job.ifm_sha256)
+        self.state = State(ifm_sha256=job.ifm_sha256)
         last = checkpoint.latest(job.run_dir)
         if last is not None:
             self.state = checkpoint.load(last, model.temporal, self.learner.optimizer)
@@ -184,8 +183,15 @@ def _open_stream() -> Iterator[Block]:
     """This worker's blocks. The first is asked for at once: decode actors start while the model is built."""
     shard = ray.train.get_dataset_shard("clips")
     blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
-    first = ThreadPoolExecutor(1).submit(next, blocks)
-    return itertools.chain((future.result() for future in [first]), blocks)
+    first = ThreadPoolExecutor(1).submit(next, blocks, None)
+
+    def stream() -> Iterator[Block]:
+        block = first.result()
+        if block is not None:  # None: a run that has no steps left
+            yield block
+            yield from blocks
+
+    return stream()
 
 
 def _set_up_torch(config: Config, device: torch.device, workers_on_node: int) -> None:

@@ -33,8 +33,8 @@ class Listing:
     found: list[ListedVideo] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     """Listed paths without a file."""
-    problems: list[str] = field(default_factory=list)
-    """Lines that cannot be read, as `file:line: what`."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """`file:line` → what is wrong with that line of a list."""
 
 
 def read_folder(videos: Path) -> Listing:
@@ -69,13 +69,13 @@ def read_ucf101(videos: Path, annotations: Path, split: int) -> Listing:
         list_file = annotations / f"{split_name}list{split:02d}.txt"
         for number, line in _lines(list_file, f"the {split_name} list of split {split}"):
             path, _, label = line.partition(" ") if split_name == "train" else (line, "", "")
-            class_name = path.split("/")[0]
+            class_name, where = path.split("/")[0], f"{list_file}:{number}"
             if class_name not in names:
-                listing.problems.append(f"{list_file}:{number}: {line!r}: class {class_name!r} is not in classInd.txt")
+                listing.problems[where] = f"{line!r}: class {class_name!r} is not in classInd.txt"
             elif label and [label.strip(), class_name] not in classes:
-                listing.problems.append(f"{list_file}:{number}: {line!r}: label and folder name different classes")
+                listing.problems[where] = f"{line!r}: label and folder name different classes"
             else:
-                files.place(ListedVideo(path, class_name, split_name), listing, f"{list_file}:{number}")
+                files.place(ListedVideo(path, class_name, split_name), listing, where)
     return _checked(listing, videos)
 
 
@@ -147,11 +147,11 @@ class _Files:
     def place(self, video: ListedVideo, listing: Listing, where: str) -> None:
         """Add a listed video to `found` or `missing`; one that leaves the root or was listed before is a problem."""
         if video.path.startswith("/") or ".." in video.path.split("/"):
-            listing.problems.append(f"{where}: {video.path!r} leaves the folder of the videos")
+            listing.problems[where] = f"{video.path!r} leaves the folder of the videos"
         elif (path := self.find(video.path)) is None:
             listing.missing.append(video.path)
         elif path in self.placed:
-            listing.problems.append(f"{where}: {video.path!r} was listed before, at {self.placed[path]}")
+            listing.problems[where] = f"{video.path!r} was listed before, at {self.placed[path]}"
         else:
             self.placed[path] = where
             listing.found.append(ListedVideo(path, video.class_name, video.split))
@@ -160,7 +160,7 @@ class _Files:
 def _checked(listing: Listing, videos: Path) -> Listing:
     if not listing.found:
         example = f", such as {listing.missing[0]}" if listing.missing else ""
-        unreadable = f"; {listing.problems[0]}" if listing.problems else ""
+        unreadable = "".join(f"; {where}: {what}" for where, what in list(listing.problems.items())[:1])
         raise UsageError(
             f"--videos: none of the {len(listing.missing)} listed videos{example} is in {videos}{unreadable}"
         )

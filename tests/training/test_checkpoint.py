@@ -48,7 +48,7 @@ def kept(run_dir: Path) -> list[int]:
 def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     model, optimizer = trained(seed=0)
     config = load(None, ["optim.lr=1e-4", "data.clip.rates=[1, 2]"])
-    state = State(3, 96, [1.5, 2.0, 32.0], {"val/top1": 0.5}, "timm:test_vit", "ab12")
+    state = State(3, 96, [1.5, 2.0, 32.0], {"val/top1": 0.5}, ifm_sha256="ab12")
     path = checkpoint.save(tmp_path, config, model, optimizer, state)
     assert path == checkpoint.latest(tmp_path) == tmp_path / "checkpoints" / "step_00000003"
     again, its_optimizer = trained(seed=1, steps=1)
@@ -133,6 +133,7 @@ def test_a_step_that_is_done_again_replaces_the_first(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, other: nn.Module, difference: str) -> None:
     path = save(tmp_path, 1)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(UsageError, match=f"^{re.escape(f'{path}: made for another model; {difference}')}$"):
+    message = f"{path}: made for another model; {difference}; its own configuration is {path / 'config.yaml'}"
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         checkpoint.load(path, other)
     torch.testing.assert_close(dict(other.state_dict()), before, rtol=0, atol=0)

@@ -143,6 +143,19 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(undisturbed: dict[str, 
     np.testing.assert_allclose(losses(result), losses(undisturbed), rtol=1e-5)
 
 
+def test_a_run_whose_driver_died_behind_the_last_checkpoint_only_has_to_end(configure: Configure) -> None:
+    done = train(configure("all-but-ended"))
+    (Path(done["run_dir"]) / "result.json").unlink()
+    ended = resume(Path(done["run_dir"]))
+    assert (ended["status"], ended["steps"], ended["metrics"]) == ("FINISHED", done["steps"], done["metrics"])
+
+
+def test_the_rival_trains_on_the_same_path(configure: Configure) -> None:
+    result = train(configure("rival", "model.kind=r3d50", "augment.crop_size_px=32"))
+    assert (result["status"], result["clips_seen"]) == ("FINISHED", 32)
+    assert result["parameters_trained"] > 31e6
+
+
 def test_a_finished_run_is_only_reported_again(undisturbed: dict[str, Any]) -> None:
     assert resume(Path(undisturbed["run_dir"])).items() <= undisturbed.items()
 

@@ -8,7 +8,6 @@ import pytest
 from advise_ray.errors import UsageError
 from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_list, read_ucf101
 
-UCF101 = Path(__file__).parents[2].parent / "shared" / "data" / "annotations" / "ucf101"
 """The published lists, beside the repository."""
 
 Lists = dict[str, str | bytes]
@@ -58,7 +57,7 @@ def test_ucf101_lists_with_the_line_ends_and_the_byte_order_mark_of_windows(vide
     listing = read_ucf101(videos, write(videos.parent / "lists", UCF_LISTS), 1)
     assert listing.classes == ["jump", "run fast"]
     assert listing.found == [ListedVideo("jump/a.avi", "jump", "train"), ListedVideo("jump/b.avi", "jump", "test")]
-    assert listing.missing == listing.problems == []
+    assert (listing.missing, listing.problems) == ([], {})
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,7 @@ def test_ucf101_lists_with_the_line_ends_and_the_byte_order_mark_of_windows(vide
 def test_a_ucf101_line_that_contradicts_the_rest_is_named_with_its_number(videos, line, problem):
     lists = write(videos.parent / "lists", UCF_LISTS | {"trainlist01.txt": f"jump/a.avi 1\r\n\r\n{line}\r\n"})
     listing = read_ucf101(videos, lists, 1)
-    assert listing.problems == [f"{lists}/trainlist01.txt:3: {problem}"]
+    assert listing.problems == {f"{lists}/trainlist01.txt:3": problem}
     assert [video.path for video in listing.found] == ["jump/a.avi", "jump/b.avi"]
 
 
@@ -84,13 +83,16 @@ def test_a_ucf101_list_that_is_not_there(videos):
 
 
 @pytest.fixture(scope="module")
-def ucf101_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(shared_data: Path) -> Path:
+    return shared_data / "annotations" / "ucf101"
+
+
+@pytest.fixture(scope="module")
+def ucf101_videos(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All 13,320 names, empty, as .mp4, which many have recoded them to."""
-    if not UCF101.is_dir():
-        pytest.skip(f"the published lists are not at {UCF101}")
     root = tmp_path_factory.mktemp("ucf101")
     for name in ("trainlist01.txt", "testlist01.txt"):
-        for line in (UCF101 / name).read_text().split("\n"):
+        for line in (published / name).read_text().split("\n"):
             if line.strip():
                 file = root / Path(line.split()[0]).with_suffix(".mp4")
                 file.parent.mkdir(exist_ok=True)
@@ -99,9 +101,9 @@ def ucf101_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("split", "num_train", "num_test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
-def test_the_published_ucf101_lists_are_read_whole(ucf101_videos, split, num_train, num_test):
-    listing = read_ucf101(ucf101_videos, UCF101, split)
-    assert listing.missing == listing.problems == []
+def test_the_published_ucf101_lists_are_read_whole(ucf101_videos, published, split, num_train, num_test):
+    listing = read_ucf101(ucf101_videos, published, split)
+    assert (listing.missing, listing.problems) == ([], {})
     assert Counter(video.split for video in listing.found) == {"train": num_train, "test": num_test}
     assert len({video.path for video in listing.found}) == 13320
     assert len(listing.classes) == 101
@@ -118,7 +120,7 @@ def test_a_label_stands_behind_a_space_a_tab_or_a_comma(videos, separator, label
     listing = listed(videos, f"jump/a.avi{separator}{label}\n./jump/b.avi{separator}{label}\r\n")
     assert listing.classes == [label]
     assert listing.found == [ListedVideo(f"jump/{name}.avi", label, "train") for name in "ab"]
-    assert listing.missing == listing.problems == []
+    assert (listing.missing, listing.problems) == ([], {})
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_a_path_that_leaves_the_folder_is_refused_even_if_there_is_a_file(videos
     place(videos.parent, "secret.avi")
     listing = listed(videos, f"jump/a.avi 0\n{path} 0\n")
     assert [video.path for video in listing.found] == ["jump/a.avi"]
-    assert listing.problems == [f"{videos.parent}/lists/train.txt:2: {path!r} leaves the folder of the videos"]
+    assert listing.problems == {f"{videos.parent}/lists/train.txt:2": f"{path!r} leaves the folder of the videos"}
 
 
 def test_lists_of_which_nothing_can_be_used_are_an_error(videos):
@@ -241,7 +243,7 @@ def test_a_video_listed_twice_is_told_and_kept_once(tmp_path: Path) -> None:
     (lists / "test.txt").write_text("a.mp4 0\n")
     listing = read_list(tmp_path / "videos", lists)
     assert sorted(video.path for video in listing.found) == ["a.mp4", "b.mp4"]
-    (problem,) = listing.problems
+    (problem,) = listing.problems.values()
     assert "'a.mp4' was listed before, at " in problem
 
 

@@ -10,8 +10,6 @@ from advise_ray.errors import VideoDecodeError
 from advise_ray.video.decode import decode, probe
 
 NUM_FRAMES = 30
-DATA = Path(__file__).parents[3] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="no shared/data beside the repository")
 
 OUTCOMES = """
 torchvision/basketball.mp4: 333 decord
@@ -139,12 +137,11 @@ def test_decord_is_not_trusted_where_it_seeks_wrongly(write_video):
     assert probe(write_video("a.mpg", "mpeg2video")).decoder == "pyav"
 
 
-@needs_data
 @pytest.mark.parametrize("row", OUTCOMES.strip().splitlines())
-def test_outcome_of_each_odd_file(row):
+def test_outcome_of_each_odd_file(shared_data, row):
     """And what is decoded is what PyAV shows of the first video stream, upright."""
     name, outcome = row.split(": ", 1)
-    path = DATA / "robustness" / name
+    path = shared_data / "robustness" / name
     if not outcome[0].isdigit():
         with pytest.raises(VideoDecodeError) as error:
             probe(path)
@@ -179,9 +176,8 @@ def pyav_shows(path: Path, places: set[int], height: int, width: int) -> tuple[d
     return shown, count
 
 
-@needs_data
 @pytest.mark.slow
-def test_ordinary_clips_are_read_by_the_fast_decoder():
-    clips = sorted((DATA / "survfight" / "videos").rglob("*.mp4"))
+def test_ordinary_clips_are_read_by_the_fast_decoder(shared_data):
+    clips = sorted((shared_data / "survfight" / "videos").rglob("*.mp4"))
     assert len(clips) == 120
     assert {probe(clip).decoder for clip in clips} == {"decord"}

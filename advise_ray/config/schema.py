@@ -1,25 +1,13 @@
-"""The typed configuration: one flat name space of dotted keys for recipes, `--set`, Tune and MLflow.
-
-`load` merges a recipe with overrides and returns a frozen `Config`, or raises `ConfigError` with every problem at
-once. No value is resolved by mutation later: what follows from other values is a function (`videos_per_step`, …).
-"""
+"""Every key of a configuration: its type, its default, its meaning, and what goes together."""
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
-import types
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
-
-from advise_ray.errors import ConfigError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 def _absolute(location: str) -> str:
@@ -336,121 +324,3 @@ class Config(Section):
 def videos_per_step(config: Config) -> int:
     """Videos whose clips make up one step over all workers."""
     return config.train.global_batch_size // config.data.clip.clips_per_video
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """Dotted key → value, in the order of the schema: the names that MLflow, Tune and `--set` use."""
-
-    def walk(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for name, value in section.items():
-            if isinstance(value, Mapping):
-                yield from walk(value, f"{prefix}{name}.")
-            else:
-                yield prefix + name, value
-
-    return dict(walk(config.model_dump(mode="json"), ""))
-
-
-def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key of the schema with its pydantic field."""
-    for name, info in section.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            yield from fields(info.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, info
-
-
-def reference() -> str:
-    """Every key as a Markdown table: name, type, default, meaning."""
-    rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for name, info in fields():
-        default = json.dumps(info.default, default=str) if info.default is not None else "unset"
-        meaning = " ".join((info.description or "").split())
-        rows.append(f"| `{name}` | {_type_name(info.annotation)} | `{default}` | {meaning} |")
-    return "\n".join(rows) + "\n"
-
-
-def _type_name(annotation: Any) -> str:
-    """A type as people say it: `int or null`, `list of float`."""
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _type_name(inner[0])
-    if origin is tuple:
-        return f"list of {_type_name(inner[0])}"
-    if origin in (Literal, Union, types.UnionType):
-        return " or ".join(f"`{value}`" if origin is Literal else _type_name(value) for value in inner)
-    return "null" if annotation is type(None) else str(annotation.__name__)
-
-
-def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML that `load` reads back to an equal `Config`."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def load(recipe: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML recipe, apply `key=value` overrides in order and validate.
-
-    Raises:
-        ConfigError: with one line for each problem of the recipe and the overrides.
-    """
-    tree, problems = _read_recipe(Path(recipe)) if recipe is not None else ({}, [])
-    for override in overrides:
-        problems += _apply(tree, override)
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        problems += [line for detail in error.errors() for line in _describe(detail)]
-    if problems:
-        raise ConfigError(problems)
-    return config
-
-
-def _read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        return {}, [f"{path}: cannot read the recipe: {error.strerror}"]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return {}, [f"{path}: not valid YAML: {' '.join(str(error).split())}"]
-    if tree is None:
-        return {}, []
-    if not isinstance(tree, dict):
-        return {}, [f"{path}: a recipe is a mapping of keys to values, got {type(tree).__name__}"]
-    return tree, []
-
-
-def _apply(tree: dict[str, Any], override: str) -> list[str]:
-    """Set one `a.b=value` in the tree; returns what is wrong with it."""
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        return [f"--set {override}: expected key=value"]
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    *parents, leaf = key.split(".")
-    for name in parents:
-        child = tree.setdefault(name, {})
-        if not isinstance(child, dict):
-            return [f"--set {override}: {name} is {child!r}, which holds no keys"]
-        tree = child
-    tree[leaf] = value
-    return []
-
-
-def _describe(detail: Any) -> list[str]:
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        return [_unknown(key)]
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "value_error":  # ours: it already says which value
-        return [line if line.split(":")[0] in dict(fields()) else f"{key}: {line}" for line in message.splitlines()]
-    return [f"{key}: {message}, got {detail['input']!r}"]
-
-
-def _unknown(key: str) -> str:
-    names = [name for name, _ in fields()]
-    leaves = [name for name in names if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    near = leaves or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else "; `advise-ray config schema --markdown` lists all keys"
-    return f"{key}: unknown key{hint}"

@@ -1,0 +1,38 @@
+"""The typed configuration: one flat name space of dotted keys for recipes, `--set`, Tune and MLflow.
+
+`load` merges a recipe with overrides and returns a frozen `Config`, or raises `ConfigError` with every problem at
+once. No value is resolved by mutation later: what follows from other values is a function (`videos_per_step`, …).
+"""
+
+from advise_ray.config.keys import fields, flatten, reference
+from advise_ray.config.loading import load, to_yaml
+from advise_ray.config.schema import (
+    AugmentConfig,
+    ClipConfig,
+    Config,
+    DataConfig,
+    HeadConfig,
+    IFMConfig,
+    OptimConfig,
+    SFUConfig,
+    TMMConfig,
+    videos_per_step,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "ClipConfig",
+    "Config",
+    "DataConfig",
+    "HeadConfig",
+    "IFMConfig",
+    "OptimConfig",
+    "SFUConfig",
+    "TMMConfig",
+    "fields",
+    "flatten",
+    "load",
+    "reference",
+    "to_yaml",
+    "videos_per_step",
+]

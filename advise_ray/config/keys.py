@@ -1,0 +1,56 @@
+"""The schema as one flat name space of dotted keys: for `--set`, MLflow, Tune and the reference."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from advise_ray.config.schema import Config, Section
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Dotted key → value, in the order of the schema: the names that MLflow, Tune and `--set` use."""
+
+    def walk(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in section.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    return dict(walk(config.model_dump(mode="json"), ""))
+
+
+def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key of the schema with its pydantic field."""
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from fields(info.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, info
+
+
+def reference() -> str:
+    """Every key as a Markdown table: name, type, default, meaning."""
+    rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, info in fields():
+        default = json.dumps(info.default, default=str) if info.default is not None else "unset"
+        meaning = " ".join((info.description or "").split())
+        rows.append(f"| `{name}` | {_type_name(info.annotation)} | `{default}` | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as people say it: `int or null`, `list of float`."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(inner[0])
+    if origin is tuple:
+        return f"list of {_type_name(inner[0])}"
+    if origin in (Literal, Union, types.UnionType):
+        return " or ".join(f"`{value}`" if origin is Literal else _type_name(value) for value in inner)
+    return "null" if annotation is type(None) else str(annotation.__name__)

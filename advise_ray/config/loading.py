@@ -1,0 +1,91 @@
+"""From a recipe and `--set` to a `Config`, or to every problem that they have."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from advise_ray.config.keys import fields
+from advise_ray.config.schema import Config
+from advise_ray.errors import ConfigError
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML that `load` reads back to an equal `Config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def load(recipe: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML recipe, apply `key=value` overrides in order and validate.
+
+    Raises:
+        ConfigError: with one line for each problem of the recipe and the overrides.
+    """
+    tree, problems = _read_recipe(Path(recipe)) if recipe is not None else ({}, [])
+    for override in overrides:
+        problems += _apply(tree, override)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        problems += [line for detail in error.errors() for line in _describe(detail)]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        return {}, [f"{path}: cannot read the recipe: {error.strerror}"]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return {}, [f"{path}: not valid YAML: {' '.join(str(error).split())}"]
+    if tree is None:
+        return {}, []
+    if not isinstance(tree, dict):
+        return {}, [f"{path}: a recipe is a mapping of keys to values, got {type(tree).__name__}"]
+    return tree, []
+
+
+def _apply(tree: dict[str, Any], override: str) -> list[str]:
+    """Set one `a.b=value` in the tree; returns what is wrong with it."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        return [f"--set {override}: expected key=value"]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *parents, leaf = key.split(".")
+    for name in parents:
+        if tree.get(name) is None:  # missing, or a section with nothing under it
+            tree[name] = {}
+        child = tree[name]
+        if not isinstance(child, dict):
+            return [f"--set {override}: {name} is {child!r}, which holds no keys"]
+        tree = child
+    tree[leaf] = value
+    return []
+
+
+def _describe(detail: Any) -> list[str]:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return [_unknown(key)]
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":  # ours: it already says which value
+        return [line if line.split(":")[0] in dict(fields()) else f"{key}: {line}" for line in message.splitlines()]
+    return [f"{key}: {message}, got {detail['input']!r}"]
+
+
+def _unknown(key: str) -> str:
+    names = [name for name, _ in fields()]
+    leaves = [name for name in names if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    near = leaves or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else "; `advise-ray config schema --markdown` lists all keys"
+    return f"{key}: unknown key{hint}"
