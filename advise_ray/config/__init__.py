@@ -16,6 +16,7 @@ from advise_ray.config.schema import (
     OptimConfig,
     SFUConfig,
     TMMConfig,
+    played_clip,
     videos_per_step,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "fields",
     "flatten",
     "load",
+    "played_clip",
     "reference",
     "to_yaml",
     "videos_per_step",

@@ -51,7 +51,8 @@ class ClipConfig(Section):
     clips_per_video: Positive = 4
     """Clips drawn from each video in every epoch (K); they stay in one batch."""
     rates: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0, 2.0, 4.0, 8.0), min_length=2)
-    """Playback rates to tell apart; the position of a rate is its class."""
+    """Playback rates to tell apart; the position of a rate is its class. `task: action` plays at rate 1 and says
+    nothing of rates."""
     rate_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Each clip's rate is multiplied by 1 + u, u uniform in ± this."""
     short_video: Literal["fit", "wrap", "hold"] = "fit"
@@ -81,7 +82,7 @@ class DataConfig(Section):
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training videos held out for validation, by hash of video_id, where `val_split` has no videos."""
     val_clips_per_rate: Positive = 3
-    """Validation clips of each video at each rate."""
+    """Validation clips of each video at each rate; `task: action` has the one rate."""
     num_decode_actors: Positive | None = None
     """Decoding processes; unset, the planner gives them the CPUs that the workers leave."""
     cpus_per_decode_actor: Cpus | None = None
@@ -108,6 +109,9 @@ class AugmentConfig(Section):
     """Side of the square that the image model sees."""
     random_crop: bool = True
     """Crop at a random place in training."""
+    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] | None = None
+    """Least and greatest share of the frame's area that a random crop takes, at a side ratio of 3:4 to 4:3; it is then
+    resized to `crop_size_px`. Unset, a crop is `crop_size_px` wide and high."""
     flip: bool = True
     """Mirror every second clip, by lot, left to right; off where classes tell left from right."""
     colour_jitter: Fraction = 0.8
@@ -120,12 +124,26 @@ class AugmentConfig(Section):
     """Saturation is multiplied by 1 ± this."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Hue is turned by ± this share of the colour circle."""
+    grey: Fraction = 0.0
+    """How often a clip turns grey."""
+    rand_augment_ops: Annotated[int, Field(ge=0)] = 0
+    """Operations of RandAugment that a clip goes through, by lot."""
+    rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Their strength, 30 the greatest."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> AugmentConfig:
         smaller = min(self.resize_height_px, self.resize_width_px)
         if self.crop_size_px > smaller:
             raise ValueError(f"crop_size_px ({self.crop_size_px}) must not exceed the resized frame ({smaller} px)")
+        return self
+
+    @model_validator(mode="after")
+    def _scale_ascends(self) -> AugmentConfig:
+        if self.crop_scale is not None and self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale must ascend, got {self.crop_scale[0]:g}, {self.crop_scale[1]:g}")
+        if self.crop_scale is not None and not self.random_crop:
+            raise ValueError("crop_scale is for random crops; unset it, or set random_crop to true")
         return self
 
 
@@ -141,6 +159,9 @@ class IFMConfig(Section):
     layer: int = -1
     """Which of the model's feature levels (ConvNets) or blocks (ViTs) to use; -1 is the last, and none above it is
     computed."""
+    compile: bool = False
+    """Let torch.compile fuse the image model, which is meant for GPUs: on 2 CPU cores a ViT-B/32 in bf16 took ten times
+    as long with it (torch 2.14)."""
 
 
 class SFUConfig(Section):
@@ -206,11 +227,15 @@ class ModelConfig(Section):
 
     kind: Literal["advise", "r3d50"] = "advise"
     """`advise`, or its rival `r3d50`: a Slow-R50 3D network, trained end to end; `ifm`, `sfu` and `tmm` then say
-    nothing."""
+    nothing, and it is what `init_from` and `freeze_tmm` speak of."""
     ifm: IFMConfig = IFMConfig()
     sfu: SFUConfig = SFUConfig()
     tmm: TMMConfig = TMMConfig()
     head: HeadConfig = HeadConfig()
+    init_from: Location | None = None
+    """A checkpoint, or a run, whose temporal module is taken to begin with; the head is a fresh one."""
+    freeze_tmm: bool = False
+    """Train the head alone (linear probe)."""
 
     @model_validator(mode="after")
     def _something_is_left(self) -> ModelConfig:
@@ -297,8 +322,8 @@ class StorageConfig(Section):
 class Config(Section):
     """Everything that a run depends on."""
 
-    task: Literal["prp"] = "prp"
-    """`prp`: predict the playback rate."""
+    task: Literal["prp", "action"] = "prp"
+    """`prp`: predict the playback rate; `action`: recognise the manifest's classes."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Every draw is keyed by it."""
     data: DataConfig = DataConfig()
@@ -324,3 +349,10 @@ class Config(Section):
 def videos_per_step(config: Config) -> int:
     """Videos whose clips make up one step over all workers."""
     return config.train.global_batch_size // config.data.clip.clips_per_video
+
+
+def played_clip(config: Config) -> ClipConfig:
+    """How clips are drawn for the task: actions are shown as they were filmed, at rate 1."""
+    if config.task == "prp":
+        return config.data.clip
+    return config.data.clip.model_copy(update={"rates": (1.0,), "rate_jitter": 0.0})

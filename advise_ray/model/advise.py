@@ -17,13 +17,28 @@ from advise_ray.model.tmm import build_tmm, embedding_dim
 
 
 class TemporalModel(nn.Module):
-    """TMM, pooling and head: all that is trained, wrapped in DDP and saved."""
+    """TMM, pooling and head: all that is trained, wrapped in DDP and saved.
 
-    def __init__(self, tmm: nn.Module, pool: nn.Module, head: nn.Module) -> None:
+    With `freeze_tmm` (linear probe) the TMM is as frozen as the image model: no gradients, and eval mode always, so
+    that its batch-norm statistics do not move either.
+    """
+
+    def __init__(self, tmm: nn.Module, pool: nn.Module, head: nn.Module, *, freeze_tmm: bool = False) -> None:
         super().__init__()
-        self.tmm = tmm
+        self.tmm = tmm.requires_grad_(not freeze_tmm).train(not freeze_tmm)
         self.pool = pool
         self.head = head
+        self.freeze_tmm = freeze_tmm
+
+    def train(self, mode: bool = True) -> TemporalModel:
+        """As every module, but for a frozen TMM, which stays in eval mode."""
+        super().train(mode)
+        self.tmm.train(mode and not self.freeze_tmm)
+        return self
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """The parameters that gradients flow to."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """float[B, C, T, s, s] → embedding float[B, E]."""
@@ -90,5 +105,6 @@ def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         tmm = build_r3d50() if is_rival else build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
-        temporal = TemporalModel(tmm, build_pool(model.head, dim), build_head(model.head, dim, num_classes))
+        pool, head = build_pool(model.head, dim), build_head(model.head, dim, num_classes)
+        temporal = TemporalModel(tmm, pool, head, freeze_tmm=model.freeze_tmm)
     return AdViSe(ifm, SFU(sfu), temporal)

@@ -6,8 +6,11 @@ import contextlib
 import difflib
 import hashlib
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Grid = Callable[[torch.Tensor], torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Tower:
+    """An image model as its library gives it: a network, its feature grid, and how its images are prepared."""
+
+    backbone: nn.Module
+    grid: Grid
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+
 class IFM(nn.Module):
     """A frozen image model as a function from frames to feature grids.
 
@@ -34,31 +48,27 @@ class IFM(nn.Module):
     Attributes:
         feature_dim: channels of the grid (D).
         grid_size: (h, w) at the input size that it was built for.
+        interpolation: how images were resized for it when it was trained, `bicubic`, `bilinear`, …
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        grid: Grid,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        dtype: torch.dtype,
-        input_size_px: int,
-    ) -> None:
+    def __init__(self, tower: Tower, dtype: torch.dtype, input_size_px: int, *, compiled: bool = False) -> None:
         super().__init__()
-        self.backbone = backbone.eval().requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)
-        self._grid = grid
+        self.backbone = tower.backbone.eval().requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)
         # For pixels from 0 to 255. They belong to the weights and travel with them: tags of one architecture differ.
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+        self.register_buffer("mean", torch.tensor(tower.mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(tower.std).view(1, 3, 1, 1) * 255)
+        self.interpolation = tower.interpolation
         self.dtype = dtype
         self.training = False
+        self._grid = tower.grid
         features = self(torch.zeros(1, input_size_px, input_size_px, 3, dtype=torch.uint8))
         self.feature_dim = features.shape[1]
         self.grid_size: tuple[int, int] = (features.shape[2], features.shape[3])
+        if compiled:  # at the first batch; the last chunk of a batch is smaller, hence dynamic
+            self._grid = torch.compile(tower.grid, dynamic=True)
 
     @torch.no_grad()
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
@@ -101,23 +111,24 @@ def empty_ifm(config: IFMConfig, input_size_px: int) -> IFM:
 
 
 def _build(config: IFMConfig, input_size_px: int, weights: str) -> IFM:
+    compilers = [os.environ.get("CXX", "g++"), "g++", "clang++"]
+    if config.compile and not torch.cuda.is_available() and not any(map(shutil.which, compilers)):
+        problem = "model.ifm.compile: torch.compile needs a C++ compiler here; apt-get install g++, or set it to false"
+        raise ConfigError([problem])
     library, _, name = config.name.partition(":")
     build = {"timm": _build_timm, "open_clip": _build_open_clip}[library]
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(0)  # random weights are the same in every process
             warnings.simplefilter("ignore")
-            backbone, grid, mean, std = build(name, weights, input_size_px, config.layer)
-        return IFM(backbone, grid, mean, std, DTYPES[config.precision], input_size_px)
+            tower = build(name, weights, input_size_px, config.layer)
+        return IFM(tower, DTYPES[config.precision], input_size_px, compiled=config.compile)
     except (ArithmeticError, AssertionError, RuntimeError, ValueError) as error:  # a size below or between its patches
         problem = f"augment.crop_size_px: {config.name} cannot take {input_size_px} px: {one_line(error)}"
         raise ConfigError([problem]) from None
 
 
-Built = tuple[nn.Module, Grid, tuple[float, ...], tuple[float, ...]]
-
-
-def _build_timm(name: str, weights: str, input_size_px: int, layer: int) -> Built:
+def _build_timm(name: str, weights: str, input_size_px: int, layer: int) -> Tower:
     import timm
 
     if not timm.is_model(name):
@@ -138,7 +149,8 @@ def _build_timm(name: str, weights: str, input_size_px: int, layer: int) -> Buil
     elif weights != "none" and not from_hub:
         fill(backbone, read_weights(Path(weights)), weights)
     settings = timm.data.resolve_model_data_config(backbone)
-    return backbone, _timm_grid(backbone, layer, f"timm:{name}"), settings["mean"], settings["std"]
+    grid = _timm_grid(backbone, layer, f"timm:{name}")
+    return Tower(backbone, grid, settings["mean"], settings["std"], settings["interpolation"])
 
 
 def _timm_grid(backbone: Any, layer: int, name: str) -> Grid:
@@ -154,7 +166,7 @@ def _timm_grid(backbone: Any, layer: int, name: str) -> Grid:
     return grid
 
 
-def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> Built:
+def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> Tower:
     import open_clip
 
     is_folder = name.startswith("local-dir:")
@@ -174,8 +186,7 @@ def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) ->
                 pretrained=None if weights == "none" or is_folder else weights,
                 load_weights=weights != "none",
                 require_pretrained=weights != "none",  # else a folder without weights gives random ones
-                force_image_size=input_size_px,
-                force_preprocess_cfg={key: usual[key] for key in ("mean", "std") if key in usual},
+                force_preprocess_cfg={key: usual[key] for key in ("mean", "std", "interpolation") if key in usual},
                 pretrained_text=False,
             )
     except Exception as error:  # of reading any file, of the network, of tensors that do not fit
@@ -186,11 +197,29 @@ def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) ->
         source = name if is_folder else weights
         raise ConfigError([f"model.ifm.weights: {source} does not fit open_clip:{name}: {one_line(error)}"]) from None
     visual = clip.visual
+    _set_input_size(clip, input_size_px)
     if hasattr(visual, "trunk"):  # SigLIP, ConvNeXt and others: a timm model within
         backbone, grid = visual.trunk, _timm_grid(visual.trunk, layer, f"open_clip:{name}")
     else:
         backbone, grid = visual, _open_clip_grid(visual, layer, f"open_clip:{name}")
-    return backbone, grid, visual.image_mean, visual.image_std
+    prepared = visual.preprocess_cfg
+    return Tower(backbone, grid, prepared["mean"], prepared["std"], prepared["interpolation"])
+
+
+def _set_input_size(clip: Any, size_px: int) -> None:
+    """Resize positional embeddings; open_clip does so when it loads, but only those of its own ViTs (3.3)."""
+    visual = clip.visual
+    if hasattr(visual, "trunk"):
+        if hasattr(visual.trunk, "set_input_size"):
+            visual.trunk.set_input_size(img_size=size_px)
+    elif hasattr(visual, "positional_embedding"):
+        from open_clip.model import resize_pos_embed
+
+        visual.image_size = (size_px, size_px)
+        visual.grid_size = (size_px // visual.patch_size[0], size_px // visual.patch_size[1])
+        positions = {"visual.positional_embedding": visual.positional_embedding.data}
+        resize_pos_embed(positions, clip)
+        visual.positional_embedding = nn.Parameter(positions["visual.positional_embedding"])
 
 
 def _open_clip_grid(visual: Any, layer: int, name: str) -> Grid:

@@ -76,7 +76,8 @@ def synchronise_batch_norm(module: ModuleT, device: torch.device) -> ModuleT:
         if isinstance(child, _BatchNorm):
             synced = CrossWorkerBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
             synced.load_state_dict(child.state_dict())
-            setattr(module, name, synced)
+            trained = child.weight is not None and child.weight.requires_grad
+            setattr(module, name, synced.requires_grad_(trained).train(child.training))
         else:
             synchronise_batch_norm(child, device)
     return module

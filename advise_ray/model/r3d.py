@@ -19,6 +19,7 @@ class Pixels(nn.Module):
     """What stands in the image model's place: the frames themselves, normalised. It has nothing to train or to send."""
 
     feature_dim = 3
+    interpolation = "bilinear"
 
     def __init__(self, input_size_px: int) -> None:
         super().__init__()

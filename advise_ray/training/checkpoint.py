@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from advise_ray.config import Config, to_yaml
-from advise_ray.errors import UsageError
+from advise_ray.config import Config, flatten, to_yaml
+from advise_ray.config import load as load_config
+from advise_ray.errors import ConfigError, UsageError
 
 
 @dataclass
@@ -87,8 +88,42 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | 
     Raises:
         UsageError: the checkpoint's tensors are not the model's.
     """
+    _fill(model, load_file(path / "model.safetensors"), path)
+    if optimizer is not None:
+        optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"))
+    return read_state(path)
+
+
+def init_tmm(source: Path, config: Config, tmm: torch.nn.Module, ifm_sha256: str) -> None:
+    """Fill a TMM from a checkpoint, or from the best one of a run (`model.init_from`); the head stays fresh.
+
+    Raises:
+        ConfigError: there is no checkpoint, or its TMM has learnt on other features or has another shape.
+    """
+    path = source if (source / "model.safetensors").is_file() else best(source)
+    if path is None:
+        raise ConfigError([f"model.init_from: {source} is neither a checkpoint nor a run that has one"])
+    theirs, ours = flatten(load_config(path / "config.yaml")), flatten(config)
+    keys = [key for key in ours if key.startswith(("model.kind", "model.ifm.", "model.sfu.", "model.tmm."))]
+    if config.model.kind == "r3d50":
+        keys = ["model.kind"]
+    free = ("model.ifm.precision", "model.ifm.compile")
+    differing = [key for key in keys if theirs[key] != ours[key] and key not in free]
+    if differing:
+        raise ConfigError(
+            [f"{key}: {ours[key]}, but the TMM of model.init_from was trained with {theirs[key]}" for key in differing]
+        )
+    if ifm_sha256 != read_state(path).ifm_sha256 and theirs["model.ifm.precision"] == ours["model.ifm.precision"]:
+        raise ConfigError(
+            ["model.ifm.weights: not those that the TMM of model.init_from was trained on (by their hash)"]
+        )
+    prefix = "tmm."
     tensors = load_file(path / "model.safetensors")
-    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    _fill(tmm, {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}, path)
+
+
+def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    own = {name: tensor.shape for name, tensor in module.state_dict().items()}
     differing = sorted(
         name for name in {*tensors, *own} if name not in tensors or name not in own or tensors[name].shape != own[name]
     )
@@ -97,7 +132,4 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | 
             f"{path}: made for another model; {len(differing)} tensors differ, such as {differing[0]}; "
             f"its own configuration is {path / 'config.yaml'}"
         )
-    model.load_state_dict(tensors)
-    if optimizer is not None:
-        optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"))
-    return read_state(path)
+    module.load_state_dict(tensors)

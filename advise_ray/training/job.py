@@ -12,7 +12,7 @@ from advise_ray.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class Job:
-    """A run as a worker sees it. The image model's weights travel through the object store, once a node."""
+    """A run as a worker sees it. The model's weights travel through the object store, once a node."""
 
     config: Config
     schedule: Schedule
@@ -20,8 +20,8 @@ class Job:
     run_dir: Path
     videos: Any
     """ObjectRef of list[Video]."""
-    ifm_weights: Any
-    """ObjectRef of the image model's state dict."""
+    weights: Any
+    """ObjectRef of the state dict that the run begins with."""
     ifm_sha256: str
     use_gpu: bool
 

@@ -31,7 +31,8 @@ class Learner:
         if self.num_workers > 1:
             model.temporal = synchronise_batch_norm(model.temporal, device)
             self.trained = DistributedDataParallel(model.temporal, gradient_as_bucket_view=True)
-        self.optimizer = build_optimizer(model.temporal.parameters(), config.optim)
+        self.parameters = model.temporal.trained_parameters()
+        self.optimizer = build_optimizer(self.parameters, config.optim)
 
     def train_step(self, block: dict[str, NDArray[Any]], step: int) -> torch.Tensor:
         """One optimizer step on this worker's share of a batch.
@@ -57,9 +58,7 @@ class Learner:
         losses = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing) * weights
         # DDP averages gradients over workers; the loss is the mean over the clips of all workers.
         (losses.sum() * self.num_workers / total_weight.clamp(min=1)).backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.model.temporal.parameters(), self.config.optim.grad_clip or float("inf")
-        )
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optim.grad_clip or float("inf"))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.step()
@@ -95,4 +94,5 @@ class Learner:
     def _features(self, block: dict[str, NDArray[Any]]) -> torch.Tensor:
         """Augment on the device, then the frozen half: uint8[1, B, T, H, W, 3] → float32[B, C, T, s, s]."""
         frames = torch.as_tensor(block["frames"][0]).to(self.device, non_blocking=True)
-        return self.model.features(augment.apply(frames, block["draws"][0], self.config.augment.crop_size_px))
+        size_px, interpolation = self.config.augment.crop_size_px, self.model.ifm.interpolation
+        return self.model.features(augment.apply(frames, block["draws"][0], size_px, interpolation))

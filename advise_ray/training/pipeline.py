@@ -23,7 +23,7 @@ from ray.data import DataContext, ExecutionOptions
 from ray.data.block import BlockMetadata
 from ray.train import DataConfig
 
-from advise_ray.config import Config
+from advise_ray.config import Config, played_clip
 from advise_ray.errors import VideoDecodeError
 from advise_ray.training.schedule import Schedule
 from advise_ray.video import augment
@@ -144,7 +144,7 @@ def clip_bytes(config: Config) -> int:
 class DecodeClips:
     """What a decode actor does: turn a plan row into pixels.
 
-    Out of a row come, with a leading axis of 1 and B clips: `frames` uint8[1, B, T, H, W, 3], `draws` float32[1, B, 7]
+    Out of a row come, with a leading axis of 1 and B clips: `frames` uint8[1, B, T, H, W, 3], `draws` float32[1, B, D]
     (augmentation), `targets` int64[1, B], `weights` float32[1, B], `frame_indices` int64[1, B, T], `rate_indices`
     int64[1, B], the row's own `videos` and `clips`, and `failures`, one "video_id<tab>reason" a line.
 
@@ -164,7 +164,7 @@ class DecodeClips:
         shape = (len(videos), self.config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
         frames = np.empty(shape, dtype=np.uint8)
         plans: list[Clip] = [Clip(np.empty(0, dtype=np.int64), 0)] * len(videos)
-        draws = np.tile(augment.CENTRE_CROP, (len(videos), 1))
+        draws = np.tile(augment.centre_crop(size), (len(videos), 1))
         failed = np.zeros(len(videos), dtype=bool)
         failures = []
         for index in dict.fromkeys(videos.tolist()):
@@ -185,6 +185,8 @@ class DecodeClips:
             valid = np.flatnonzero(~failed)
             frames[failed] = frames[valid[0]] if len(valid) else GREY
             weights[failed] = 0
+        rate_indices = np.asarray([[plan.rate_index for plan in plans]])
+        labels = np.asarray([[self.videos[index].label for index in videos]])
         return {
             **{name: row[name] for name in ("train", "epoch", "step", "pace")},
             "videos": videos[None],
@@ -192,18 +194,18 @@ class DecodeClips:
             "weights": weights[None],
             "frames": frames[None],
             "draws": draws[None],
-            "targets": np.asarray([[plan.rate_index for plan in plans]]),
-            "rate_indices": np.asarray([[plan.rate_index for plan in plans]]),
+            "targets": rate_indices if self.config.task == "prp" else labels,
+            "rate_indices": rate_indices,
             "frame_indices": np.stack([plan.frame_indices for plan in plans])[None],
             "failures": np.asarray(["\n".join(failures)]),
         }
 
     def _plan(self, video: Video, train: bool, epoch: int) -> list[Clip]:
-        data = self.config.data
+        clip = played_clip(self.config)
         if train:
-            return plan_clips(video.num_frames, data.clip, keyed_rng(self.config.seed, "clip", epoch, video.video_id))
+            return plan_clips(video.num_frames, clip, keyed_rng(self.config.seed, "clip", epoch, video.video_id))
         rng = keyed_rng(self.config.seed, "val", video.video_id)  # the same clips after every epoch
-        return plan_val_clips(video.num_frames, data.clip, data.val_clips_per_rate, rng)
+        return plan_val_clips(video.num_frames, clip, self.config.data.val_clips_per_rate, rng)
 
     def _decode(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         return decode(

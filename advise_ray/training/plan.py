@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from advise_ray import runtime
 from advise_ray.config import Config
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import AdViSe, build_advise
+from advise_ray.training import checkpoint
 from advise_ray.training.pipeline import clip_bytes
 from advise_ray.training.schedule import Schedule, build_schedule
 from advise_ray.video.manifest import Video, check_videos_exist, read_manifest, videos
@@ -39,6 +43,7 @@ class Plan:
     config: Config
     schedule: Schedule
     videos: list[Video]
+    num_classes: int
     shares: Shares
     model: AdViSe
     ifm_sha256: str
@@ -50,7 +55,7 @@ class Plan:
             "train_videos": len(schedule.train_videos),
             "val_videos": len(schedule.val_videos),
             "val_videos_too_short": schedule.num_short_val_videos,
-            "classes": num_classes(config),
+            "classes": self.num_classes,
             "clips_per_step": schedule.batch_size,
             "clips_per_worker_and_step": schedule.batch_size // shares.num_workers,
             "steps_per_epoch": schedule.steps_per_epoch,
@@ -62,7 +67,7 @@ class Plan:
             "cpus_per_worker": shares.cpus_per_worker,
             "decode_actors": shares.num_decode_actors,
             "cpus_per_decode_actor": shares.cpus_per_decode_actor,
-            "parameters_trained": sum(p.numel() for p in self.model.temporal.parameters()),
+            "parameters_trained": self.parameters_trained,
             "parameters_frozen": sum(p.numel() for p in self.model.ifm.parameters()),
             "ifm_sha256": self.ifm_sha256,
             "clip_bytes": clip_bytes(config),
@@ -70,27 +75,35 @@ class Plan:
             "notes": self.notes(),
         }
 
+    @property
+    def parameters_trained(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.temporal.trained_parameters())
+
     def notes(self) -> list[str]:
         """What a person should know before the run starts."""
-        schedule, data = self.schedule, self.config.data
-        if schedule.val_batches and not schedule.num_short_val_videos:
-            return []
+        schedule, model, notes = self.schedule, self.config.model, []
         if schedule.num_short_val_videos:
-            return [
+            notes.append(
                 f"{schedule.num_short_val_videos} validation videos are shorter than the "
-                f"{longest_span_frames(data.clip)} frames that the fastest rate takes and are left out"
+                f"{longest_span_frames(self.config.data.clip)} frames that the fastest rate takes and are left out"
                 + ("" if schedule.val_batches else "; none is long enough: val/top1 will be absent")
-            ]
-        return ["there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent"]
+            )
+        elif not schedule.val_batches:
+            notes.append("there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent")
+        if model.ifm.compile and not self.shares.use_gpu:
+            notes.append("model.ifm.compile: on CPUs this makes most image models slower")
+        if model.freeze_tmm and model.init_from is None and (model.kind, model.tmm.arch) != ("advise", "none"):
+            notes.append(
+                "model.freeze_tmm without model.init_from: the temporal module stays as it was drawn, at random"
+            )
+        return notes
 
 
-def num_classes(config: Config) -> int:
-    """Classes of the task: the playback rates."""
-    return len(config.data.clip.rates)
-
-
-def make_plan(config: Config) -> Plan:
+def make_plan(config: Config, *, begun: bool = False) -> Plan:
     """Work out everything that can be known before the run starts.
+
+    Args:
+        begun: the run has a checkpoint to go on from: `model.init_from` has done its part.
 
     Raises:
         UsageError, ConfigError: what is wrong with the manifest, the weights, the model or the CPUs asked for.
@@ -101,8 +114,31 @@ def make_plan(config: Config) -> Plan:
     schedule = build_schedule(config, manifest)
     check_videos_exist(manifest, schedule.train_videos)
     shares = share_cpus(config, runtime.available_cpus(), runtime.available_gpus())
-    model = build_advise(config, num_classes(config))
-    return Plan(config, schedule, videos(manifest), shares, model, model.ifm.hash_weights())
+    classes = len(config.data.clip.rates) if config.task == "prp" else count_classes(manifest, schedule)
+    model = build_advise(config, classes)
+    ifm_sha256 = model.ifm.hash_weights()
+    if config.model.init_from is not None and not begun:
+        checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal.tmm, ifm_sha256)
+    return Plan(config, schedule, videos(manifest), classes, shares, model, ifm_sha256)
+
+
+def count_classes(manifest: pa.Table, schedule: Schedule) -> int:
+    """Classes of a labelled manifest, over all of its splits.
+
+    Raises:
+        UsageError: there are videos without a label, or only one class.
+    """
+    labels = manifest.column("label")
+    used = labels.take(pa.array([*schedule.train_videos, *schedule.val_videos]))
+    if used.null_count:
+        raise UsageError(
+            f"data.manifest: task=action needs labels, and {used.null_count} of {len(used)} videos have none; index "
+            "them with the data set's lists, or from folders named by class"
+        )
+    classes = int(pc.max(labels).as_py()) + 1
+    if classes < 2 or pc.min(labels).as_py() < 0:
+        raise UsageError("data.manifest: task=action needs labels from 0 on, of two classes or more")
+    return classes
 
 
 def share_cpus(config: Config, cpus: float, gpus: float) -> Shares:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from advise_ray.config import Config, videos_per_step
+from advise_ray.config import Config, played_clip, videos_per_step
 from advise_ray.video.manifest import split_videos
 from advise_ray.video.sampling import keyed_rng, longest_span_frames
 
@@ -48,7 +48,7 @@ class Schedule:
 
     Attributes:
         train_videos: int64[n], rows of the manifest that are trained on.
-        val_videos: int64[m], rows that are validated on: those long enough for every rate.
+        val_videos: int64[m], rows that are validated on; of rates: those long enough for every one.
         num_short_val_videos: validation videos that are left out because the fastest rate does not fit.
     """
 
@@ -128,8 +128,9 @@ def build_schedule(config: Config, manifest: pa.Table) -> Schedule:
         UsageError: the manifest has no video to train on.
     """
     splits = split_videos(manifest, config.data)
-    num_frames = np.asarray(manifest.column("num_frames"))
-    long_enough = num_frames[splits.val] >= longest_span_frames(config.data.clip)
+    clip = played_clip(config)
+    num_frames = np.asarray(manifest.column("num_frames"))[splits.val]
+    long_enough = num_frames >= (longest_span_frames(clip) if config.task == "prp" else 1)
     assert config.train.global_batch_size == videos_per_step(config) * config.data.clip.clips_per_video
     return Schedule(
         seed=config.seed,
@@ -137,7 +138,7 @@ def build_schedule(config: Config, manifest: pa.Table) -> Schedule:
         val_every_epochs=config.train.val_every_epochs,
         batch_size=config.train.global_batch_size,
         clips_per_video=config.data.clip.clips_per_video,
-        val_clips_per_video=config.data.val_clips_per_rate * len(config.data.clip.rates),
+        val_clips_per_video=config.data.val_clips_per_rate * len(clip.rates),
         train_videos=splits.train,
         val_videos=splits.val[long_enough],
         num_short_val_videos=int((~long_enough).sum()),

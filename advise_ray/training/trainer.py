@@ -24,7 +24,7 @@ from advise_ray.tracking import RunTracker, ui_command
 from advise_ray.training import checkpoint
 from advise_ray.training.job import Job, run
 from advise_ray.training.pipeline import ClipStream, StreamConfig
-from advise_ray.training.plan import Plan, make_plan, num_classes
+from advise_ray.training.plan import Plan, make_plan
 from advise_ray.video.manifest import read_rejects, write_rejects
 
 log = logging.getLogger("advise_ray")
@@ -82,7 +82,8 @@ def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> Line:
         if result["status"] == "FINISHED":
             RunTracker.sync(run_dir)
             return result | {"tracking_complete": True}
-    return _Run(make_plan(load(run_dir / "config.yaml")), run_dir, on_line).execute()
+    begun = checkpoint.latest(run_dir) is not None
+    return _Run(make_plan(load(run_dir / "config.yaml"), begun=begun), run_dir, on_line).execute()
 
 
 class _Run:
@@ -164,10 +165,10 @@ class _Run:
         job = Job(
             config=config,
             schedule=self.plan.schedule,
-            num_classes=num_classes(config),
+            num_classes=self.plan.num_classes,
             run_dir=self.run_dir,
             videos=videos,
-            ifm_weights=ray.put(self.plan.model.ifm.state_dict()),
+            weights=ray.put(self.plan.model.state_dict()),
             ifm_sha256=self.plan.ifm_sha256,
             use_gpu=shares.use_gpu,
         )
@@ -221,7 +222,7 @@ class _Run:
             "rates": {name.removeprefix("rate/"): value for name, value in values.items() if name.startswith("rate/")},
             "failed_videos": len(read_rejects(self.run_dir / "rejects.parquet")),
             "val_videos_too_short": self.plan.schedule.num_short_val_videos,
-            "parameters_trained": sum(p.numel() for p in self.plan.model.temporal.parameters()),
+            "parameters_trained": self.plan.parameters_trained,
             "ifm_sha256": self.plan.ifm_sha256,
             "mlflow_ui": ui_command(self.config),
             "wall_s": round(time.monotonic() - self.started_s, 1),

@@ -60,7 +60,7 @@ class _Worker:
         self.blocks = _open_stream()
         _set_up_torch(self.config, self.device, context.get_local_world_size())
         model = empty_advise(self.config, job.num_classes)
-        model.ifm.load_state_dict(ray.get(job.ifm_weights))
+        model.load_state_dict(ray.get(job.weights))
         self.learner = Learner(self.config, self.schedule, model, self.device)
         videos: list[Video] = ray.get(job.videos)
         self.recorder = Recorder(self.config, job.run_dir, videos, self.rank, self.learner.num_workers)
@@ -153,8 +153,9 @@ class _Worker:
             "val/top1": float(confusion.trace() / clips),
             "val/clips": float(clips),
         }
-        for rate, row in zip(self.config.data.clip.rates, range(len(confusion)), strict=True):
-            metrics[f"val/top1_rate_{rate:g}"] = float(confusion[row, row] / max(confusion[row].sum(), 1))
+        if self.config.task == "prp":
+            for rate, row in zip(self.config.data.clip.rates, range(len(confusion)), strict=True):
+                metrics[f"val/top1_rate_{rate:g}"] = float(confusion[row, row] / max(confusion[row].sum(), 1))
         return metrics
 
     def _rates(self, totals: _Epoch) -> dict[str, float]:

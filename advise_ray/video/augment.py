@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from advise_ray.config import AugmentConfig
 
-CENTRE_CROP = np.asarray([0.5, 0.5, 0, 1, 1, 1, 0], dtype=np.float32)
-"""The draw that validation uses: the centre, unchanged."""
+STRONGEST = 30
+"""RandAugment's scale of strengths (arXiv 1909.13719)."""
+RATIOS = (3 / 4, 4 / 3)
+"""Width to height of a resized crop, as everywhere since Inception."""
 
 
 def draw(augment: AugmentConfig, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw one clip's augmentation.
 
     Returns:
-        float32[7]: vertical and horizontal place of the crop (0 to 1), flip (0 or 1), factors of brightness, contrast
-        and saturation, and the turn of the hue (in circles).
+        float32[10 + 2 × rand_augment_ops]: top, left, height and width of the crop in pixels of the resized frame, flip
+        (0 or 1), factors of brightness, contrast and saturation, the turn of the hue (in circles), grey (0 or 1), then
+        for each operation of RandAugment which one (0 to 1, among all of them) and how strongly (-1 to 1).
     """
     top, left = rng.uniform(size=2) if augment.random_crop else (0.5, 0.5)
     flip = augment.flip and rng.uniform() < 0.5
     jitter = rng.uniform() < augment.colour_jitter
     strengths = np.asarray([augment.brightness, augment.contrast, augment.saturation, augment.hue])
     colours = np.asarray([1, 1, 1, 0]) + strengths * rng.uniform(-1, 1, size=4) * jitter
-    return np.asarray([top, left, flip, *colours], dtype=np.float32)
+    grey = rng.uniform() < augment.grey
+    operations = np.empty((augment.rand_augment_ops, 2))
+    operations[:, 0] = rng.uniform(size=len(operations))
+    operations[:, 1] = rng.choice([-1, 1], size=len(operations)) * augment.rand_augment_magnitude / STRONGEST
+    height, width = _crop_size(augment, rng)
+    return _row(augment, top, left, height, width, flip, *colours, grey, *operations.flat)
+
+
+def centre_crop(augment: AugmentConfig) -> NDArray[np.float32]:
+    """The draw that validation uses: the centre, unchanged."""
+    unchanged = (0, 1, 1, 1, 0, 0, *[0] * 2 * augment.rand_augment_ops)
+    return _row(augment, 0.5, 0.5, augment.crop_size_px, augment.crop_size_px, *unchanged)
+
+
+def _row(augment: AugmentConfig, top: float, left: float, height: int, width: int, *rest: float) -> NDArray[np.float32]:
+    """With the crop's place, 0 to 1, in pixels."""
+    top_px = round(top * (augment.resize_height_px - height))
+    left_px = round(left * (augment.resize_width_px - width))
+    return np.asarray([top_px, left_px, height, width, *rest], dtype=np.float32)
+
+
+def _crop_size(augment: AugmentConfig, rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width of the crop, within the frame."""
+    if augment.crop_scale is None:
+        return augment.crop_size_px, augment.crop_size_px
+    area = augment.resize_height_px * augment.resize_width_px * rng.uniform(*augment.crop_scale)
+    ratio = math.exp(rng.uniform(*np.log(RATIOS)))
+    height, width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+    return min(max(height, 1), augment.resize_height_px), min(max(width, 1), augment.resize_width_px)

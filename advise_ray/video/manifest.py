@@ -42,10 +42,11 @@ REJECTS_SCHEMA = pa.schema([("video_id", pa.string()), ("path", pa.string()), ("
 
 @dataclass(frozen=True)
 class Video:
-    """What decoding needs to know of a video: the manifest's columns of the same names."""
+    """What training needs to know of a video: the manifest's columns of the same names."""
 
     video_id: str
     path: str
+    label: int | None
     num_frames: int
     decoder: str
     stream_index: int
@@ -108,7 +109,7 @@ def read_manifest(path: Path) -> pa.Table:
         table = table.cast(SCHEMA)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UsageError(f"data.manifest: {path} has a column of the wrong type: {error}; {make}") from None
-    gaps = [name for name in Video.__dataclass_fields__ if table.column(name).null_count]
+    gaps = [name for name in Video.__dataclass_fields__ if name != "label" and table.column(name).null_count]
     if gaps:
         raise UsageError(f"data.manifest: {path} has rows without {', '.join(gaps)}; {make}")
     if pc.min(table.column("num_frames")).as_py() < 1:

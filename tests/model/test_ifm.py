@@ -326,24 +326,36 @@ def test_a_clip_model_with_random_weights() -> None:
 
 
 OWN_MEAN, OWN_STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+VIT = {"layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
 VISION = {
-    "vit": {"layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
+    "vit": VIT,
     "resnet": {"layers": [1, 1, 1, 1], "width": 16},
     "trunk": {"timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": ""},
+}
+POOLED = {
+    "vit, class token": VIT,
+    "vit, average": {**VIT, "pool_type": "avg"},
+    "resnet": VISION["resnet"],
+    "siglip": {"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"},
+    "convnext": {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"},
 }
 Clip = tuple[Path, nn.Module]
 
 
 @pytest.fixture(params=VISION)
 def clip(request: pytest.FixtureRequest, tmp_path: Path) -> Clip:
-    """A folder as open_clip saves models, and the model in it."""
+    return tmp_path, tiny_clip(tmp_path, VISION[request.param])
+
+
+def tiny_clip(tmp_path: Path, vision: dict[str, object]) -> nn.Module:
+    """A model, and its folder as open_clip saves models."""
     text = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    model = {"embed_dim": 32, "vision_cfg": {"image_size": 64, **VISION[request.param]}, "text_cfg": text}
+    model = {"embed_dim": 32, "vision_cfg": {"image_size": 64, **vision}, "text_cfg": text}
     described = {"model_cfg": model, "preprocess_cfg": {"mean": OWN_MEAN, "std": OWN_STD}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
     whole = randomise(open_clip.create_model(f"local-dir:{tmp_path}", pretrained_text=False), seed=1)
     save_file(whole.state_dict(), tmp_path / "open_clip_model.safetensors")
-    return tmp_path, whole
+    return whole
 
 
 @pytest.mark.parametrize("layer", [-1, 0])
@@ -370,3 +382,64 @@ def test_a_layer_that_open_clip_lacks(clip: Clip) -> None:
     folder, _ = clip
     with pytest.raises(ConfigError, match=r"^model.ifm.layer: open_clip:local-dir:\S+ has no layer 9: .*0 to \d"):
         build(f"open_clip:local-dir:{folder}", layer=9)
+
+
+@pytest.mark.parametrize("tower", POOLED)
+def test_from_its_tokens_the_towers_pooling_makes_the_towers_embedding(tmp_path: Path, tower: str) -> None:
+    """The adapter drops the class token, which one of the poolings takes; then the same forward pass tells it."""
+    visual = tiny_clip(tmp_path, POOLED[tower]).visual
+    ifm = build(f"open_clip:local-dir:{tmp_path}", "in the folder")
+    images, grid = normalise(noise(3), OWN_MEAN, OWN_STD), ifm(noise(3))
+    tokens = grid.flatten(2).mT
+    with torch.no_grad():
+        if tower == "resnet":
+            pooled = visual.attnpool(grid)
+        elif tower == "convnext":
+            pooled = visual.head(visual.trunk.forward_head(grid))
+        elif tower == "siglip":
+            pooled = visual.trunk.fc_norm(visual.trunk.attn_pool(tokens))
+        else:
+            levels = ifm.backbone.forward_intermediates(
+                images, indices=[-1], normalize_intermediates=True, output_extra_tokens=True
+            )
+            class_token = levels["image_intermediates_prefix"][-1][:, 0]
+            pooled = class_token if tower == "vit, class token" else tokens.mean(1)
+            pooled = pooled @ visual.proj
+        torch.testing.assert_close(pooled, visual(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tower", ["vit", "resnet", "trunk"])
+@pytest.mark.parametrize("size_px", [96, 32])
+def test_a_clip_tower_takes_another_size(tmp_path: Path, tower: str, size_px: int) -> None:
+    """open_clip itself refuses weights of timm's and of its ResNets' at another size than they were trained at."""
+    tiny_clip(tmp_path, VISION[tower])
+    ifm = build(f"open_clip:local-dir:{tmp_path}", "in the folder", size_px)
+    usual = build(f"open_clip:local-dir:{tmp_path}", "in the folder")
+    patch_px = 32 if tower == "resnet" else 16
+    assert ifm(noise(2, size_px)).shape == (2, usual.feature_dim, size_px // patch_px, size_px // patch_px)
+    own = usual.state_dict()
+    differing = [name for name, tensor in ifm.state_dict().items() if not torch.equal(tensor, own[name])]
+    assert len(differing) == (0 if tower == "resnet" else 1), differing  # the positions
+
+
+@pytest.mark.parametrize(
+    ("name", "interpolation"), [("timm:tf_efficientnet_lite0", "bicubic"), ("timm:resnet18.tv_in1k", "bilinear")]
+)
+def test_a_model_knows_how_its_images_were_resized(name: str, interpolation: str) -> None:
+    assert build(name).interpolation == interpolation
+
+
+@pytest.mark.slow
+def test_compiled_it_computes_the_same() -> None:
+    """Also for the smaller chunk at a batch's end."""
+    plain, compiled = build("timm:test_efficientnet"), build("timm:test_efficientnet", compile=True)
+    for num_frames in (70, 3):
+        torch.testing.assert_close(compiled(noise(num_frames)), plain(noise(num_frames)), rtol=1e-3, atol=1e-4)
+    assert compiled.hash_weights() == plain.hash_weights()
+
+
+def test_without_a_compiler_it_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"^model.ifm.compile: torch.compile needs a C\+\+ compiler here"):
+        build("timm:test_vit", compile=True)

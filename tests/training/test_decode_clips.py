@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from advise_ray.config import Config, load
+from advise_ray.config import Config, flatten, load
 from advise_ray.training.pipeline import GREY, DecodeClips
 from advise_ray.video import augment
 from advise_ray.video.manifest import Video
@@ -31,6 +33,10 @@ def write_video(path: Path, index: int) -> Path:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         output.mux(stream.encode())
     return path
+
+
+def flat(config: Config) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in flatten(config).items()]
 
 
 def levels(frames: np.ndarray, step: int) -> list[Any]:
@@ -54,7 +60,7 @@ def actor(config: Config, tmp_path_factory: pytest.TempPathFactory) -> DecodeCli
     actor = object.__new__(DecodeClips)  # its constructor asks Ray for the videos
     actor.config = config
     actor.videos = [
-        Video(path.stem, str(path), NUM_FRAMES, "pyav" if path.stem == "3" else "decord", 0, 0) for path in paths
+        Video(path.stem, str(path), 7, NUM_FRAMES, "pyav" if path.stem == "3" else "decord", 0, 0) for path in paths
     ]
     return actor
 
@@ -73,7 +79,7 @@ def test_pixels_frames_and_targets_belong_together(actor: DecodeClips, config: C
     for epoch in range(4):
         block = actor(row(videos, clips, epoch=epoch))
         assert (block["frames"].shape, block["frames"].dtype) == ((1, 8, 4, 120, 160, 3), np.uint8)
-        assert (block["draws"].shape, block["draws"].dtype) == ((1, 8, 7), np.float32)
+        assert (block["draws"].shape, block["draws"].dtype) == ((1, 8, 10), np.float32)
         assert levels(block["frames"][0], FRAME_STEP) == block["frame_indices"][0].tolist()
         assert levels(block["frames"][0], VIDEO_STEP) == [[video] * 4 for video in videos]
         for indices, target in zip(block["frame_indices"][0], block["targets"][0], strict=True):
@@ -127,10 +133,22 @@ def test_what_only_fills_the_batch_stays_without_weight(actor: DecodeClips) -> N
     np.testing.assert_array_equal(block["frames"][0, :2], block["frames"][0, 2:])
 
 
-def test_validation_is_the_same_after_every_epoch(actor: DecodeClips) -> None:
+def test_validation_is_the_same_after_every_epoch(actor: DecodeClips, config: Config) -> None:
     first, later = (actor(row([1, 1, 1, 2], [0, 1, 2, 0], train=False, epoch=epoch)) for epoch in (0, 9))
     for name in ("frames", "draws", "frame_indices", "targets"):
         np.testing.assert_array_equal(first[name], later[name])
-    np.testing.assert_array_equal(first["draws"][0], np.tile(augment.CENTRE_CROP, (4, 1)))
+    np.testing.assert_array_equal(first["draws"][0], np.tile(augment.centre_crop(config.augment), (4, 1)))
     assert first["targets"].tolist() == [[0, 1, 2, 0]]  # every rate of every video
     assert levels(first["frames"][0], FRAME_STEP) == first["frame_indices"][0].tolist()
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_an_action_is_shown_as_it_was_filmed_and_named_by_its_label(
+    actor: DecodeClips, config: Config, train: bool
+) -> None:
+    actor = copy.copy(actor)
+    actor.config = load(None, [*flat(config), "task=action", "data.clip.frame_stride=2", "data.val_clips_per_rate=2"])
+    block = actor(row([0, 0, 1, 1], [0, 1, 0, 1], train=train))
+    assert block["targets"].tolist() == [[7, 7, 7, 7]]
+    assert (np.diff(block["frame_indices"][0]) == 2).all()
+    assert len(np.unique(block["frame_indices"][0, :, 0])) > 1
