@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from ray.util.state import list_actors
+from safetensors.torch import load_file
 
 from advise_ray import tracking
 from advise_ray.config import Config, flatten, load
@@ -154,6 +156,22 @@ def test_the_rival_trains_on_the_same_path(configure: Configure) -> None:
     result = train(configure("rival", "model.kind=r3d50", "augment.crop_size_px=32"))
     assert (result["status"], result["clips_seen"]) == ("FINISHED", 32)
     assert result["parameters_trained"] > 31e6
+
+
+def test_a_pretrained_module_is_fine_tuned_and_probed(undisturbed: dict[str, Any], configure: Configure) -> None:
+    action = ["task=action", "data.log_clips=false", f"model.init_from={undisturbed['run_dir']}", "train.epochs=2"]
+    tuned = train(configure("fine-tuned", *action))
+    probed = train(configure("probed", *action, "model.freeze_tmm=true", "train.num_workers=2"))
+    pretrained = load_file(Path(undisturbed["best_checkpoint"]) / "model.safetensors")
+    for result, keeps in ((tuned, False), (probed, True)):
+        assert (result["status"], result["clips_seen"]) == ("FINISHED", 2 * 16 * 2)
+        assert result["metrics"]["val/clips"] == 8
+        assert not [name for name in result["metrics"] if "rate" in name]
+        tensors = load_file(Path(result["checkpoint"]) / "model.safetensors")
+        same = [torch.equal(tensors[name], tensor) for name, tensor in pretrained.items() if name.startswith("tmm.")]
+        assert all(same) if keeps else not any(same)
+        assert tensors["head.3.weight"].shape[0] == 8  # the classes of the synthesized videos
+    assert probed["parameters_trained"] < tuned["parameters_trained"]
 
 
 def test_a_finished_run_is_only_reported_again(undisturbed: dict[str, Any]) -> None:
