@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from advise_ray import recipes
-from advise_ray.config import load
+from advise_ray.config import flatten, load
 from advise_ray.errors import UsageError
 
 SHIPPED = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
@@ -18,6 +18,44 @@ def test_every_shipped_recipe_loads_and_says_what_it_is_for(path):
     header, _, _ = path.read_text().partition("\n")
     assert header.startswith("# ")
     assert len(header.split()) > 5
+    assert f"--config {path.stem} " in path.read_text()
+    assert max(map(len, path.read_text().splitlines())) <= 120
+
+
+def test_the_recipes_that_the_paper_needs_are_shipped():
+    sets = ("ucf101", "hmdb51", "diving48", "ssv2")
+    names = {"quickstart", "pretrain_ucf101", "pretrain_ucf101_plus", "r3d50_ucf101", "ablate_no_tmm"}
+    names |= {"ablate_from_scratch", *(f"{protocol}_{name}" for protocol in ("finetune", "linear") for name in sets)}
+    assert names <= {path.stem for path in SHIPPED}
+
+
+FITTING = [path for path in SHIPPED if path.stem.startswith(("finetune", "linear"))]
+
+
+@pytest.mark.parametrize("path", FITTING, ids=lambda path: path.stem)
+def test_what_follows_pretraining_has_its_features_and_never_sees_a_test_video(path):
+    pretraining = load(recipes.find("quickstart" if "quickstart" in path.stem else "pretrain_ucf101_plus"))
+    config = load(path)
+    assert config.model.init_from is not None
+    for part in ("ifm", "sfu", "tmm"):
+        assert getattr(config.model, part) == getattr(pretraining.model, part)
+    assert config.data.val_split is None
+    assert not (config.augment.flip and "ssv2" in path.stem)  # it tells left from right
+
+
+def test_an_ablation_changes_what_it_names_and_nothing_else():
+    tuned, scratch, no_tmm = (
+        flatten(load(recipes.find(name))) for name in ("finetune_ucf101", "ablate_from_scratch", "ablate_no_tmm")
+    )
+    assert {key for key in tuned if tuned[key] != scratch[key]} == {"model.init_from"}
+    changed = {key for key in tuned if tuned[key] != no_tmm[key]}
+    assert changed == {"model.init_from", "model.tmm.arch", "model.sfu.temporal_centering"}
+
+
+def test_the_rival_trains_on_the_same_clips():
+    ours, theirs = (flatten(load(recipes.find(name))) for name in ("pretrain_ucf101", "r3d50_ucf101"))
+    differing = {key for key in ours if ours[key] != theirs[key]}
+    assert {key for key in differing if not key.startswith("model.")} == {"train.precision"}
 
 
 def test_a_shipped_recipe_is_found_by_its_name():

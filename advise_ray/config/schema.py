@@ -77,8 +77,9 @@ class DataConfig(Section):
     """Parquet manifest, made by `advise-ray data index`."""
     train_split: str = "train"
     """Value of the manifest's split column that is trained on."""
-    val_split: str = "val"
-    """Value of the split column that is validated on; where no row has it, `val_fraction` is carved out of train."""
+    val_split: str | None = "val"
+    """Value of the split column that is validated on; unset, or where no row has it, `val_fraction` is carved out of
+    train."""
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training videos held out for validation, by hash of video_id, where `val_split` has no videos."""
     val_clips_per_rate: Positive = 3

@@ -144,7 +144,7 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
     is_train = split == data.train_split
     if not any(value is not None for value in split):
         is_train[:] = True
-    is_val = split == data.val_split
+    is_val = (split == data.val_split) & (data.val_split is not None)
     if not is_val.any():
         ids = manifest.column("video_id").to_pylist()
         is_val = is_train & np.asarray([_hash_fraction(video_id) < data.val_fraction for video_id in ids])
