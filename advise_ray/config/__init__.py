@@ -4,21 +4,11 @@
 once. No value is resolved by mutation later: what follows from other values is a function (`videos_per_step`, …).
 """
 
+from advise_ray.config.data import AugmentConfig, ClipConfig, DataConfig
 from advise_ray.config.keys import fields, flatten, reference
 from advise_ray.config.loading import load, to_yaml
-from advise_ray.config.schema import (
-    AugmentConfig,
-    ClipConfig,
-    Config,
-    DataConfig,
-    HeadConfig,
-    IFMConfig,
-    OptimConfig,
-    SFUConfig,
-    TMMConfig,
-    played_clip,
-    videos_per_step,
-)
+from advise_ray.config.model import HeadConfig, IFMConfig, SFUConfig, TMMConfig
+from advise_ray.config.schema import Config, OptimConfig, played_clip, videos_per_step
 
 __all__ = [
     "AugmentConfig",

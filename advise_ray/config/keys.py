@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from advise_ray.config.schema import Config, Section
+from advise_ray.config.schema import Config
+from advise_ray.config.section import Section
 
 
 def flatten(config: Config) -> dict[str, Any]:
