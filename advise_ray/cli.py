@@ -17,6 +17,7 @@ from advise_ray.errors import AdviseRayError, InterruptedRunError
 if TYPE_CHECKING:
     from advise_ray.config import Config
 
+FORMATS = ("ucf101", "hmdb51", "diving48", "ssv2", "kinetics", "list", "folder")
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
@@ -61,20 +62,26 @@ config_option = click.option(
     "--config", "recipe", metavar="FILE", help="A recipe (YAML), or the name of a shipped one."
 )
 set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key; repeatable.")
+timeout_option = click.option(
+    "--timeout-s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help="For one video."
+)
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(1), default=8192 * 4320, show_default=True, help="Of a picture."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 
 
 @main.command()
 @config_option
 @set_option
-@click.option("--videos", type=click.Path(path_type=Path), help="Train on this folder of videos; no labels needed.")
+@click.option("--videos", metavar="DIR_OR_URL", help="Train on this folder of videos; no labels needed.")
 @click.option("--resume", "run_dir", type=click.Path(path_type=Path), help="Go on with this run.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen; start nothing, write nothing.")
 @json_option
 def train(
     recipe: str | None,
     overrides: tuple[str, ...],
-    videos: Path | None,
+    videos: str | None,
     run_dir: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -106,7 +113,7 @@ def train(
     _print_result(result, as_json)
 
 
-def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: Path | None, dry_run: bool) -> Config:
+def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: str | None, dry_run: bool) -> Config:
     """The configuration, with a manifest made of `--videos`, or of synthesized ones where nothing else is named."""
     config = _load(recipe or "quickstart", overrides)
     if config.data.manifest is not None:
@@ -130,38 +137,76 @@ def data() -> None:
 
 
 @data.command()
-@click.option("--format", "layout", type=click.Choice(["ucf101", "list", "folder"]), required=True)
-@click.option("--videos", type=click.Path(path_type=Path), required=True, help="Folder of the videos.")
+@click.option("--format", "layout", type=click.Choice(FORMATS), required=True)
+@click.option("--videos", required=True, metavar="DIR_OR_URL", help="Folder of the videos, local or s3://, http://, ….")
 @click.option("--annotations", type=click.Path(path_type=Path), help="Folder (or file) of the data set's lists.")
-@click.option("--split", type=click.IntRange(1, 3), default=1, show_default=True, help="Official split (ucf101).")
+@click.option("--split", type=click.IntRange(1, 3), help="Official split (ucf101, hmdb51); default 1.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write (Parquet).")
+@timeout_option
+@max_pixels_option
 @json_option
-def index(layout: str, videos: Path, annotations: Path | None, split: int, out: Path, as_json: bool) -> None:
-    """Read every video once and write the manifest."""
+def index(
+    layout: str,
+    videos: str,
+    annotations: Path | None,
+    split: int | None,
+    out: Path,
+    timeout_s: float,
+    max_pixels: int,
+    as_json: bool,
+) -> None:
+    """Read every video once and write the manifest; a second time, read only what has changed."""
     from advise_ray import dataset, progress
     from advise_ray.video import annotations as lists
 
-    videos = videos.absolute()
-    if layout == "folder":
-        listing = lists.read_folder(videos)
-    elif annotations is None:
-        raise click.UsageError(f"--format {layout} needs --annotations")
-    else:
-        listing = (
-            lists.read_list(videos, annotations) if layout == "list" else lists.read_ucf101(videos, annotations, split)
-        )
+    videos = videos if "://" in videos else str(Path(videos).absolute())
+    if (annotations is None) != (layout == "folder"):
+        raise click.UsageError(f"--format {layout} needs {'no ' if layout == 'folder' else ''}--annotations")
+    if split is not None and layout not in ("ucf101", "hmdb51"):
+        raise click.UsageError(f"--split: {layout} has no numbered splits")
+    listing = lists.read(layout, videos, annotations, split or 1)
     with progress.counting("reading videos") as on_progress:
-        summary = dataset.index(listing, videos, out.absolute(), on_progress=on_progress)
-    _print(vars(summary), as_json)
+        summary = dataset.index(
+            listing, videos, out.absolute(), timeout_s=timeout_s, max_pixels=max_pixels, on_progress=on_progress
+        )
+    _print(summary, as_json)
+
+
+@data.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Rejects to write (Parquet); default: beside the manifest."
+)
+@click.option("--drop", type=click.Path(path_type=Path), metavar="FILE", help="Write a manifest without them.")
+@timeout_option
+@max_pixels_option
+@json_option
+def check(
+    manifest: Path, out: Path | None, drop: Path | None, timeout_s: float, max_pixels: int, as_json: bool
+) -> None:
+    """Decode every video of a manifest to its end; exit 1 if any of them fails, or is not what it was."""
+    from advise_ray import dataset, progress
+
+    rejects = (out or manifest.with_name(manifest.name + ".rejects.parquet")).absolute()
+    with progress.counting("reading videos") as on_progress:
+        summary = dataset.check(
+            manifest.absolute(),
+            rejects,
+            drop=drop and drop.absolute(),
+            timeout_s=timeout_s,
+            max_pixels=max_pixels,
+            on_progress=on_progress,
+        )
+    _print(summary, as_json)
+    if summary["rejected"]:
+        sys.exit(AdviseRayError.exit_code)
 
 
 @data.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--videos", "num_videos", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--format", "layout", type=click.Choice(["folder", "ucf101", "list"]), default="folder", show_default=True
-)
+@click.option("--format", "layout", type=click.Choice(FORMATS), default="folder", show_default=True)
 def synth(directory: Path, num_videos: int, seed: int, layout: Any) -> None:
     """Write small labelled motion videos: eight classes that differ in how things move, not in looks."""
     from advise_ray import progress
@@ -274,7 +319,13 @@ def _print(values: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(values))
     else:
         for name, value in values.items():
-            click.echo(f"{name.replace('_', ' ')}: {value}")
+            click.echo(f"{name.replace('_', ' ')}: {_readable(value)}")
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_readable(inner)}" for name, inner in value.items()) or "none"
+    return "none" if value is None else str(value)
 
 
 def _print_plan(summary: dict[str, Any], as_json: bool) -> None:

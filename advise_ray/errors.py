@@ -29,15 +29,19 @@ class ConfigError(UsageError):
 
 
 class VideoDecodeError(AdviseRayError):
-    """One video that cannot be read; `reason` is a short phrase for `rejects.parquet`."""
+    """One video that cannot be read; `reason` is a short phrase for `rejects.parquet`.
 
-    def __init__(self, video: str, reason: str) -> None:
+    `lasting`: the file itself is to blame, so that trying again would not help.
+    """
+
+    def __init__(self, video: str, reason: str, lasting: bool = True) -> None:
         self.video = video
         self.reason = reason
+        self.lasting = lasting
         super().__init__(f"{video}: {reason}")
 
-    def __reduce__(self) -> tuple[type[VideoDecodeError], tuple[str, str]]:
-        return type(self), (self.video, self.reason)
+    def __reduce__(self) -> tuple[type[VideoDecodeError], tuple[str, str, bool]]:
+        return type(self), (self.video, self.reason, self.lasting)
 
 
 class TrainingError(AdviseRayError):

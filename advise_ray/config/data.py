@@ -58,6 +58,10 @@ class DataConfig(Section):
     """CPUs that a decoding process reserves."""
     max_clips_in_flight: Positive = 512
     """Decoded clips that may wait for the workers: bounds the object store that a run uses."""
+    decode_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds that the clips of one video may take to decode; then the video counts as failed."""
+    max_pixels: Positive = 8192 * 4320
+    """Videos with larger pictures count as failed; they are not decoded."""
     max_failed_fraction: Fraction = 0.1
     """The run stops when more than this share of the manifest's videos cannot be decoded."""
     deterministic: bool = False

@@ -12,7 +12,6 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from advise_ray.config import Config, played_clip
 from advise_ray.errors import VideoDecodeError
 from advise_ray.training.schedule import Schedule
 from advise_ray.video import augment
-from advise_ray.video.decode import decode
+from advise_ray.video.child import DecodeProcess
 from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import Clip, keyed_rng, plan_clips, plan_val_clips
 
@@ -155,6 +154,7 @@ class DecodeClips:
     def __init__(self, config: Config, videos: Any) -> None:
         self.config = config
         self.videos: list[Video] = ray.get(videos)
+        self.decoder = DecodeProcess(config.data.decode_timeout_s)
 
     def __call__(self, row: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         train, epoch = bool(row["train"][0]), int(row["epoch"][0])
@@ -201,15 +201,18 @@ class DecodeClips:
         }
 
     def _plan(self, video: Video, train: bool, epoch: int) -> list[Clip]:
-        clip = played_clip(self.config)
+        clip, num_frames = played_clip(self.config), len(video.frames)
         if train:
-            return plan_clips(video.num_frames, clip, keyed_rng(self.config.seed, "clip", epoch, video.video_id))
-        rng = keyed_rng(self.config.seed, "val", video.video_id)  # the same clips after every epoch
-        return plan_val_clips(video.num_frames, clip, self.config.data.val_clips_per_rate, rng)
+            rng = keyed_rng(self.config.seed, "clip", epoch, video.video_id)
+            clips = plan_clips(num_frames, clip, rng)
+        else:
+            rng = keyed_rng(self.config.seed, "val", video.video_id)  # the same clips after every epoch
+            clips = plan_val_clips(num_frames, clip, self.config.data.val_clips_per_rate, rng)
+        return [Clip(planned.frame_indices + video.frames.start, planned.rate_index) for planned in clips]
 
     def _decode(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return decode(
-            Path(video.path),
+        return self.decoder.decode(
+            video.path,
             frame_indices,
             height_px=self.config.augment.resize_height_px,
             width_px=self.config.augment.resize_width_px,

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from advise_ray.config import Config, played_clip, videos_per_step
-from advise_ray.video.manifest import split_videos
+from advise_ray.video.manifest import frames_per_video, split_videos
 from advise_ray.video.sampling import keyed_rng, longest_span_frames
 
 
@@ -129,7 +129,7 @@ def build_schedule(config: Config, manifest: pa.Table) -> Schedule:
     """
     splits = split_videos(manifest, config.data)
     clip = played_clip(config)
-    num_frames = np.asarray(manifest.column("num_frames"))[splits.val]
+    num_frames = frames_per_video(manifest)[splits.val]
     long_enough = num_frames >= (longest_span_frames(clip) if config.task == "prp" else 1)
     assert config.train.global_batch_size == videos_per_step(config) * config.data.clip.clips_per_video
     return Schedule(

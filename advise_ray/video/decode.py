@@ -30,6 +30,8 @@ from advise_ray.video.readers import (
 
 Decoder = Literal["decord", "pyav"]
 
+MAX_PIXELS = 8192 * 4320
+"""Of a picture: the largest that H.264's levels allow."""
 PROBE_SIZE_PX = (96, 160)
 """Height and width at which the two decoders are compared."""
 
@@ -88,16 +90,24 @@ def decode(
         return frames[places]
 
 
-def probe(source: Source, name: str = "") -> VideoInfo:
+def probe(source: Source, name: str = "", max_pixels: int = MAX_PIXELS) -> VideoInfo:
     """Read a file to its end, and find out which decoder reads it truly.
 
+    Args:
+        max_pixels: a larger picture is refused before any of it is decoded.
+
     Raises:
-        VideoDecodeError: there is no video in it, or not all of it is there or decodes.
+        VideoDecodeError: there is no video in it, or not all of it is there or decodes, or it is too large.
     """
     with decode_errors(_name(source, name)):
         size_bytes = _size_bytes(source)
         with open_pyav(source) as container:
             stream = video_stream(container)
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if width * height > max_pixels:
+                raise VideoDecodeError(
+                    "", f"{width}×{height} is more than the {max_pixels} pixels that are allowed", False
+                )
             seen = _read_through(container, stream)
             _refuse_parts(seen, stream.frames, _breaks_off(source, size_bytes))
             fps = float(stream.average_rate or stream.guessed_rate or Fraction(25))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
+from advise_ray.video.storage import is_url
 
 SCHEMA = pa.schema(
     [
@@ -22,6 +24,8 @@ SCHEMA = pa.schema(
         ("label", pa.int64()),
         ("class_name", pa.string()),
         ("split", pa.string()),
+        ("start_frame", pa.int64()),
+        ("end_frame", pa.int64()),
         ("num_frames", pa.int64()),
         ("fps", pa.float64()),
         ("width", pa.int64()),
@@ -29,15 +33,29 @@ SCHEMA = pa.schema(
         ("duration_s", pa.float64()),
         ("codec", pa.string()),
         ("bytes", pa.int64()),
+        ("modified_ns", pa.int64()),
         ("decoder", pa.string()),
         ("stream_index", pa.int64()),
         ("rotation_deg", pa.int64()),
     ]
 )
-"""`label`, `class_name` and `split` may be null; `decoder` is the one that reads the file truly (decord or pyav)."""
+"""`decoder` is the one that reads the file truly (decord or pyav). Only the frames from `start_frame` to before
+`end_frame` belong to the label. `modified_ns` is when the file was last written, since 1970."""
 
-REJECTS_SCHEMA = pa.schema([("video_id", pa.string()), ("path", pa.string()), ("reason", pa.string())])
-"""`rejects.parquet`: the videos that cannot be read, and why."""
+MAY_BE_NULL = ("label", "class_name", "split", "start_frame", "end_frame", "modified_ns")
+"""Columns that need no value; a manifest may lack them altogether."""
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("path", pa.string()),
+        ("reason", pa.string()),
+        ("bytes", pa.int64()),
+        ("modified_ns", pa.int64()),
+    ]
+)
+"""`rejects.parquet`: the videos that cannot be read, and why. Size and time tell whether a file has changed since; they
+are null where it may be read the next time (it took too long, a server did not answer)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,14 @@ class Video:
     decoder: str
     stream_index: int
     rotation_deg: int
+    start_frame: int | None = None
+    end_frame: int | None = None
+
+    @property
+    def frames(self) -> range:
+        """The frames that clips are drawn from; of those that the list names the ones that are there."""
+        end = self.num_frames if self.end_frame is None else min(self.end_frame, self.num_frames)
+        return range(self.start_frame or 0, end)
 
 
 @dataclass(frozen=True)
@@ -66,9 +92,9 @@ def write_manifest(rows: list[dict[str, object]], path: Path) -> None:
     _write(pa.Table.from_pylist(rows, schema=SCHEMA), path)
 
 
-def write_rejects(rows: list[dict[str, str]], path: Path) -> None:
+def write_rejects(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """Write rows with the columns of `REJECTS_SCHEMA`, whole or not at all."""
-    _write(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), path)
+    _write(pa.Table.from_pylist(list(rows), schema=REJECTS_SCHEMA), path)
 
 
 def read_rejects(path: Path) -> dict[str, str]:
@@ -99,6 +125,9 @@ def read_manifest(path: Path) -> pa.Table:
         raise UsageError(
             f"data.manifest: {path} is not a Parquet file ({str(error).splitlines()[0]}); {make}"
         ) from None
+    for name in MAY_BE_NULL:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise UsageError(f"data.manifest: {path} lacks the columns {', '.join(missing)}; {make}")
@@ -109,17 +138,27 @@ def read_manifest(path: Path) -> pa.Table:
         table = table.cast(SCHEMA)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UsageError(f"data.manifest: {path} has a column of the wrong type: {error}; {make}") from None
-    gaps = [name for name in Video.__dataclass_fields__ if name != "label" and table.column(name).null_count]
+    gaps = [name for name in Video.__dataclass_fields__ if name not in MAY_BE_NULL and table.column(name).null_count]
     if gaps:
         raise UsageError(f"data.manifest: {path} has rows without {', '.join(gaps)}; {make}")
-    if pc.min(table.column("num_frames")).as_py() < 1:
-        raise UsageError(f"data.manifest: {path} has videos without frames (num_frames); {make}")
+    if frames_per_video(table).min() < 1:
+        raise UsageError(
+            f"data.manifest: {path} has videos without frames (num_frames, start_frame, end_frame); {make}"
+        )
     return table
 
 
+def frames_per_video(manifest: pa.Table) -> NDArray[np.int64]:
+    """Frames that clips can be drawn from, int64[n]; see `Video.frames`."""
+    num_frames = manifest.column("num_frames")
+    start = pc.fill_null(manifest.column("start_frame"), 0)
+    end = pc.min_element_wise(pc.coalesce(manifest.column("end_frame"), num_frames), num_frames)
+    return np.asarray(pc.subtract(end, start))
+
+
 def check_videos_exist(manifest: pa.Table, rows: NDArray[np.int64]) -> None:
-    """Raise UsageError if none of the rows' files is there; single ones are found missing when they are decoded."""
-    paths = manifest.column("path").take(pa.array(rows)).to_pylist()
+    """Raise UsageError if none of the rows' local files is there; single ones are found missing when decoded."""
+    paths = [path for path in manifest.column("path").take(pa.array(rows)).to_pylist() if not is_url(path)]
     if paths and not any(Path(path).is_file() for path in paths):
         raise UsageError(
             f"data.manifest: none of its {len(paths)} videos is there (the first: {paths[0]}); "

@@ -76,6 +76,8 @@ class DecordVideo:
 
     def read(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Frames at these positions, in this order: uint8[T, height_px, width_px, 3]."""
+        if wanted.max() >= len(self):
+            raise VideoDecodeError("", f"ends before frame {wanted.max()}")
         frames: NDArray[np.uint8] = self._reader.get_batch(wanted).asnumpy()
         return frames
 
@@ -178,7 +180,7 @@ def decode_errors(name: str) -> Iterator[None]:
     try:
         yield
     except VideoDecodeError as error:
-        raise VideoDecodeError(name, error.reason) from None
+        raise VideoDecodeError(name, error.reason, error.lasting) from None
     except FileNotFoundError:
         raise VideoDecodeError(name, "no such file") from None
     except Exception as error:

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from advise_ray.video.layouts import LAYOUTS, Placed
 from advise_ray.video.sampling import keyed_rng
-
-Layout = Literal["folder", "ucf101", "list"]
 
 WIDTH_PX, HEIGHT_PX, FPS, DURATION_S = 320, 240, 30, 4
 NUM_FRAMES = FPS * DURATION_S
@@ -51,47 +49,30 @@ def synthesize(
     out_dir: Path,
     num_videos: int,
     seed: int,
-    layout: Layout = "folder",
+    layout: str = "folder",
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write `num_videos` H.264 files (320×240, 30 fps, 4 s), the classes in turn, and the lists of the layout.
 
-    A video depends on (seed, its number) alone. Three videos of ten of a class are for testing. Layouts: `folder`:
-    `<class>/<video>.mp4`; `ucf101`: `videos/<class>/v_<class>_gNN_c01.mp4` and `ucfTrainTestlist/`; `list`:
-    `videos/<video>.mp4`, `train.txt` and `test.txt`.
+    A video depends on (seed, its number) alone. Three videos of ten of a class are for testing.
+
+    Args:
+        layout: one of `LAYOUTS`, which says where videos and lists go.
     """
-    names = list(MOTIONS)
-    train: list[tuple[str, int]] = []
-    test: list[tuple[str, int]] = []
+    names, to = list(MOTIONS), LAYOUTS[layout]
+    placed = []
     for number in range(num_videos):
         label, group = number % len(names), number // len(names)
-        name = names[label]
-        path = {
-            "folder": f"{name}/{number:05d}.mp4",
-            "ucf101": f"{name}/v_{name}_g{group + 1:02d}_c01.mp4",
-            "list": f"{number:05d}.mp4",
-        }[layout]
-        (test if group % 10 in TEST_GROUPS else train).append((path, label))
-        _write_video(out_dir / ("" if layout == "folder" else "videos") / path, MOTIONS[name], keyed_rng(seed, number))
+        split = "test" if group % 10 in TEST_GROUPS else "train"
+        placed.append(Placed(to.path(names[label], group, number), label, names[label], split))
+        path = out_dir / to.videos / placed[-1].path
+        _write_video(path, MOTIONS[names[label]], keyed_rng(seed, number))
         on_progress(number + 1, num_videos)
-    if layout == "ucf101":
-        lists = {
-            "classInd.txt": [f"{label} {name}" for label, name in enumerate(names, 1)],
-            "trainlist01.txt": [f"{path} {label + 1}" for path, label in train],
-            "testlist01.txt": [path for path, _ in test],
-        }
-        _write_lists(out_dir / "ucfTrainTestlist", lists, "\r\n")
-    elif layout == "list":
-        lists = {f"{split}.txt": [f"{path} {label}" for path, label in rows]
-                 for split, rows in (("train", train), ("test", test))}  # fmt: skip
-        _write_lists(out_dir, lists, "\n")
-
-
-def _write_lists(folder: Path, lists: dict[str, list[str]], line_end: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, lines in lists.items():
-        (folder / name).write_text("".join(line + line_end for line in lines), newline="")
+    for name, text in to.texts(placed, names).items():
+        path = out_dir / to.lists / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, newline="")
 
 
 def _write_video(path: Path, motion: Path2D, rng: np.random.Generator) -> None:

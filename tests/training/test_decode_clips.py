@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from advise_ray.config import Config, flatten, load
 from advise_ray.training.pipeline import GREY, DecodeClips
 from advise_ray.video import augment
+from advise_ray.video.child import DecodeProcess
 from advise_ray.video.manifest import Video
 
 NUM_FRAMES = 30
@@ -59,6 +61,7 @@ def actor(config: Config, tmp_path_factory: pytest.TempPathFactory) -> DecodeCli
     paths[5].write_bytes(paths[0].read_bytes()[:900])
     actor = object.__new__(DecodeClips)  # its constructor asks Ray for the videos
     actor.config = config
+    actor.decoder = DecodeProcess(deadline_s=60)
     actor.videos = [
         Video(path.stem, str(path), 7, NUM_FRAMES, "pyav" if path.stem == "3" else "decord", 0, 0) for path in paths
     ]
@@ -140,6 +143,16 @@ def test_validation_is_the_same_after_every_epoch(actor: DecodeClips, config: Co
     np.testing.assert_array_equal(first["draws"][0], np.tile(augment.centre_crop(config.augment), (4, 1)))
     assert first["targets"].tolist() == [[0, 1, 2, 0]]  # every rate of every video
     assert levels(first["frames"][0], FRAME_STEP) == first["frame_indices"][0].tolist()
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_frames_that_belong_to_no_label_are_never_shown(actor: DecodeClips, train: bool) -> None:
+    actor = copy.copy(actor)
+    actor.videos = [dataclasses.replace(video, start_frame=10, end_frame=22) for video in actor.videos]
+    block = actor(row([0, 0, 1, 1], [0, 1, 0, 1], train=train))
+    indices = block["frame_indices"][0]
+    assert (indices.min() >= 10, indices.max() < 22) == (True, True)
+    assert levels(block["frames"][0], FRAME_STEP) == indices.tolist()
 
 
 @pytest.mark.parametrize("train", [True, False])

@@ -1,14 +1,25 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from advise_ray.errors import UsageError
-from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_list, read_ucf101
-
-"""The published lists, beside the repository."""
+from advise_ray.video.annotations import (
+    ListedVideo,
+    Listing,
+    read_diving48,
+    read_folder,
+    read_hmdb51,
+    read_kinetics,
+    read_list,
+    read_ssv2,
+    read_ucf101,
+)
+from advise_ray.video.layouts import LAYOUTS
+from advise_ray.video.synth import synthesize
 
 Lists = dict[str, str | bytes]
 
@@ -173,7 +184,7 @@ def test_the_name_of_a_list_tells_the_split(videos):
 
 def test_a_listed_video_without_a_file_is_missing_and_the_rest_goes_on(videos):
     listing = listed(videos, "jump/a.avi 0\njump/gone.avi 0\n")
-    assert listing.missing == ["jump/gone.avi"]
+    assert [video.path for video in listing.missing] == ["jump/gone.avi"]
     assert [video.path for video in listing.found] == ["jump/a.avi"]
 
 
@@ -231,7 +242,7 @@ def test_a_folder_for_each_split_and_in_it_for_each_class(tmp_path):
 
 def test_a_folder_without_videos_is_an_error(tmp_path):
     place(tmp_path, "notes.txt")
-    assert message(read_folder, tmp_path).startswith(f"{tmp_path}: no video files found (looked for .3gp, .avi, ")
+    assert message(read_folder, tmp_path).startswith(f"--videos: {tmp_path}: no video files (looked for .3gp, .avi, ")
     assert message(read_folder, tmp_path / "none") == f"--videos: {tmp_path}/none is not a folder"
 
 
@@ -254,3 +265,165 @@ def test_a_link_that_leads_back_up_is_not_followed_for_ever(tmp_path: Path) -> N
         ("test/b.mp4", "test"),
         ("train/a.mp4", "train"),
     ]
+
+
+# The other benchmarks
+
+
+def test_hmdb51_lists_say_what_is_trained_and_tested_on(tmp_path: Path) -> None:
+    videos = place(tmp_path / "videos", "brush_hair/a_b.avi", "brush_hair/c#1.mp4", "wave/d.avi", "e.avi")
+    lists = write(
+        tmp_path / "lists",
+        {
+            "brush_hair_test_split2.txt": "a_b.avi 1 \r\nc#1.avi 2 \r\ngone.avi 2 \nunused.avi 0 \nodd.avi 7 \n",
+            "wave_test_split2.txt": "d.avi 1\ne.avi 2\n",
+            "wave_test_split1.txt": "d.avi 2\n",
+        },
+    )
+    listing = read_hmdb51(videos, lists, 2)
+    assert listing.classes == ["brush_hair", "wave"]
+    assert listing.found == [
+        ListedVideo("brush_hair/a_b.avi", "brush_hair", "train"),
+        ListedVideo("brush_hair/c#1.mp4", "brush_hair", "test"),
+        ListedVideo("wave/d.avi", "wave", "train"),
+        ListedVideo("e.avi", "wave", "test"),  # wherever it lies
+    ]
+    assert listing.missing == [ListedVideo("brush_hair/gone.avi", "brush_hair", "test")]
+    (where,) = listing.problems
+    assert where == f"{lists}/brush_hair_test_split2.txt:5"
+    assert message(read_hmdb51, videos, lists, 3) == f"--annotations: no <class>_test_split3.txt in {lists}"
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_the_published_hmdb51_lists_are_read_whole(shared_data: Path, tmp_path: Path, split: int) -> None:
+    """They name 70 clips of each class to train on and 30 to test on; some of those were not to be had."""
+    lists = shared_data / "annotations" / "hmdb51" / "testTrainMulti_7030_splits"
+    rows = [
+        (path.name.rpartition("_test_split")[0], *line.split())
+        for path in lists.glob(f"*_test_split{split}.txt")
+        for line in path.read_text().splitlines()
+    ]
+    place(tmp_path, *(f"{class_name}/{name}" for class_name, name, _ in rows))
+    listing = read_hmdb51(tmp_path, lists, split)
+    assert (len(listing.classes), listing.missing, listing.problems) == (51, [], {})
+    uses = Counter(use for *_, use in rows)
+    assert Counter(video.split for video in listing.found) == {"train": uses["1"], "test": uses["2"]}
+    assert 3200 < uses["1"] <= 51 * 70
+    assert 1400 < uses["2"] <= 51 * 30
+
+
+DIVES = [
+    {"vid_name": "-mmq0PT-u8k_00155", "label": 0, "start_frame": 0, "end_frame": 48},
+    {"vid_name": "b", "label": 1, "start_frame": 12, "end_frame": 40},
+    {"vid_name": "c", "label": 2, "start_frame": 0, "end_frame": 9},
+    {"vid_name": "d", "label": 1, "start_frame": 9, "end_frame": 9},
+    {"vid_name": "e"},
+    "f",
+]
+
+
+def test_diving48_keeps_where_a_dive_begins_and_ends(tmp_path: Path) -> None:
+    videos = place(tmp_path / "videos", "rgb/-mmq0PT-u8k_00155.mp4", "rgb/b.webm")
+    vocabulary = [["Back", "15som", "05Twis", "FREE"], ["Forward", "15som", "NoTwis", "PIKE"]]
+    lists: Lists = {
+        "Diving48_vocab.json": json.dumps(vocabulary),
+        "Diving48_V2_train.json": json.dumps(DIVES),
+        "Diving48_V2_test.json": "[]",
+    }
+    folder = write(tmp_path / "lists", lists)
+    listing = read_diving48(videos, folder)
+    assert listing.classes == ["Back+15som+05Twis+FREE", "Forward+15som+NoTwis+PIKE"]
+    assert listing.found == [
+        ListedVideo("rgb/-mmq0PT-u8k_00155.mp4", "Back+15som+05Twis+FREE", "train", 0, 48),
+        ListedVideo("rgb/b.webm", "Forward+15som+NoTwis+PIKE", "train", 12, 40),
+    ]
+    train = folder / "Diving48_V2_train.json"
+    assert list(listing.problems) == [f"{train}:entry {number}" for number in (3, 4, 5, 6)]
+    assert "label 2 is not in Diving48_vocab.json" in listing.problems[f"{train}:entry 3"]
+    train.write_text("{not json")
+    assert message(read_diving48, videos, folder).startswith(f"--annotations: {train}:1 is not JSON: ")
+    train.write_text("{}")
+    assert message(read_diving48, videos, folder) == (
+        f"--annotations: {train} holds no JSON list for the train list (V2)"
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "something-something-v2-"])
+def test_ssv2_templates_name_classes_without_their_brackets(tmp_path: Path, prefix: str) -> None:
+    videos = place(tmp_path / "videos", "78687.webm", "1.webm", "2.mp4", "1420.webm", "1421.webm")
+    labels = {"Holding something next to something": "1", "Throwing something": "0"}
+    holding = {"id": "78687", "label": "holding a next to b", "template": "Holding [something] next to [something]"}
+    unknown = {"id": "1", "template": "Eating [something]"}
+    lists = write(
+        tmp_path / "lists",
+        {
+            f"{prefix}labels.json": json.dumps(labels),
+            f"{prefix}train.json": json.dumps([holding, unknown, {"label": "no id"}]),
+            f"{prefix}validation.json": json.dumps([{"id": "2", "template": "Throwing [something]"}]),
+            f"{prefix}test.json": json.dumps([{"id": "1420"}, {"id": "1421"}]),
+            "test-answers.csv": "1420;Throwing something\r\n",
+        },
+    )
+    listing = read_ssv2(videos, lists)
+    assert listing.classes == ["Throwing something", "Holding something next to something"]
+    assert listing.found == [
+        ListedVideo("78687.webm", "Holding something next to something", "train"),
+        ListedVideo("2.mp4", "Throwing something", "val"),
+        ListedVideo("1420.webm", "Throwing something", "test"),
+        ListedVideo("1421.webm", None, "test"),
+    ]
+    train = lists / f"{prefix}train.json"
+    assert listing.problems[f"{train}:entry 2"] == "1: 'Eating something' is not in the labels"
+    assert listing.problems[f"{train}:entry 3"].endswith("has no id")
+
+
+def test_kinetics_files_are_found_in_any_folder_by_their_seconds(tmp_path: Path) -> None:
+    names = [
+        "train/air drumming/--abc_x_-12_000041_000051.mp4",
+        "0wR5jVB-WPk_000417_000427.mkv",
+        "a/t_000000_000010.mp4",
+    ]
+    videos = place(tmp_path / "videos", *names, "x/twice_000001_000011.mp4", "y/twice_000001_000011.mp4")
+    head = "label,youtube_id,time_start,time_end,split\r\n"
+    rows = "air drumming,--abc_x_-12,41,51,train\r\nabseiling,gone,1,11,train\r\nabseiling,twice,1,11,train\r\n"
+    lists = write(
+        tmp_path / "lists",
+        {
+            "train.csv": f"{head}{rows}broken\r\n",
+            "validate.csv": f'{head}"abseiling",0wR5jVB-WPk,417,427,validate\r\n',
+            "test.csv": "youtube_id,time_start,time_end,split\nt,0,10,test\n",
+        },
+    )
+    listing = read_kinetics(videos, lists)
+    assert listing.classes == ["abseiling", "air drumming"]
+    assert listing.found == [
+        ListedVideo(names[0], "air drumming", "train"),
+        ListedVideo(names[1], "abseiling", "val"),
+        ListedVideo(names[2], None, "test"),
+    ]
+    assert [video.path for video in listing.missing] == ["gone_000001_000011.mp4"]
+    assert "is in several folders: x/twice_000001_000011.mp4, y/twice" in listing.problems[f"{lists}/train.csv:4"]
+    assert listing.problems[f"{lists}/train.csv:5"] == "not a youtube_id with time_start and time_end"
+    assert message(read_kinetics, videos, videos) == f"--annotations: no train.csv, val.csv or test.csv in {videos}"
+
+
+READERS = {
+    "ucf101": lambda videos, lists: read_ucf101(videos, lists, 1),
+    "hmdb51": lambda videos, lists: read_hmdb51(videos, lists, 1),
+    "diving48": read_diving48,
+    "ssv2": read_ssv2,
+    "kinetics": read_kinetics,
+    "list": read_list,
+    "folder": lambda videos, _: read_folder(videos),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_synthesized_set_is_read_in_its_format(tmp_path: Path, layout: str) -> None:
+    synthesize(tmp_path, 24, seed=0, layout=layout)
+    listing = READERS[layout](tmp_path / LAYOUTS[layout].videos, tmp_path / LAYOUTS[layout].lists)
+    assert (len(listing.found), len(listing.classes), listing.missing, listing.problems) == (24, 8, [], {})
+    counts = Counter((video.class_name, video.split) for video in listing.found)
+    held_out = {"ssv2": "val", "kinetics": "val"}.get(layout, "test")
+    splits = {None: 3} if layout == "folder" else {"train": 2, held_out: 1}
+    assert counts == {(name, split): number for name in listing.classes for split, number in splits.items()}

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
 from advise_ray.video.manifest import (
+    MAY_BE_NULL,
     SCHEMA,
     Video,
     check_videos_exist,
+    frames_per_video,
     read_manifest,
     read_rejects,
     split_videos,
@@ -33,6 +35,8 @@ def row(video_id: str = "a.mp4", **values: object) -> dict[str, object]:
         "label": None,
         "class_name": None,
         "split": None,
+        "start_frame": None,
+        "end_frame": None,
         "num_frames": 120,
         "fps": 30.0,
         "width": 320,
@@ -40,6 +44,7 @@ def row(video_id: str = "a.mp4", **values: object) -> dict[str, object]:
         "duration_s": 4.0,
         "codec": "h264",
         "bytes": 1000,
+        "modified_ns": None,
         "decoder": "decord",
         "stream_index": 0,
         "rotation_deg": 90,
@@ -107,7 +112,7 @@ def test_a_manifest_that_cannot_be_trained_on_is_refused(tmp_path):
         ({"path": ["a", "b"]}, "has a column of the wrong type: "),
         ({"video_id": None}, "has rows without video_id"),
         ({"num_frames": None, "decoder": None}, "has rows without num_frames, decoder"),
-        ({"num_frames": 0}, "has videos without frames (num_frames)"),
+        ({"num_frames": 0}, "has videos without frames (num_frames, start_frame, end_frame)"),
     ],
 )
 def test_values_that_decoding_could_not_use_are_refused(tmp_path, values, problem):
@@ -199,3 +204,21 @@ def test_rejects_are_read_with_their_reasons(tmp_path):
     assert read_rejects(path) == {}
     write_rejects([{"video_id": "a", "path": "/videos/a", "reason": "no such file"}], path)
     assert read_rejects(path) == {"a": "no such file"}
+
+
+def test_clips_come_from_the_frames_that_the_list_names(tmp_path: Path) -> None:
+    rows = [row("a"), row("b", start_frame=20, end_frame=50), row("c", start_frame=100, end_frame=400)]
+    write_manifest(rows, tmp_path / "manifest.parquet")
+    manifest = read_manifest(tmp_path / "manifest.parquet")
+    assert [video.frames for video in videos(manifest)] == [range(120), range(20, 50), range(100, 120)]
+    assert frames_per_video(manifest).tolist() == [120, 30, 20]
+    write_manifest([row("d", start_frame=120, end_frame=400)], tmp_path / "manifest.parquet")
+    assert "has videos without frames" in refusal(tmp_path / "manifest.parquet")
+
+
+def test_labels_and_splits_may_be_left_out(tmp_path: Path) -> None:
+    kept = {name: [value] for name, value in row().items() if name not in MAY_BE_NULL}
+    pq.write_table(pa.table(kept), tmp_path / "manifest.parquet")
+    manifest = read_manifest(tmp_path / "manifest.parquet")
+    assert manifest.schema.equals(SCHEMA)
+    assert split_videos(manifest, DataConfig(val_fraction=0)).train.tolist() == [0]

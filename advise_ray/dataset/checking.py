@@ -1,0 +1,61 @@
+"""`check`: decode every video of a manifest to its end again, and say which no longer are what the manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from advise_ray.dataset.probing import TIMEOUT_S, probe_all
+from advise_ray.video.decode import MAX_PIXELS
+from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
+
+FACTS = ("num_frames", "width", "height", "decoder", "stream_index", "rotation_deg")
+"""What training relies on."""
+
+
+def check(
+    manifest: Path,
+    rejects: Path,
+    *,
+    drop: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+    max_pixels: int = MAX_PIXELS,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Decode every video on Ray Data and write those that fail, or that have changed, with their reasons.
+
+    Args:
+        rejects: where they go (Parquet); written even if there are none.
+        drop: a manifest without them, to be written here.
+
+    Returns:
+        Counts: `videos`, `rejected`, the paths, and up to five of the reasons.
+    """
+    table = read_manifest(manifest)
+    rows = {row["video_id"]: row for row in table.to_pylist()}
+    bad = []
+    for done, probed in enumerate(probe_all(list(rows.values()), timeout_s, max_pixels), 1):
+        on_progress(done, len(rows))
+        row = rows[probed["video_id"]]
+        reason = probed["reason"] or _what_changed(row, probed)
+        if reason:
+            bad.append({**probed, "reason": reason})
+    bad.sort(key=lambda row: str(row["video_id"]))
+    write_rejects(bad, rejects)
+    if drop is not None:
+        bad_ids = {row["video_id"] for row in bad}
+        kept = [row for row in rows.values() if row["video_id"] not in bad_ids]
+        write_manifest(kept, drop)
+    return {
+        "videos": len(rows),
+        "rejected": len(bad),
+        "rejects": str(rejects),
+        "manifest": str(drop) if drop is not None else None,
+        "first_reasons": {str(row["video_id"]): row["reason"] for row in bad[:5]},
+    }
+
+
+def _what_changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    changed = [f"{name} {before[name]} → {now[name]}" for name in FACTS if before[name] != now[name]]
+    return f"changed since it was indexed: {', '.join(changed)}" if changed else None

@@ -1,0 +1,197 @@
+"""`index`: from a data set's lists and files to a manifest. Only what has changed since the last time is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from advise_ray.dataset.probing import PROBED, TIMEOUT_S, Row, probe_all
+from advise_ray.dataset.summary import describe
+from advise_ray.errors import UsageError
+from advise_ray.video import storage
+from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101
+from advise_ray.video.decode import MAX_PIXELS
+from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
+from advise_ray.video.synth import synthesize
+
+SYNTHESIZED_VIDEOS = 96
+OnProgress = Callable[[int, int], None]
+log = logging.getLogger("advise_ray")
+
+
+def _ignore(_done: int, _total: int) -> None:
+    pass
+
+
+def index(
+    listing: Listing,
+    root: str | Path,
+    out: Path,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    max_pixels: int = MAX_PIXELS,
+    on_progress: OnProgress = _ignore,
+) -> dict[str, Any]:
+    """Probe the listed videos under `root` on all CPUs and write the manifest.
+
+    Videos that cannot be read go, with their reasons, to `<out>.rejects.parquet`; those without a file too, and lines
+    of the list that make no sense. A file of the same size and time as in the manifest that is there is not read
+    again; nor, after an interruption, one that had been read.
+
+    Args:
+        on_progress: called with (videos probed, videos to probe).
+
+    Returns:
+        Counts and what the videos are like, see `summary.describe`.
+
+    Raises:
+        UsageError: no video can be read.
+    """
+    files = [_file(str(root), listing.stored[video.path]) for video in listing.found]
+    rejects_path = out.with_name(out.name + ".rejects.parquet")
+    with _Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
+        known = {**_known(out), **_known(rejects_path), **journal.rows}
+        probed = {file["video_id"]: known[_key(file)] for file in files if _key(file) in known}
+        wanted = [row for row in files if row["video_id"] not in probed]
+        for done, row in enumerate(probe_all(wanted, timeout_s, max_pixels), 1):
+            journal.write(row)
+            probed[row["video_id"]] = row
+            on_progress(done, len(wanted))
+        rows, rejects = _sort_out(listing, probed)
+        if not rows:
+            first = rejects[0]
+            raise UsageError(f"{root}: none of the {len(files)} videos can be read; the first: {first['reason']}")
+        write_manifest(rows, out)
+        missing = [
+            {"video_id": video.path, "path": storage.join(str(root), video.path), "reason": "listed, but no such file"}
+            for video in listing.missing
+        ]
+        unread = [{"video_id": where, "path": where, "reason": what} for where, what in listing.problems.items()]
+        rejects_path.unlink(missing_ok=True)
+        if missing or unread or rejects:
+            write_rejects([*missing, *unread, *rejects], rejects_path)
+    return {
+        "manifest": str(out),
+        "videos": len(rows),
+        "probed": len(wanted),
+        "rejected": len(rejects),
+        "missing": len(missing),
+        "unreadable_lines": len(unread),
+        "rejects": str(rejects_path) if rejects_path.exists() else None,
+        "classes": len(listing.classes),
+        "splits": _splits(listing, {str(row["video_id"]) for row in rows}),
+        **describe(read_manifest(out)),
+    }
+
+
+def _file(root: str, file: storage.StoredFile) -> Row:
+    known = {"bytes": file.bytes, "modified_ns": file.modified_ns}
+    return {"video_id": file.path, "path": storage.join(root, file.path), **known}
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return row["path"], row["bytes"], row["modified_ns"]
+
+
+def _known(path: Path) -> dict[tuple[Any, ...], Row]:
+    """Rows of an earlier manifest or its rejects, by path, size and time; without a time a file is read again."""
+    if not path.exists():
+        return {}
+    table = pq.read_table(path)
+    if not {"path", "bytes", "modified_ns"} <= set(table.column_names):
+        return {}
+    columns = [name for name in PROBED.names if name in table.column_names]
+    rows = table.select(columns).to_pylist()
+    return {_key(row): {"reason": None, **row} for row in rows if row["modified_ns"] is not None}
+
+
+def _sort_out(listing: Listing, probed: dict[str, Row]) -> tuple[list[Row], list[Row]]:
+    """Rows of the manifest in the order of their ids, and of its rejects."""
+    labels = {name: label for label, name in enumerate(listing.classes)}
+    rows, rejects = [], []
+    for video in sorted(listing.found, key=lambda video: video.path):
+        row = probed[video.path]
+        reason = row["reason"] or _out_of_range(video, row["num_frames"])
+        if reason:
+            again = {} if row.get("lasting", True) else {"bytes": None, "modified_ns": None}
+            rejects.append({**row, "reason": reason, **again})
+            continue
+        label = labels.get(video.class_name) if video.class_name is not None else None
+        rows.append({**row, **vars(video), "path": row["path"], "label": label})
+    return rows, rejects
+
+
+def _out_of_range(video: ListedVideo, num_frames: int) -> str | None:
+    if video.start_frame is not None and video.start_frame >= num_frames:
+        return f"listed from frame {video.start_frame} on, but it has {num_frames} frames"
+    return None
+
+
+def _splits(listing: Listing, readable: set[str]) -> dict[str, dict[str, int]]:
+    """Listed, readable and missing videos of each split."""
+    counts: dict[str, dict[str, int]] = {}
+    for video in (*listing.found, *listing.missing):
+        count = counts.setdefault(video.split or "none", {"listed": 0, "readable": 0, "missing": 0})
+        count["listed"] += 1
+        count["readable"] += video.path in readable
+    for video in listing.missing:
+        counts[video.split or "none"]["missing"] += 1
+    return counts
+
+
+class _Journal:
+    """What has been probed, a line each, so that an interrupted index goes on where it was; gone when it is done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = {_key(row): row for row in _whole_lines(path)}
+
+    def __enter__(self) -> _Journal:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self.path.open("a")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.file.close()
+        if kind is None or issubclass(kind, UsageError) or not self.path.stat().st_size:
+            self.path.unlink()
+
+    def write(self, row: Row) -> None:
+        if row.get("lasting") is not False:
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
+
+
+def _whole_lines(path: Path) -> Iterator[Row]:
+    if path.exists():
+        whole, _, _ = path.read_text().rpartition("\n")
+        path.write_text(whole + "\n" if whole else "")  # what follows must not be joined to half a line
+        yield from map(json.loads, whole.splitlines())
+
+
+def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress = _ignore) -> Path:
+    """The manifest of a folder of videos, or of a small synthesized data set, made under `storage_path`.
+
+    A folder is listed anew each time, and what has changed in it is read; the synthesized set is made once.
+    """
+    if videos is not None:
+        root = videos if storage.is_url(videos) else str(Path(videos).absolute())
+        name = f"{Path(root).name}-{zlib.crc32(root.encode()):08x}.parquet"
+        out = storage_path / "manifests" / name
+        summary = index(read_folder(root), root, out, on_progress=on_progress)
+        if summary["rejected"]:
+            log.warning("%d videos cannot be read and are left out; why: %s", summary["rejected"], summary["rejects"])
+        return out
+    root_path = storage_path / "synthesized"
+    out = root_path / "manifest.parquet"
+    if not out.exists():
+        synthesize(root_path, SYNTHESIZED_VIDEOS, 0, "ucf101", on_progress=on_progress)
+        listing = read_ucf101(root_path / "videos", root_path / "ucfTrainTestlist", 1)
+        index(listing, root_path / "videos", out, on_progress=on_progress)
+    return out

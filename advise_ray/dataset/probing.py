@@ -1,0 +1,62 @@
+"""Probing on Ray Data: every file read to its end in a process of its own, on all CPUs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from advise_ray import runtime
+from advise_ray.errors import VideoDecodeError
+from advise_ray.video.child import DecodeProcess
+from advise_ray.video.manifest import SCHEMA
+
+FILES_PER_BLOCK = 8
+"""Small, so that the progress bar moves and the last block does not keep one CPU busy for long."""
+TIMEOUT_S = 600.0
+"""Seconds that reading one file to its end may take."""
+
+_LISTED = ("label", "class_name", "split", "start_frame", "end_frame")
+PROBED = pa.schema(
+    [field for field in SCHEMA if field.name not in _LISTED] + [("reason", pa.string()), ("lasting", pa.bool_())]
+)
+"""What is known of a file; `reason` where it cannot be read, and whether trying again would not help."""
+
+Row = dict[str, Any]
+
+
+def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, max_pixels: int) -> Iterator[Row]:
+    """Probe files (`video_id`, `path`, `bytes`, `modified_ns`); rows of `PROBED`, in any order, as they are done."""
+    if not files:
+        return
+    runtime.connect()
+    table = pa.Table.from_pylist(list(files), schema=PROBED)
+    blocks = [table.slice(start, FILES_PER_BLOCK) for start in range(0, len(table), FILES_PER_BLOCK)]
+    probed = ray.data.from_arrow(blocks).map_batches(
+        _probe_block,
+        fn_kwargs={"timeout_s": timeout_s, "max_pixels": max_pixels},
+        batch_size=None,
+        batch_format="pyarrow",
+    )
+    for block in probed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from block.to_pylist()
+
+
+@functools.lru_cache(maxsize=1)
+def _decoder(timeout_s: float) -> DecodeProcess:
+    """One for all tasks that a Ray worker process runs after each other."""
+    return DecodeProcess(timeout_s)
+
+
+def _probe_block(block: pa.Table, timeout_s: float, max_pixels: int) -> pa.Table:
+    rows = []
+    for row in block.to_pylist():
+        try:
+            info = _decoder(timeout_s).probe(row["path"], row["video_id"], max_pixels)
+            rows.append({**row, **vars(info), "reason": None})
+        except VideoDecodeError as error:
+            rows.append({**row, "reason": error.reason, "lasting": error.lasting})
+    return pa.Table.from_pylist(rows, schema=PROBED)

@@ -1,0 +1,163 @@
+"""The lists of the benchmarks, as published (and as people keep the videos)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from advise_ray.errors import UsageError
+from advise_ray.video.annotations.listing import Files, ListedVideo, Listing, checked, lines, read_json, read_text
+
+
+def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
+    """UCF101's `classInd.txt`, `trainlist0N.txt` (path and label) and `testlist0N.txt` (path alone).
+
+    Class numbers start at 1 in the files; the class of a video is the folder in its path.
+    """
+    classes = [line.split(maxsplit=1) for _, line in lines(annotations / "classInd.txt", "the class list")]
+    names = [parts[1] for parts in classes if len(parts) == 2]
+    listing = Listing(names)
+    files = Files(videos)
+    for split_name in ("train", "test"):
+        list_file = annotations / f"{split_name}list{split:02d}.txt"
+        for number, line in lines(list_file, f"the {split_name} list of split {split}"):
+            path, _, label = line.partition(" ") if split_name == "train" else (line, "", "")
+            class_name, where = path.split("/")[0], f"{list_file}:{number}"
+            if class_name not in names:
+                listing.problems[where] = f"{line!r}: class {class_name!r} is not in classInd.txt"
+            elif label and [label.strip(), class_name] not in classes:
+                listing.problems[where] = f"{line!r}: label and folder name different classes"
+            else:
+                files.place(ListedVideo(path, class_name, split_name), listing, where)
+    return checked(listing, files)
+
+
+def read_hmdb51(videos: str | Path, annotations: Path, split: int) -> Listing:
+    """HMDB51's `<class>_test_split<N>.txt`: `name.avi 1` a line, 1 to train on, 2 to test on, 0 unused."""
+    ending = f"_test_split{split}.txt"
+    lists = sorted(annotations.glob(f"*{ending}"))
+    if not lists:
+        raise UsageError(f"--annotations: no <class>{ending} in {annotations}")
+    listing = Listing([path.name.removesuffix(ending) for path in lists])
+    files = Files(videos)
+    for list_file, class_name in zip(lists, listing.classes, strict=True):
+        for number, line in lines(list_file, f"the list of {class_name}"):
+            name, _, use = line.rpartition(" ")
+            where = f"{list_file}:{number}"
+            if use not in ("0", "1", "2") or not name:
+                listing.problems[where] = f"{line!r}: not a file name with 0, 1 or 2 behind it"
+            elif use != "0":
+                video = ListedVideo(f"{class_name}/{name.strip()}", class_name, {"1": "train", "2": "test"}[use])
+                files.place(video, listing, where, any_folder=True)
+    return checked(listing, files)
+
+
+def read_diving48(videos: str | Path, annotations: Path) -> Listing:
+    """Diving48's `Diving48_V2_train.json`, `Diving48_V2_test.json` and `Diving48_vocab.json`.
+
+    Only V2: the labels of V1 are known to be wrong. A dive is the frames from `start_frame` to before `end_frame`.
+    """
+    vocabulary = read_json(annotations / "Diving48_vocab.json", "the names of the dives", list)
+    listing = Listing(["+".join(words) if isinstance(words, list) else str(words) for words in vocabulary])
+    files = Files(videos)
+    for split_name in ("train", "test"):
+        list_file = annotations / f"Diving48_V2_{split_name}.json"
+        for where, entry in _entries(list_file, f"the {split_name} list (V2)"):
+            try:
+                label, start, end = int(entry["label"]), int(entry["start_frame"]), int(entry["end_frame"])
+                video = ListedVideo(f"{entry['vid_name']}.mp4", listing.classes[label], split_name, start, end)
+            except (KeyError, TypeError, ValueError):
+                listing.problems[where] = f"{entry!r}: not a vid_name with label, start_frame and end_frame"
+                continue
+            except IndexError:
+                listing.problems[where] = f"{entry!r}: label {label} is not in Diving48_vocab.json"
+                continue
+            if label < 0 or not 0 <= start < end:
+                listing.problems[where] = f"{entry!r}: a label below 0, or no frame from start_frame to end_frame"
+            else:
+                files.place(video, listing, where, any_folder=True)
+    return checked(listing, files)
+
+
+def read_ssv2(videos: str | Path, annotations: Path) -> Listing:
+    """Something-Something V2's `labels.json`, `train.json`, `validation.json` and `test.json` with `test-answers.csv`.
+
+    Also under their longer names (`something-something-v2-train.json`). A template names its class when the brackets
+    of its placeholders are taken away. The test videos have labels only where the answers are.
+    """
+    labels = read_json(_named(annotations, "labels.json"), "the labels", dict)
+    listing = Listing(sorted(labels, key=lambda name: int(labels[name])))
+    files = Files(videos)
+    for split_name, suffix in (("train", "train.json"), ("val", "validation.json"), ("test", "test.json")):
+        list_file = _named(annotations, suffix)
+        if split_name == "test" and not list_file.exists():
+            continue
+        answers = _answers(annotations) if split_name == "test" else {}
+        for where, entry in _entries(list_file, f"the {split_name} list"):
+            if not isinstance(entry, dict) or not entry.get("id"):
+                listing.problems[where] = f"{entry!r}: has no id"
+                continue
+            template = str(entry.get("template", "")).replace("[", "").replace("]", "")
+            class_name = template or answers.get(str(entry["id"])) or None
+            if class_name is not None and class_name not in labels:
+                listing.problems[where] = f"{entry['id']}: {class_name!r} is not in the labels"
+            elif class_name is None and split_name != "test":
+                listing.problems[where] = f"{entry['id']}: has no template"
+            else:
+                files.place(ListedVideo(f"{entry['id']}.webm", class_name, split_name), listing, where, any_folder=True)
+    return checked(listing, files)
+
+
+def _answers(annotations: Path) -> dict[str, str]:
+    """`1420;Throwing something` a line, where the file is there."""
+    path = _named(annotations, "test-answers.csv")
+    if not path.exists():
+        return {}
+    return dict(line.split(";", 1) for _, line in lines(path, "the test answers") if ";" in line)
+
+
+def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
+    """Kinetics' `train.csv`, `val.csv` or `validate.csv`, `test.csv`: label, youtube_id, time_start, time_end, split.
+
+    A file is `<youtube_id>_<start>_<end>.mp4`, seconds in six digits, in any folder. The test list may have no labels.
+    """
+    names = {"train": ("train.csv",), "val": ("val.csv", "validate.csv", "validation.csv"), "test": ("test.csv",)}
+    there = {
+        split_name: next((annotations / name for name in candidates if (annotations / name).exists()), None)
+        for split_name, candidates in names.items()
+    }
+    if not any(there.values()):
+        raise UsageError(f"--annotations: no train.csv, val.csv or test.csv in {annotations}")
+    listing, files = Listing([]), Files(videos)
+    classes = set()
+    for split_name, list_file in there.items():
+        if list_file is None:
+            continue
+        reader = csv.DictReader(io.StringIO(read_text(list_file, f"the {split_name} list"), newline=""))
+        for row in reader:
+            where = f"{list_file}:{reader.line_num}"
+            try:
+                start_s, end_s = int(float(row["time_start"])), int(float(row["time_end"]))
+                video = f"{row['youtube_id']}_{start_s:06d}_{end_s:06d}.mp4"
+            except (KeyError, TypeError, ValueError):
+                listing.problems[where] = "not a youtube_id with time_start and time_end"
+                continue
+            class_name = row.get("label") or None
+            classes.add(class_name)
+            files.place(ListedVideo(video, class_name, split_name), listing, where, any_folder=True)
+    listing.classes = sorted(name for name in classes if name is not None)
+    return checked(listing, files)
+
+
+def _named(folder: Path, suffix: str) -> Path:
+    """The file of that name, or the one whose longer name ends so."""
+    longer = sorted(folder.glob(f"*-{suffix}"))
+    return longer[0] if longer and not (folder / suffix).exists() else folder / suffix
+
+
+def _entries(path: Path, what: str) -> Iterator[tuple[str, Any]]:
+    """`file:entry N` and the entry, of a JSON list."""
+    return ((f"{path}:entry {number}", entry) for number, entry in enumerate(read_json(path, what, list), 1))

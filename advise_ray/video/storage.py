@@ -1,0 +1,199 @@
+"""Where videos lie: in a local folder, or behind a URL (s3://, gs://, hdfs://, http://, https://)."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from advise_ray.errors import UsageError
+
+RETRY_AFTER_S = (0.5, 1.0, 2.0, 4.0)
+"""Waits between the attempts to read; only what may pass is tried again."""
+T = TypeVar("T")
+
+
+class StorageError(OSError):
+    """A location that cannot be read, in one short phrase."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file below a root: its path relative to it with `/`, its size, and when it was written (where that is told)."""
+
+    path: str
+    bytes: int | None = None
+    modified_ns: int | None = None
+
+
+def is_url(location: str) -> bool:
+    """Whether a location is a URL, not a local path."""
+    return "://" in location
+
+
+def join(root: str, path: str) -> str:
+    """The location of a file below a root; a URL's query (an endpoint, a region) stays at its end."""
+    if not is_url(root):
+        return str(Path(root) / path)
+    parts = urllib.parse.urlsplit(root)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{urllib.parse.quote(path)}").geturl()
+
+
+def list_files(root: str) -> Iterator[StoredFile]:
+    """All files below a folder, in any order; local links are followed, once each.
+
+    Raises:
+        UsageError: the folder or bucket does not exist, or may not be read, and which of these it is.
+    """
+    if not is_url(root):
+        yield from _list_local(root)
+        return
+    try:
+        yield from _remote(root).list_files()
+    except OSError as error:
+        raise UsageError(f"--videos: {root}: {error}") from None
+
+
+def read(location: str) -> bytes:
+    """A remote file as bytes, tried again a few times where the network is to blame.
+
+    Raises:
+        StorageError: it is not there, may not be read, or cannot be reached.
+    """
+    return _remote(location).read()
+
+
+def _list_local(root: str) -> Iterator[StoredFile]:
+    if not Path(root).is_dir():
+        raise UsageError(f"--videos: {root} is not a folder")
+    entered = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:  # a link that leads back up
+            folders.clear()
+            continue
+        entered.add(real)
+        for name in names:
+            path = Path(folder) / name
+            try:
+                status = path.stat()
+            except OSError:  # a link to nowhere: reading it will say so
+                yield StoredFile(path.relative_to(root).as_posix())
+            else:
+                yield StoredFile(path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+
+
+def _remote(location: str) -> _Arrow | _Http:
+    parts = urllib.parse.urlsplit(location)
+    if parts.password is not None or "@" in parts.netloc:
+        raise UsageError(
+            f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}: credentials do not belong into a URL, which is "
+            "written into manifests; give them to the environment (AWS_ACCESS_KEY_ID, …)"
+        )
+    return _Http(location) if parts.scheme in ("http", "https") else _Arrow(location)
+
+
+class _Arrow:
+    """What pyarrow.fs reaches: S3, Google's storage, HDFS, Azure."""
+
+    def __init__(self, location: str) -> None:
+        parts = urllib.parse.urlsplit(location)
+        self.files, self.root = _arrow_files(f"{parts.scheme}://{parts.netloc}", parts.query)
+        self.path = f"{self.root}{urllib.parse.unquote(parts.path)}".rstrip("/")
+
+    def list_files(self) -> Iterator[StoredFile]:
+        from pyarrow.fs import FileSelector, FileType
+
+        found = _retrying(lambda: self.files.get_file_info(FileSelector(self.path, recursive=True)))
+        for info in found:
+            if info.type == FileType.File:
+                path = info.path[len(self.path) :].lstrip("/")
+                yield StoredFile(path, info.size, info.mtime_ns)
+
+    def read(self) -> bytes:
+        def once() -> bytes:
+            with self.files.open_input_file(self.path) as file:
+                content: bytes = file.read()
+                return content
+
+        return _retrying(once)
+
+
+@functools.lru_cache(maxsize=16)
+def _arrow_files(bucket: str, query: str) -> tuple[Any, str]:
+    """A file system, once a process: it asks for the bucket's region, and holds connections.
+
+    pyarrow (25) takes an endpoint from the URL's query only; other tools take `AWS_ENDPOINT_URL`, so we do too.
+    """
+    from pyarrow.fs import FileSystem
+
+    endpoint = urllib.parse.urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
+    if bucket.startswith("s3://") and endpoint.netloc and "endpoint_override" not in query:
+        told = urllib.parse.urlencode({"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme})
+        query = f"{query}&{told}" if query else told
+
+    def connect() -> tuple[Any, str]:
+        try:
+            files, root = FileSystem.from_uri(f"{bucket}?{query}" if query else bucket)
+        except ValueError as error:  # pyarrow.ArrowInvalid is one: a scheme that it does not know
+            raise UsageError(f"{bucket}: {error}") from None
+        return files, root.rstrip("/")
+
+    return _retrying(connect)
+
+
+class _Http:
+    """A web server; to list it, it has to show an index page of each folder."""
+
+    def __init__(self, location: str) -> None:
+        import fsspec
+
+        self.location = location
+        self.files = fsspec.filesystem(urllib.parse.urlsplit(location).scheme)
+
+    def list_files(self) -> Iterator[StoredFile]:
+        root = self.location.rstrip("/") + "/"
+        for url in _retrying(lambda: self.files.find(root)):
+            if url.startswith(root):
+                yield StoredFile(urllib.parse.unquote(url[len(root) :]))
+
+    def read(self) -> bytes:
+        content: bytes = _retrying(lambda: self.files.cat_file(self.location))
+        return content
+
+
+def _retrying(attempt: Callable[[], T]) -> T:
+    for wait_s in (*RETRY_AFTER_S, None):
+        try:
+            return attempt()
+        except FileNotFoundError:
+            raise StorageError("no such file or folder") from None
+        except PermissionError:
+            raise StorageError("access denied") from None
+        except OSError as error:
+            final = _final_reason(str(error))
+            if final or wait_s is None:
+                raise StorageError(final or f"cannot be reached ({' '.join(str(error).split())[:200]})") from None
+        except Exception as error:  # of aiohttp, which fsspec lets through
+            status = getattr(error, "status", None)
+            final = {401: "access denied", 403: "access denied", 404: "no such file or folder"}.get(status or 0)
+            if final or wait_s is None:
+                raise StorageError(final or f"cannot be reached ({type(error).__name__}: {error})") from None
+        time.sleep(wait_s)
+    raise AssertionError("unreachable")
+
+
+def _final_reason(message: str) -> str | None:
+    """What no further attempt can change, of pyarrow's AWS and GCS messages."""
+    if "NO_SUCH_BUCKET" in message or "NoSuchBucket" in message:
+        return "there is no such bucket"
+    if "ACCESS_DENIED" in message or "PERMISSION_DENIED" in message or "INVALID_ACCESS_KEY" in message:
+        return "access denied; check the credentials in the environment"
+    if "RESOURCE_NOT_FOUND" in message or "NO_SUCH_KEY" in message or "404" in message:
+        return "no such bucket, folder or file"
+    return None

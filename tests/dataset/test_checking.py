@@ -1,0 +1,51 @@
+"""Decoding a manifest's videos again, on real Ray Data."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from advise_ray import dataset
+from advise_ray.video.annotations import read_folder
+from advise_ray.video.manifest import read_rejects
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def indexed(local_ray: None, synthesized: Path, tmp_path: Path) -> Path:
+    """A manifest of four videos."""
+    (tmp_path / "videos").mkdir()
+    for number, video in enumerate(sorted(synthesized.rglob("*.mp4"))[:4]):
+        shutil.copy(video, tmp_path / "videos" / f"{number}.mp4")
+    dataset.index(read_folder(tmp_path / "videos"), tmp_path / "videos", tmp_path / "manifest.parquet")
+    return tmp_path
+
+
+def test_what_has_broken_vanished_or_changed_is_named_and_dropped(indexed: Path, shared_data: Path) -> None:
+    videos = indexed / "videos"
+    content = (videos / "0.mp4").read_bytes()
+    (videos / "0.mp4").write_bytes(content[: len(content) // 2])
+    (videos / "1.mp4").unlink()
+    shutil.copy(shared_data / "robustness" / "clip-video-encode" / "vid2.mp4", videos / "2.mp4")
+    rejects, clean = indexed / "rejects.parquet", indexed / "clean.parquet"
+    seen: list[tuple[int, int]] = []
+    summary = dataset.check(
+        indexed / "manifest.parquet", rejects, drop=clean, on_progress=lambda *progress: seen.append(progress)
+    )
+    assert (summary["videos"], summary["rejected"], seen[-1]) == (4, 3, (4, 4))
+    reasons = read_rejects(rejects)
+    assert list(reasons) == ["0.mp4", "1.mp4", "2.mp4"]
+    assert reasons["0.mp4"].startswith("not a video file, or one that lost a part")
+    assert reasons["1.mp4"] == "no such file"
+    assert reasons["2.mp4"] == ("changed since it was indexed: num_frames 120 → 134, width 320 → 640, height 240 → 360")
+    assert pq.read_table(clean).column("video_id").to_pylist() == ["3.mp4"]
+
+
+def test_whole_videos_pass(indexed: Path) -> None:
+    summary = dataset.check(indexed / "manifest.parquet", indexed / "rejects.parquet")
+    assert (summary["videos"], summary["rejected"]) == (4, 0)
+    assert read_rejects(indexed / "rejects.parquet") == {}

@@ -1,0 +1,149 @@
+"""Indexing on real Ray Data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from advise_ray import dataset
+from advise_ray.errors import UsageError
+from advise_ray.video.annotations import ListedVideo, read_folder, read_ucf101
+from advise_ray.video.manifest import SCHEMA, read_manifest, read_rejects, videos
+
+pytestmark = pytest.mark.ray
+
+
+def counts(summary: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(summary[name] for name in ("videos", "rejected", "missing", "classes"))
+
+
+def test_a_manifest_says_what_is_in_each_file(manifest: Path) -> None:
+    table = pq.read_table(manifest)
+    assert table.schema.equals(SCHEMA)
+    rows = {row["video_id"]: row for row in table.to_pylist()}
+    assert list(rows) == sorted(rows)
+    row = rows["left/v_left_g02_c01.mp4"]
+    assert (row["label"], row["class_name"], row["split"]) == (1, "left", "train")
+    assert (row["num_frames"], row["fps"], row["width"], row["height"]) == (120, 30, 320, 240)
+    assert row["bytes"] == Path(row["path"]).stat().st_size
+    assert [row["split"] for row in rows.values()].count("test") == 8
+
+
+def test_what_cannot_be_read_or_found_is_counted_and_named(local_ray: None, synthesized: Path, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    (videos / "left").mkdir(parents=True)
+    whole = synthesized / "videos" / "left" / "v_left_g01_c01.mp4"
+    (videos / "left" / "whole.mp4").symlink_to(whole)
+    (videos / "left" / "half.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (videos / "left" / "empty.mp4").touch()
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 left\n")
+    (lists / "trainlist01.txt").write_text("left/whole.mp4 1\nleft/half.mp4 1\nleft/empty.mp4 1\n")
+    (lists / "testlist01.txt").write_text("left/never_downloaded.mp4\n")
+    out = tmp_path / "out" / "manifest.parquet"
+    seen: list[tuple[int, int]] = []
+    summary = dataset.index(
+        read_ucf101(videos, lists, 1), videos, out, on_progress=lambda *progress: seen.append(progress)
+    )
+    assert counts(summary) == (1, 2, 1, 1)
+    assert pq.read_table(out).num_rows == 1
+    reasons = read_rejects(Path(summary["rejects"]))
+    assert reasons["left/empty.mp4"] == "empty file"
+    assert reasons["left/never_downloaded.mp4"] == "listed, but no such file"
+    assert reasons["left/half.mp4"]
+    assert seen[-1] == (3, 3)
+    assert summary["splits"] == {
+        "train": {"listed": 3, "readable": 1, "missing": 0},
+        "test": {"listed": 1, "readable": 0, "missing": 1},
+    }
+    assert (summary["sizes_px"], summary["fps"], summary["codecs"]) == ({"320×240": 1}, {"30": 1}, {"h264": 1})
+    assert summary["duration_s"] == {"min": 4.0, "median": 4.0, "max": 4.0}
+
+
+def test_nothing_is_written_where_no_video_can_be_read(local_ray: None, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "a.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(UsageError, match=r"none of the 1 videos can be read; the first: not a video"):
+        dataset.index(read_folder(videos), videos, tmp_path / "manifest.parquet")
+    assert list(tmp_path.iterdir()) == [videos]
+
+
+@pytest.fixture
+def copies(synthesized: Path, tmp_path: Path) -> Path:
+    """Three whole videos and a broken one."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number, video in enumerate(sorted(synthesized.rglob("*.mp4"))[:3]):
+        (folder / f"{number}.mp4").write_bytes(video.read_bytes())
+    (folder / "broken.mp4").write_bytes(b"no video" * 100)
+    return folder
+
+
+def test_only_what_has_changed_is_read_again(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "manifest.parquet"
+    first = dataset.index(read_folder(copies), copies, out)
+    assert (first["videos"], first["rejected"], first["probed"]) == (3, 1, 4)
+    before = pq.read_table(out)
+    again = dataset.index(read_folder(copies), copies, out)
+    assert (again["videos"], again["rejected"], again["probed"]) == (3, 1, 0)
+    assert pq.read_table(out).equals(before)
+    assert list(read_rejects(Path(again["rejects"]))) == ["broken.mp4"]
+    (copies / "new.mp4").write_bytes((copies / "0.mp4").read_bytes())
+    (copies / "1.mp4").write_bytes((copies / "2.mp4").read_bytes())
+    os.utime(copies / "1.mp4", ns=(0, 1))
+    (copies / "2.mp4").unlink()
+    changed = dataset.index(read_folder(copies), copies, out)
+    assert (changed["videos"], changed["probed"]) == (3, 2)
+    assert pq.read_table(out).column("video_id").to_pylist() == ["0.mp4", "1.mp4", "new.mp4"]
+
+
+def test_an_interrupted_index_goes_on_where_it_was(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "manifest.parquet"
+
+    def interrupt(done: int, _total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dataset.index(read_folder(copies), copies, out, on_progress=interrupt)
+    assert not out.exists()
+    journal = tmp_path / "manifest.parquet.partial.jsonl"
+    journal.write_text(journal.read_text() + '{"video_id": "torn')
+    summary = dataset.index(read_folder(copies), copies, out)
+    assert (summary["videos"], summary["rejected"], summary["probed"]) == (3, 1, 1)
+    assert not journal.exists()
+
+
+def test_what_may_pass_is_read_again(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "manifest.parquet"
+    strict = dataset.index(read_folder(copies), copies, out, max_pixels=320 * 239 + 320 * 2)
+    assert strict["videos"] == 3
+    with pytest.raises(UsageError, match=r"320×240 is more than the 1000 pixels that are allowed"):
+        dataset.index(read_folder(copies), copies, tmp_path / "none.parquet", max_pixels=1000)
+    assert dataset.index(read_folder(copies), copies, tmp_path / "none.parquet")["videos"] == 3
+
+
+def test_a_dive_that_begins_after_the_files_end_is_rejected(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    listing = read_folder(copies)
+    listing.found = [ListedVideo("0.mp4", None, None, 0, 999), ListedVideo("1.mp4", None, None, 120, 130)]
+    out = tmp_path / "manifest.parquet"
+    summary = dataset.index(listing, copies, out)
+    assert [video.frames for video in videos(read_manifest(out))] == [range(120)]
+    assert read_rejects(Path(summary["rejects"])) == {"1.mp4": "listed from frame 120 on, but it has 120 frames"}
+
+
+@pytest.mark.slow
+def test_real_videos(local_ray: None, shared_data: Path, tmp_path: Path) -> None:
+    root = shared_data / "survfight"
+    listing = read_ucf101(root / "videos", root / "ucfTrainTestlist", 1)
+    summary = dataset.index(listing, root / "videos", tmp_path / "manifest.parquet")
+    assert counts(summary) == (120, 0, 0, 2)
+    table = pq.read_table(tmp_path / "manifest.parquet").to_pydict()
+    assert [table["split"].count(split) for split in ("train", "test")] == [80, 40]
+    assert min(table["num_frames"]) > 0
