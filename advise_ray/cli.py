@@ -16,6 +16,7 @@ from advise_ray.errors import AdviseRayError, InterruptedRunError
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
+    from advise_ray.video.decode import Limits
 
 FORMATS = ("ucf101", "hmdb51", "diving48", "ssv2", "kinetics", "list", "folder")
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -65,8 +66,9 @@ set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALU
 timeout_option = click.option(
     "--timeout-s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help="For one video."
 )
-max_pixels_option = click.option(
-    "--max-pixels", type=click.IntRange(1), default=8192 * 4320, show_default=True, help="Of a picture."
+max_pixels_option = click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures.")
+max_duration_option = click.option(
+    "--max-duration-s", type=click.FloatRange(0, min_open=True), help="Refuse longer videos."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 
@@ -144,6 +146,7 @@ def data() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write (Parquet).")
 @timeout_option
 @max_pixels_option
+@max_duration_option
 @json_option
 def index(
     layout: str,
@@ -152,7 +155,8 @@ def index(
     split: int | None,
     out: Path,
     timeout_s: float,
-    max_pixels: int,
+    max_pixels: int | None,
+    max_duration_s: float | None,
     as_json: bool,
 ) -> None:
     """Read every video once and write the manifest; a second time, read only what has changed."""
@@ -167,7 +171,12 @@ def index(
     listing = lists.read(layout, videos, annotations, split or 1)
     with progress.counting("reading videos") as on_progress:
         summary = dataset.index(
-            listing, videos, out.absolute(), timeout_s=timeout_s, max_pixels=max_pixels, on_progress=on_progress
+            listing,
+            videos,
+            out.absolute(),
+            timeout_s=timeout_s,
+            limits=_limits(max_pixels, max_duration_s),
+            on_progress=on_progress,
         )
     _print(summary, as_json)
 
@@ -180,9 +189,16 @@ def index(
 @click.option("--drop", type=click.Path(path_type=Path), metavar="FILE", help="Write a manifest without them.")
 @timeout_option
 @max_pixels_option
+@max_duration_option
 @json_option
 def check(
-    manifest: Path, out: Path | None, drop: Path | None, timeout_s: float, max_pixels: int, as_json: bool
+    manifest: Path,
+    out: Path | None,
+    drop: Path | None,
+    timeout_s: float,
+    max_pixels: int | None,
+    max_duration_s: float | None,
+    as_json: bool,
 ) -> None:
     """Decode every video of a manifest to its end; exit 1 if any of them fails, or is not what it was."""
     from advise_ray import dataset, progress
@@ -194,12 +210,25 @@ def check(
             rejects,
             drop=drop and drop.absolute(),
             timeout_s=timeout_s,
-            max_pixels=max_pixels,
+            limits=_limits(max_pixels, max_duration_s),
             on_progress=on_progress,
         )
     _print(summary, as_json)
     if summary["rejected"]:
         sys.exit(AdviseRayError.exit_code)
+
+
+@data.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Page to write (HTML).")
+@config_option
+@set_option
+@json_option
+def stats(manifest: Path, out: Path, recipe: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Write a page that shows a data set: durations, sizes, classes, which rates fit, clips as the model gets them."""
+    from advise_ray import dataset
+
+    _print(dataset.write_report(manifest.absolute(), out.absolute(), _load(recipe, overrides)), as_json)
 
 
 @data.command()
@@ -291,20 +320,43 @@ def bench() -> None:
 @json_option
 def step(as_json: bool) -> None:
     """Time and memory of a training step: AdViSe against an R3D-50 that is trained end to end."""
-    from advise_ray import bench as benches
+    from advise_ray.bench import step as bench_step
 
     def show(row: dict[str, Any]) -> None:
         model = f"{row['kind']} {row['ifm'] or ''}"
         size = f"{row['peak_bytes'] / 2**30:.2f} GiB"
         click.echo(f"{model:<28} {row['clips']:>3} clips {row['precision']} {row['step_s']:8.2f} s {size}", err=True)
 
-    result = benches.step(show)
+    result = bench_step.step(show)
     if as_json:
         click.echo(json.dumps(result))
     else:
         click.echo(
             f"8 clips, ViT-B/32: {result['time_ratio']:.1f}× less time, {result['memory_ratio']:.1f}× less memory"
         )
+
+
+@bench.command()
+@json_option
+def decode(as_json: bool) -> None:
+    """Clips per second that our pipeline decodes, against a plain decord loop and against decoding everything."""
+    from advise_ray.bench import decode as bench_decode
+
+    def show(name: str, figures: dict[str, float]) -> None:
+        row = "  ".join(f"{arm.removesuffix('_clips_per_s')} {value:.1f}" for arm, value in figures.items())
+        click.echo(f"{name:<8} clips/s: {row}", err=True)
+
+    result = bench_decode.decode(show)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(f"memory growth over 5,000 decodes: {result['resident_growth_bytes'] / 2**20:.0f} MiB")
+
+
+def _limits(max_pixels: int | None, max_duration_s: float | None) -> Limits:
+    from advise_ray.video.decode import LIMITS, Limits
+
+    return Limits(max_pixels or LIMITS.max_pixels, max_duration_s or LIMITS.max_duration_s)
 
 
 def _load(recipe: str | None, overrides: tuple[str, ...]) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,8 +14,11 @@ class ClipConfig(Section):
 
     num_frames: Annotated[int, Field(gt=1)] = 8
     """Frames of a clip (T)."""
-    frame_stride: Positive = 2
-    """Source frames from one frame of a clip to the next, at playback rate 1."""
+    frame_stride: Positive | None = 2
+    """Source frames from one frame of a clip to the next, at playback rate 1. Unset where `sample_fps` is given."""
+    sample_fps: Annotated[float, Field(gt=0)] | None = None
+    """Frames per second of video time that a clip takes at playback rate 1, whatever the file's own; instead of
+    `frame_stride`. No frame is taken twice: a file with fewer frames plays faster, and is not validated on."""
     clips_per_video: Positive = 4
     """Clips drawn from each video in every epoch (K); they stay in one batch."""
     rates: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0, 2.0, 4.0, 8.0), min_length=2)
@@ -27,11 +30,26 @@ class ClipConfig(Section):
     """A clip longer than its video: `fit` draws only rates that fit (and holds the last frame if none does),
     `wrap` starts over (the paper's way), `hold` repeats the last frame."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _frames_or_time(cls, values: Any) -> Any:
+        """`sample_fps` alone takes the place of the default stride."""
+        if isinstance(values, dict) and values.get("sample_fps") is not None and "frame_stride" not in values:
+            return {**values, "frame_stride": None}
+        return values
+
+    @model_validator(mode="after")
+    def _either(self) -> ClipConfig:
+        if (self.frame_stride is None) == (self.sample_fps is None):
+            raise ValueError("give either frame_stride or sample_fps; unset the other (null)")
+        return self
+
     @model_validator(mode="after")
     def _rates_differ(self) -> ClipConfig:
         if any(slow >= fast for slow, fast in zip(self.rates, self.rates[1:], strict=False)):
             raise ValueError(f"rates must ascend, got {', '.join(f'{rate:g}' for rate in self.rates)}")
-        if self.frame_stride * self.rates[0] < 1:  # sampling never goes below 1: the slowest rates would be one
+        # Sampling never goes below 1: the slowest rates would be one.
+        if self.frame_stride is not None and self.frame_stride * self.rates[0] < 1:
             raise ValueError(
                 f"frame_stride ({self.frame_stride}) × the slowest rate ({self.rates[0]:g}) must be at least 1"
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advise_ray.dataset.probing import TIMEOUT_S, probe_all
-from advise_ray.video.decode import MAX_PIXELS
+from advise_ray.video.decode import LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
 
 FACTS = ("num_frames", "width", "height", "decoder", "stream_index", "rotation_deg")
@@ -20,7 +20,7 @@ def check(
     *,
     drop: Path | None = None,
     timeout_s: float = TIMEOUT_S,
-    max_pixels: int = MAX_PIXELS,
+    limits: Limits = LIMITS,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Decode every video on Ray Data and write those that fail, or that have changed, with their reasons.
@@ -35,7 +35,7 @@ def check(
     table = read_manifest(manifest)
     rows = {row["video_id"]: row for row in table.to_pylist()}
     bad = []
-    for done, probed in enumerate(probe_all(list(rows.values()), timeout_s, max_pixels), 1):
+    for done, probed in enumerate(probe_all(list(rows.values()), timeout_s, limits), 1):
         on_progress(done, len(rows))
         row = rows[probed["video_id"]]
         reason = probed["reason"] or _what_changed(row, probed)

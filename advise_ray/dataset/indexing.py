@@ -16,7 +16,7 @@ from advise_ray.dataset.summary import describe
 from advise_ray.errors import UsageError
 from advise_ray.video import storage
 from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101
-from advise_ray.video.decode import MAX_PIXELS
+from advise_ray.video.decode import LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
 from advise_ray.video.synth import synthesize
 
@@ -35,7 +35,7 @@ def index(
     out: Path,
     *,
     timeout_s: float = TIMEOUT_S,
-    max_pixels: int = MAX_PIXELS,
+    limits: Limits = LIMITS,
     on_progress: OnProgress = _ignore,
 ) -> dict[str, Any]:
     """Probe the listed videos under `root` on all CPUs and write the manifest.
@@ -59,7 +59,7 @@ def index(
         known = {**_known(out), **_known(rejects_path), **journal.rows}
         probed = {file["video_id"]: known[_key(file)] for file in files if _key(file) in known}
         wanted = [row for row in files if row["video_id"] not in probed]
-        for done, row in enumerate(probe_all(wanted, timeout_s, max_pixels), 1):
+        for done, row in enumerate(probe_all(wanted, timeout_s, limits), 1):
             journal.write(row)
             probed[row["video_id"]] = row
             on_progress(done, len(wanted))

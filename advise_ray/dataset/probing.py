@@ -12,6 +12,7 @@ import ray.data
 from advise_ray import runtime
 from advise_ray.errors import VideoDecodeError
 from advise_ray.video.child import DecodeProcess
+from advise_ray.video.decode import Limits
 from advise_ray.video.manifest import SCHEMA
 
 FILES_PER_BLOCK = 8
@@ -28,7 +29,7 @@ PROBED = pa.schema(
 Row = dict[str, Any]
 
 
-def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, max_pixels: int) -> Iterator[Row]:
+def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, limits: Limits) -> Iterator[Row]:
     """Probe files (`video_id`, `path`, `bytes`, `modified_ns`); rows of `PROBED`, in any order, as they are done."""
     if not files:
         return
@@ -37,7 +38,7 @@ def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, max_pixels: 
     blocks = [table.slice(start, FILES_PER_BLOCK) for start in range(0, len(table), FILES_PER_BLOCK)]
     probed = ray.data.from_arrow(blocks).map_batches(
         _probe_block,
-        fn_kwargs={"timeout_s": timeout_s, "max_pixels": max_pixels},
+        fn_kwargs={"timeout_s": timeout_s, "limits": limits},
         batch_size=None,
         batch_format="pyarrow",
     )
@@ -51,11 +52,11 @@ def _decoder(timeout_s: float) -> DecodeProcess:
     return DecodeProcess(timeout_s)
 
 
-def _probe_block(block: pa.Table, timeout_s: float, max_pixels: int) -> pa.Table:
+def _probe_block(block: pa.Table, timeout_s: float, limits: Limits) -> pa.Table:
     rows = []
     for row in block.to_pylist():
         try:
-            info = _decoder(timeout_s).probe(row["path"], row["video_id"], max_pixels)
+            info = _decoder(timeout_s).probe(row["path"], row["video_id"], limits)
             rows.append({**row, **vars(info), "reason": None})
         except VideoDecodeError as error:
             rows.append({**row, "reason": error.reason, "lasting": error.lasting})

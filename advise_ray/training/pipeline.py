@@ -204,13 +204,15 @@ class DecodeClips:
         clip, num_frames = played_clip(self.config), len(video.frames)
         if train:
             rng = keyed_rng(self.config.seed, "clip", epoch, video.video_id)
-            clips = plan_clips(num_frames, clip, rng)
+            clips = plan_clips(num_frames, clip, rng, video.fps)
         else:
             rng = keyed_rng(self.config.seed, "val", video.video_id)  # the same clips after every epoch
-            clips = plan_val_clips(num_frames, clip, self.config.data.val_clips_per_rate, rng)
+            clips = plan_val_clips(num_frames, clip, self.config.data.val_clips_per_rate, rng, video.fps)
         return [Clip(planned.frame_indices + video.frames.start, planned.rate_index) for planned in clips]
 
     def _decode(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if video.width * video.height > self.config.data.max_pixels:
+            raise VideoDecodeError(video.video_id, f"{video.width}×{video.height} is more than data.max_pixels allows")
         return self.decoder.decode(
             video.path,
             frame_indices,

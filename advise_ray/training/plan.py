@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from advise_ray import runtime
-from advise_ray.config import Config
+from advise_ray.config import ClipConfig, Config
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.training import checkpoint
@@ -84,9 +84,8 @@ class Plan:
         schedule, model, notes = self.schedule, self.config.model, []
         if schedule.num_short_val_videos:
             notes.append(
-                f"{schedule.num_short_val_videos} validation videos are shorter than the "
-                f"{longest_span_frames(self.config.data.clip)} frames that the fastest rate takes and are left out"
-                + ("" if schedule.val_batches else "; none is long enough: val/top1 will be absent")
+                f"{schedule.num_short_val_videos} validation videos are {_too_short(self.config.data.clip)} "
+                "and are left out" + ("" if schedule.val_batches else "; none is long enough: val/top1 will be absent")
             )
         elif not schedule.val_batches:
             notes.append("there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent")
@@ -97,6 +96,16 @@ class Plan:
                 "model.freeze_tmm without model.init_from: the temporal module stays as it was drawn, at random"
             )
         return notes
+
+
+def _too_short(clip: ClipConfig) -> str:
+    if clip.sample_fps is None:
+        return f"shorter than the {longest_span_frames(clip)} frames that the fastest rate takes"
+    span_s = longest_span_frames(clip, 1000.0) / 1000.0
+    return (
+        f"shorter than the {span_s:.3g} s that the fastest rate takes, or have fewer than "
+        f"{clip.sample_fps / clip.rates[0]:.3g} frames/s"
+    )
 
 
 def make_plan(config: Config, *, begun: bool = False) -> Plan:

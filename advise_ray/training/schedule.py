@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from advise_ray.config import Config, played_clip, videos_per_step
 from advise_ray.video.manifest import frames_per_video, split_videos
-from advise_ray.video.sampling import keyed_rng, longest_span_frames
+from advise_ray.video.sampling import fits_every_rate, keyed_rng
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Schedule:
     Attributes:
         train_videos: int64[n], rows of the manifest that are trained on.
         val_videos: int64[m], rows that are validated on; of rates: those long enough for every one.
-        num_short_val_videos: validation videos that are left out because the fastest rate does not fit.
+        num_short_val_videos: validation videos that are left out because not every rate fits.
     """
 
     seed: int
@@ -129,8 +129,9 @@ def build_schedule(config: Config, manifest: pa.Table) -> Schedule:
     """
     splits = split_videos(manifest, config.data)
     clip = played_clip(config)
-    num_frames = frames_per_video(manifest)[splits.val]
-    long_enough = num_frames >= (longest_span_frames(clip) if config.task == "prp" else 1)
+    num_frames, fps = frames_per_video(manifest), manifest.column("fps").to_numpy()
+    fits = [config.task != "prp" or fits_every_rate(num_frames[row], clip, fps[row]) for row in splits.val]
+    long_enough = np.asarray(fits, dtype=bool)
     assert config.train.global_batch_size == videos_per_step(config) * config.data.clip.clips_per_video
     return Schedule(
         seed=config.seed,

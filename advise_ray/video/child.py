@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from advise_ray.errors import VideoDecodeError
 from advise_ray.video import decode as decoding
 from advise_ray.video import storage
-from advise_ray.video.decode import VideoInfo
+from advise_ray.video.decode import Limits, VideoInfo
 from advise_ray.video.readers import Source
 
 MAX_GROWTH_BYTES = 256 * 2**20
@@ -41,7 +41,7 @@ class DecodeProcess:
         self.deadline_s = deadline_s
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
-        self._first_bytes = 0
+        self._first_bytes = self._bytes = 0
 
     def decode(self, location: str, frame_indices: NDArray[np.int64], *, name: str, **how: Any) -> NDArray[np.uint8]:
         """See `decode.decode`: uint8[T, height_px, width_px, 3].
@@ -56,15 +56,19 @@ class DecodeProcess:
         self._recycle()
         return frames
 
-    def probe(self, location: str, name: str, max_pixels: int) -> VideoInfo:
+    def probe(self, location: str, name: str, limits: Limits) -> VideoInfo:
         """See `decode.probe`.
 
         Raises:
             VideoDecodeError: as `decode`.
         """
-        info: VideoInfo = self._ask(name, ("probe", location, name, max_pixels))
+        info: VideoInfo = self._ask(name, ("probe", location, name, limits))
         self._recycle()
         return info
+
+    def resident_bytes(self) -> int:
+        """Memory that the process held after its last answer."""
+        return self._bytes
 
     def close(self) -> None:
         """End the process; the next call starts another one."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, BinaryIO, Literal
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,10 +31,23 @@ from advise_ray.video.readers import (
 
 Decoder = Literal["decord", "pyav"]
 
-MAX_PIXELS = 8192 * 4320
-"""Of a picture: the largest that H.264's levels allow."""
 PROBE_SIZE_PX = (96, 160)
 """Height and width at which the two decoders are compared."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may ask for; beyond that it is refused, by its header where that tells, before memory is taken.
+
+    Pixels are those of a picture; the default is the largest that H.264's levels allow.
+    """
+
+    max_pixels: int = 8192 * 4320
+    max_duration_s: float = 24 * 3600.0
+    max_frames: int = 2**23
+
+
+LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -90,11 +104,8 @@ def decode(
         return frames[places]
 
 
-def probe(source: Source, name: str = "", max_pixels: int = MAX_PIXELS) -> VideoInfo:
+def probe(source: Source, name: str = "", limits: Limits = LIMITS) -> VideoInfo:
     """Read a file to its end, and find out which decoder reads it truly.
-
-    Args:
-        max_pixels: a larger picture is refused before any of it is decoded.
 
     Raises:
         VideoDecodeError: there is no video in it, or not all of it is there or decodes, or it is too large.
@@ -103,12 +114,8 @@ def probe(source: Source, name: str = "", max_pixels: int = MAX_PIXELS) -> Video
         size_bytes = _size_bytes(source)
         with open_pyav(source) as container:
             stream = video_stream(container)
-            width, height = stream.codec_context.width, stream.codec_context.height
-            if width * height > max_pixels:
-                raise VideoDecodeError(
-                    "", f"{width}×{height} is more than the {max_pixels} pixels that are allowed", False
-                )
-            seen = _read_through(container, stream)
+            _refuse_too_much(container, stream, limits)
+            seen = _read_through(container, stream, limits.max_frames)
             _refuse_parts(seen, stream.frames, _breaks_off(source, size_bytes))
             fps = float(stream.average_rate or stream.guessed_rate or Fraction(25))
             return VideoInfo(
@@ -139,7 +146,17 @@ class _Seen:
     samples: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
 
-def _read_through(container: Any, stream: Any) -> _Seen:
+def _refuse_too_much(container: Any, stream: Any, limits: Limits) -> None:
+    """By what the header says, before anything is decoded."""
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > limits.max_pixels:
+        raise VideoDecodeError("", f"{width}×{height} is more than the {limits.max_pixels} pixels allowed", False)
+    duration_s = float((container.duration or 0) / av.time_base)
+    if duration_s > limits.max_duration_s:
+        raise VideoDecodeError("", f"{duration_s:.0f} s is more than the {limits.max_duration_s:.0f} s allowed", False)
+
+
+def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
     """To the end, also past what does not decode: then the reason can say how much of the video there is."""
     seen = _Seen()
     frame = None
@@ -160,6 +177,8 @@ def _read_through(container: Any, stream: Any) -> _Seen:
                 seen.samples[seen.num_frames] = upright(frame, *PROBE_SIZE_PX, seen.rotation_deg)
             seen.num_damaged += frame.is_corrupt
             seen.num_frames += 1
+            if seen.num_frames > max_frames:
+                raise VideoDecodeError("", f"has more than the {max_frames} frames allowed", False)
     if frame is not None:
         seen.samples[seen.num_frames - 1] = upright(frame, *PROBE_SIZE_PX, seen.rotation_deg)
     return seen

@@ -66,6 +66,9 @@ class Video:
     path: str
     label: int | None
     num_frames: int
+    width: int
+    height: int
+    fps: float
     decoder: str
     stream_index: int
     rotation_deg: int

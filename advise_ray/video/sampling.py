@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from advise_ray.config import ClipConfig
 
+DEFAULT_FPS = 30.0
+"""Of videos of which nothing is known; counts only for clips that are sampled by time."""
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -42,47 +45,63 @@ def span_frames(num_frames: int, stride: float) -> int:
     return int(np.floor((num_frames - 1) * stride + 0.5)) + 1
 
 
-def longest_span_frames(clip: ClipConfig) -> int:
-    """Source frames that the fastest clip takes at its fastest jitter.
+def stride_frames(clip: ClipConfig, fps: float) -> float:
+    """Source frames from one frame of a clip to the next at rate 1, in a video of so many frames per second."""
+    return fps / clip.sample_fps if clip.sample_fps is not None else float(clip.frame_stride or 1)
 
-    Videos that are at least this long fit every rate; only these are validated on, so that nothing but the motion
-    tells the rates apart.
+
+def longest_span_frames(clip: ClipConfig, fps: float = DEFAULT_FPS) -> int:
+    """Source frames that the fastest clip takes at its fastest jitter."""
+    return span_frames(clip.num_frames, stride_frames(clip, fps) * clip.rates[-1] * (1 + clip.rate_jitter))
+
+
+def fits_every_rate(num_source_frames: int, clip: ClipConfig, fps: float) -> bool:
+    """Whether a video can be validated on: nothing but the motion may tell the rates apart.
+
+    It has to be long enough for the fastest rate, and to have frames enough per second for the slowest.
     """
-    return span_frames(clip.num_frames, clip.frame_stride * clip.rates[-1] * (1 + clip.rate_jitter))
+    return num_source_frames >= longest_span_frames(clip, fps) and stride_frames(clip, fps) * clip.rates[0] >= 1
 
 
-def plan_clips(num_source_frames: int, clip: ClipConfig, rng: np.random.Generator) -> list[Clip]:
+def plan_clips(
+    num_source_frames: int, clip: ClipConfig, rng: np.random.Generator, fps: float = DEFAULT_FPS
+) -> list[Clip]:
     """Draw the `clips_per_video` training clips of a video under the `short_video` policy.
 
     Args:
         num_source_frames: frames that the video really has, at least 1.
         rng: keyed by (seed, epoch, video), see `keyed_rng`; clips are drawn from it one after the other.
+        fps: the video's frames per second; only `sample_fps` asks for it.
     """
-    return [_draw(num_source_frames, clip, rng) for _ in range(clip.clips_per_video)]
+    return [_draw(num_source_frames, clip, rng, fps) for _ in range(clip.clips_per_video)]
 
 
 def plan_val_clips(
-    num_source_frames: int, clip: ClipConfig, clips_per_rate: int, rng: np.random.Generator
+    num_source_frames: int,
+    clip: ClipConfig,
+    clips_per_rate: int,
+    rng: np.random.Generator,
+    fps: float = DEFAULT_FPS,
 ) -> list[Clip]:
-    """Draw `clips_per_rate` clips at every rate, slowest first, from a video of at least `longest_span_frames`."""
+    """Draw `clips_per_rate` clips at every rate, slowest first, from a video that `fits_every_rate`."""
     return [
-        _place(num_source_frames, clip, rate_index, _strides(clip, rng)[rate_index], rng)
+        _place(num_source_frames, clip, rate_index, _strides(clip, rng, fps)[rate_index], rng)
         for rate_index in range(len(clip.rates))
         for _ in range(clips_per_rate)
     ]
 
 
-def _strides(clip: ClipConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+def _strides(clip: ClipConfig, rng: np.random.Generator, fps: float) -> NDArray[np.float64]:
     """Source frames between two frames of the clip, for each rate, under one draw of the jitter.
 
     Never below 1: a frame shown twice would give the slowest rate away.
     """
     jitter = 1 + rng.uniform(-clip.rate_jitter, clip.rate_jitter)
-    return np.maximum(1.0, clip.frame_stride * np.asarray(clip.rates) * jitter)
+    return np.maximum(1.0, stride_frames(clip, fps) * np.asarray(clip.rates) * jitter)
 
 
-def _draw(num_source_frames: int, clip: ClipConfig, rng: np.random.Generator) -> Clip:
-    strides = _strides(clip, rng)
+def _draw(num_source_frames: int, clip: ClipConfig, rng: np.random.Generator, fps: float) -> Clip:
+    strides = _strides(clip, rng, fps)
     num_rates = len(strides)
     if clip.short_video == "fit":
         fitting = sum(span_frames(clip.num_frames, stride) <= num_source_frames for stride in strides)

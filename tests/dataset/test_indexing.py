@@ -12,6 +12,7 @@ import pytest
 from advise_ray import dataset
 from advise_ray.errors import UsageError
 from advise_ray.video.annotations import ListedVideo, read_folder, read_ucf101
+from advise_ray.video.decode import Limits
 from advise_ray.video.manifest import SCHEMA, read_manifest, read_rejects, videos
 
 pytestmark = pytest.mark.ray
@@ -122,10 +123,10 @@ def test_an_interrupted_index_goes_on_where_it_was(local_ray: None, copies: Path
 
 def test_what_may_pass_is_read_again(local_ray: None, copies: Path, tmp_path: Path) -> None:
     out = tmp_path / "manifest.parquet"
-    strict = dataset.index(read_folder(copies), copies, out, max_pixels=320 * 239 + 320 * 2)
+    strict = dataset.index(read_folder(copies), copies, out, limits=Limits(max_pixels=320 * 240))
     assert strict["videos"] == 3
-    with pytest.raises(UsageError, match=r"320×240 is more than the 1000 pixels that are allowed"):
-        dataset.index(read_folder(copies), copies, tmp_path / "none.parquet", max_pixels=1000)
+    with pytest.raises(UsageError, match=r"320×240 is more than the 1000 pixels allowed"):
+        dataset.index(read_folder(copies), copies, tmp_path / "none.parquet", limits=Limits(max_pixels=1000))
     assert dataset.index(read_folder(copies), copies, tmp_path / "none.parquet")["videos"] == 3
 
 

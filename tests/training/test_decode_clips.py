@@ -63,7 +63,8 @@ def actor(config: Config, tmp_path_factory: pytest.TempPathFactory) -> DecodeCli
     actor.config = config
     actor.decoder = DecodeProcess(deadline_s=60)
     actor.videos = [
-        Video(path.stem, str(path), 7, NUM_FRAMES, "pyav" if path.stem == "3" else "decord", 0, 0) for path in paths
+        Video(path.stem, str(path), 7, NUM_FRAMES, 160, 120, 30.0, "pyav" if path.stem == "3" else "decord", 0, 0)
+        for path in paths
     ]
     return actor
 

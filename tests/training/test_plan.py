@@ -131,7 +131,15 @@ def plan_of(
 ) -> Plan:
     video = tmp_path / "video.mp4"
     video.touch()
-    described = {"path": str(video), "decoder": "pyav", "stream_index": 0, "rotation_deg": 0}
+    described = {
+        "path": str(video),
+        "width": 320,
+        "height": 240,
+        "fps": 30.0,
+        "decoder": "pyav",
+        "stream_index": 0,
+        "rotation_deg": 0,
+    }
     rows = [
         {"video_id": f"{split}{index}", "label": label(index), "split": split, "num_frames": number, **described}
         for split, numbers in lengths.items()

@@ -16,7 +16,7 @@ import pytest
 from advise_ray.errors import VideoDecodeError
 from advise_ray.video import child
 from advise_ray.video.child import DecodeProcess
-from advise_ray.video.decode import MAX_PIXELS, decode, probe
+from advise_ray.video.decode import LIMITS, Limits, decode, probe
 from advise_ray.video.synth import synthesize
 
 STAND_IN = """
@@ -62,16 +62,22 @@ def ask(decoder: DecodeProcess, path: Path) -> np.ndarray:
 
 def test_it_gives_what_decoding_here_gives(decoder: DecodeProcess, video: Path) -> None:
     np.testing.assert_array_equal(ask(decoder, video), decode(video, FRAMES, **SIZE))
-    assert decoder.probe(str(video), "x", MAX_PIXELS) == probe(video)
+    assert decoder.probe(str(video), "x", LIMITS) == probe(video)
     with pytest.raises(VideoDecodeError, match=r"^gone.mp4: no such file$"):
         ask(decoder, video.with_name("gone.mp4"))
     with pytest.raises(VideoDecodeError, match=r"^x: ends before frame 120$"):
         decoder.decode(str(video), np.asarray([0, 120]), name="x", **SIZE)
 
 
-def test_a_picture_that_is_too_large_is_not_decoded(decoder: DecodeProcess, video: Path) -> None:
-    with pytest.raises(VideoDecodeError, match="320×240 is more than the 76799 pixels that are allowed"):
-        decoder.probe(str(video), "x", 320 * 240 - 1)
+def test_what_asks_for_too_much_is_refused(decoder: DecodeProcess, video: Path) -> None:
+    for limits, reason in (
+        (Limits(max_pixels=320 * 240 - 1), "320×240 is more than the 76799 pixels allowed"),
+        (Limits(max_duration_s=3), "4 s is more than the 3 s allowed"),
+        (Limits(max_frames=100), "has more than the 100 frames allowed"),
+    ):
+        with pytest.raises(VideoDecodeError, match=reason) as caught:
+            decoder.probe(str(video), "x", limits)
+        assert not caught.value.lasting
 
 
 @pytest.mark.parametrize(
@@ -119,8 +125,9 @@ def test_it_dies_with_its_parent(video: Path, tmp_path: Path) -> None:
     code = (
         "import sys, time, numpy as np\n"
         "from advise_ray.video.child import DecodeProcess\n"
+        "from advise_ray.video.decode import LIMITS\n"
         "decoder = DecodeProcess(20)\n"
-        "decoder.probe(sys.argv[1], 'x', 10**9)\n"
+        "decoder.probe(sys.argv[1], 'x', LIMITS)\n"
         "print(decoder._process.pid, flush=True)\n"
         "time.sleep(100)\n"
     )

@@ -12,7 +12,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from advise_ray.config import ClipConfig
-from advise_ray.video.sampling import keyed_rng, longest_span_frames, plan_clips, plan_val_clips, span_frames
+from advise_ray.video.sampling import (
+    fits_every_rate,
+    keyed_rng,
+    longest_span_frames,
+    plan_clips,
+    plan_val_clips,
+    span_frames,
+)
 
 PINNED = [887, 368, 935, 917]
 """Draws of `keyed_rng(0, "order", 3)`: a run goes on, and can be compared, under another version."""
@@ -162,3 +169,30 @@ def test_a_video_as_long_as_the_longest_span_is_just_long_enough(clip, seed):
     fastest = plan_val_clips(longest - 1, clip, 1, keyed_rng(seed))[-1]
     assert fastest.frame_indices[-1] == longest - 2
     assert plan_val_clips(longest, clip, 1, keyed_rng(seed))[-1].frame_indices[-1] == longest - 1
+
+
+def by_time(**settings) -> ClipConfig:
+    return ClipConfig(num_frames=8, sample_fps=15, rates=(1, 2), rate_jitter=0, short_video="hold", **settings)
+
+
+@pytest.mark.parametrize("fps", [15, 25, 29.97, 60, 120])
+def test_files_of_any_frame_rate_play_at_the_same_speed(fps):
+    for drawn in plan_clips(1000, by_time(clips_per_video=20), keyed_rng("fps", 0), fps):
+        seconds = np.diff(drawn.frame_indices).mean() / fps
+        assert seconds == pytest.approx((1 + drawn.rate_index) / 15, abs=1 / fps / 7)
+
+
+def test_no_frame_is_shown_twice_and_what_is_too_slow_is_not_validated_on():
+    for drawn in plan_clips(1000, by_time(clips_per_video=20), keyed_rng("slow", 0), 10):
+        assert (np.diff(drawn.frame_indices) >= 1).all()
+    assert [fits_every_rate(1000, by_time(), fps) for fps in (10, 14.9, 15, 60)] == [False, False, True, True]
+
+
+@quickly
+@given(st.floats(1, 120), st.floats(0.5, 60), st.integers(1, 2000))
+def test_a_video_that_fits_every_rate_holds_every_validation_clip(fps, sample_fps, num_frames):
+    clip = ClipConfig(num_frames=8, sample_fps=sample_fps, rates=(1, 3), rate_jitter=0.2)
+    assume(fits_every_rate(num_frames, clip, fps))
+    for drawn in plan_val_clips(num_frames, clip, 2, keyed_rng(num_frames), fps):
+        assert len(set(drawn.frame_indices.tolist())) == 8
+        assert drawn.frame_indices.max() < num_frames

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from advise_ray import bench
+from advise_ray.bench import step as bench
+from advise_ray.bench.machine import Row
 
 
 @pytest.mark.slow
@@ -16,7 +17,7 @@ def test_a_step_is_timed_and_weighed() -> None:
 
 
 def test_the_rival_counts_at_its_best() -> None:
-    def row(kind: str, ifm: str | None, clips: int, step_s: float, peak_bytes: int) -> bench.Row:
+    def row(kind: str, ifm: str | None, clips: int, step_s: float, peak_bytes: int) -> Row:
         return {"kind": kind, "ifm": ifm, "clips": clips, "step_s": step_s, "peak_bytes": peak_bytes}
 
     rows = [

@@ -1,12 +1,9 @@
-"""Measurements: every rival and every limit in the one run, medians of several. `advise-ray bench`."""
+"""`bench step`: time and memory of a training step, AdViSe against an R3D-50 that is trained end to end."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import multiprocessing
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -15,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from advise_ray.bench.machine import Row, machine, status_bytes
 from advise_ray.config import Config, load
 
 STEP_CLIPS = (4, 8, 16)
 STEP_IFMS = ("open_clip:ViT-B-32", "open_clip:ViT-B-16")
 STEPS = 3
 NUM_CLASSES = 4
-Row = dict[str, Any]
 
 
 def step(on_row: Callable[[Row], None] = lambda row: None) -> Row:
@@ -120,7 +117,7 @@ class _Memory:
 
     def __init__(self, device: Any) -> None:
         self.on_cuda = device.type == "cuda"
-        self.floor_bytes = 0 if self.on_cuda else _status_bytes("VmRSS")
+        self.floor_bytes = 0 if self.on_cuda else status_bytes("VmRSS")
 
     def forget_peak(self) -> None:
         """Building a model takes more than it keeps: CLIP's text half comes and goes."""
@@ -137,26 +134,4 @@ class _Memory:
             import torch
 
             return int(torch.cuda.max_memory_allocated())
-        return _status_bytes("VmHWM") - self.floor_bytes
-
-
-def _status_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
-
-
-def machine() -> Row:
-    """What the figures were measured on, and with what."""
-    import torch
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return {
-        "machine": {
-            "cpu": cpu,
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
-        },
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "ray", "open_clip_torch", "timm")},
-    }
+        return status_bytes("VmHWM") - self.floor_bytes

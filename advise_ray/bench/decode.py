@@ -1,0 +1,196 @@
+"""`bench decode`: clips per second of our pipeline, of a plain decord loop over the same frames, and of decoding all.
+
+All arms read the same files for the same clips, with one thread a decoder and as many processes as there are cores.
+The plain loop is the limit: nothing but decord. Decoding everything and picking is what the paper's released code does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from advise_ray import runtime
+from advise_ray.bench.machine import Row, machine
+from advise_ray.config import Config, load
+from advise_ray.training.pipeline import ClipStream
+from advise_ray.training.schedule import build_schedule
+from advise_ray.video.child import DecodeProcess
+from advise_ray.video.decode import probe
+from advise_ray.video.manifest import Video, read_manifest, videos, write_manifest
+from advise_ray.video.sampling import keyed_rng, plan_clips
+
+LENGTHS_S = {"short": 10, "long": 60}
+NUM_FILES = {"short": 32, "long": 8}
+NUM_VIDEOS = {"short": 320, "long": 96}
+"""Of one measurement; the files are read several times over."""
+ROUNDS = 3
+WIDTH_PX, HEIGHT_PX, FPS, GOP_FRAMES = 320, 240, 30, 250
+NUM_DECODES, FIRST_DECODES = 5000, 500
+Work = tuple[str, NDArray[np.int64]]
+
+
+def decode(on_case: Callable[[str, dict[str, float]], None] = lambda name, figures: None) -> Row:
+    """Each length with one clip a video and with four, and how much a decoding process grows over 5,000 decodes."""
+    result: Row = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for length, duration_s in LENGTHS_S.items():
+            manifest = make_manifest(Path(folder) / length, NUM_FILES[length], duration_s)
+            for clips_per_video, name in ((1, length), (4, f"{length}_4")):
+                result[name] = measure(manifest, clips_per_video, NUM_VIDEOS[length])
+                on_case(name, result[name])
+        file = next((Path(folder) / "short").glob("*.mp4"))
+        result["resident_growth_bytes"] = resident_growth_bytes(file, NUM_DECODES, FIRST_DECODES)
+    return result | machine()
+
+
+def make_manifest(folder: Path, num_files: int, duration_s: int) -> Path:
+    """Synthesized H.264 files with a keyframe every 250 frames, as x264's defaults give, and their manifest."""
+    folder.mkdir(parents=True)
+    rows = []
+    for number in range(num_files):
+        path = folder / f"{number:02d}.mp4"
+        _write(path, duration_s, keyed_rng("bench", number))
+        rows.append({"video_id": path.name, "path": str(path), "split": "train", **vars(probe(path))})
+    write_manifest(rows, folder / "manifest.parquet")
+    return folder / "manifest.parquet"
+
+
+def _write(path: Path, duration_s: int, rng: np.random.Generator) -> None:
+    """A texture that drifts under noise: neither still nor beyond what an encoder can predict."""
+    texture = rng.integers(0, 256, size=(HEIGHT_PX // 8 + 60, WIDTH_PX // 8 + 60, 3), dtype=np.uint8)
+    texture = texture.repeat(8, 0).repeat(8, 1)
+    with av.open(str(path), "w") as container:
+        keyframes = f"keyint={GOP_FRAMES}:min-keyint={GOP_FRAMES}:scenecut=0"
+        options = {"preset": "veryfast", "threads": "1", "x264-params": keyframes}
+        stream = container.add_stream("libx264", rate=Fraction(FPS), options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
+        for frame in range(duration_s * FPS):
+            x, y = frame * 2 % 400, int(200 + 150 * np.sin(frame / 40))
+            image = np.ascontiguousarray(texture[y : y + HEIGHT_PX, x : x + WIDTH_PX])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def measure(manifest: Path, clips_per_video: int, num_videos: int) -> dict[str, float]:
+    """Clips per second of the three arms, in turn, the median of several rounds."""
+    config = bench_config(manifest, clips_per_video, num_videos)
+    arms: dict[str, Callable[[], float]] = {
+        "pipeline": lambda: pipeline_s(config),
+        "plain_decord": lambda: loop_s(config, whole=False),
+        "decode_everything": lambda: loop_s(config, whole=True),
+    }
+    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    for _ in range(ROUNDS):
+        for arm, run in arms.items():
+            seconds[arm].append(run())
+    clips = num_videos * clips_per_video
+    return {f"{arm}_clips_per_s": clips / statistics.median(times) for arm, times in seconds.items()}
+
+
+def bench_config(manifest: Path, clips_per_video: int, num_videos: int) -> Config:
+    """T 8, stride 2, rate 1, decoded at the size that training takes; the epochs that `num_videos` makes."""
+    epochs = num_videos // read_manifest(manifest).num_rows
+    return load(
+        None,
+        [
+            "task=action",  # at rate 1, as it was filmed
+            f"data.manifest={manifest}",
+            "data.val_fraction=0",
+            f"data.clip={{num_frames: 8, frame_stride: 2, clips_per_video: {clips_per_video}}}",
+            f"train={{epochs: {epochs}, global_batch_size: {8 * clips_per_video}}}",
+        ],
+    )
+
+
+def processes() -> int:
+    """Decoding processes of every arm: one a core."""
+    return len(os.sched_getaffinity(0))
+
+
+def pipeline_s(config: Config) -> float:
+    """Seconds that Ray Data takes from the first batch it hands over to the last, scaled to all of the batches."""
+    runtime.connect()
+    table = read_manifest(Path(str(config.data.manifest)))
+    schedule = build_schedule(config, table)
+    rows = [Video(**{**vars(video), "label": 0}) for video in videos(table)]
+    share = processes() / (processes() + 1)  # the CPUs that are left for the one who reads
+    stream = ClipStream(config, schedule, ray.put(rows), 0, processes(), round(share, 2))
+    times = []
+    (iterator,) = stream.open(1)
+    pace = None
+    for taken, block in enumerate(iterator.iter_batches(batch_size=None, batch_format="numpy"), 1):
+        pace = pace or ray.get_actor(str(block["pace"][0]))
+        pace.advance.remote(taken)
+        assert block["weights"].all(), block["failures"]
+        times.append(time.perf_counter())
+    warm = len(times) // 4  # actors start, and what they had ready when the first batch came
+    return (times[-1] - times[warm - 1]) * len(times) / (len(times) - warm)
+
+
+def loop_s(config: Config, *, whole: bool) -> float:
+    """Seconds that decord alone takes for the same clips; `whole`: it decodes each video to its end, and picks."""
+    with multiprocessing.get_context("spawn").Pool(processes()) as pool:
+        size = (config.augment.resize_height_px, config.augment.resize_width_px)
+        pool.map(_warm_up, range(processes()), chunksize=1)
+        work = list(_work(config))
+        started_s = time.perf_counter()
+        shares = [(work[start :: processes()], size, whole) for start in range(processes())]
+        pool.starmap(_loop, shares, chunksize=1)
+        return time.perf_counter() - started_s
+
+
+def _work(config: Config) -> Iterator[Work]:
+    """The clips of the run, a video at a time: its path, and the frames of all of its clips."""
+    from advise_ray.config import played_clip
+
+    table = read_manifest(Path(str(config.data.manifest)))
+    schedule, rows = build_schedule(config, table), videos(table)
+    for batch in schedule.batches():
+        for index in dict.fromkeys(batch.videos.tolist()):
+            rng = keyed_rng(config.seed, "clip", batch.epoch, rows[index].video_id)
+            clips = plan_clips(rows[index].num_frames, played_clip(config), rng)
+            yield rows[index].path, np.concatenate([clip.frame_indices for clip in clips])
+
+
+def _warm_up(_: int) -> None:
+    from advise_ray.video import readers  # noqa: F401 (imports decord)
+
+
+def _loop(work: list[Work], size: tuple[int, int], whole: bool) -> int:
+    from advise_ray.video.readers import decord
+
+    total = 0
+    for path, wanted in work:
+        if whole:  # spared the resizing, which would be that of 8 frames
+            reader = decord.VideoReader(path, num_threads=1)
+            frames = reader.get_batch(range(len(reader))).asnumpy()[wanted]
+        else:
+            reader = decord.VideoReader(path, height=size[0], width=size[1], num_threads=1)
+            frames = reader.get_batch(wanted).asnumpy()
+        total += int(frames[0, 0, 0, 0])
+    return total
+
+
+def resident_growth_bytes(file: Path, num_decodes: int, first_decodes: int) -> int:
+    """Resident memory that a decoding process gains from its `first_decodes`-th decode to the last."""
+    wanted: dict[str, Any] = {"height_px": 256, "width_px": 320, "name": file.name}
+    rng = keyed_rng("growth")
+    before = 0
+    with DecodeProcess(deadline_s=60) as decoder:
+        for number in range(1, num_decodes + 1):
+            decoder.decode(str(file), np.arange(8) * 2 + rng.integers(200), **wanted)
+            if number == first_decodes:
+                before = decoder.resident_bytes()
+        return decoder.resident_bytes() - before

@@ -1,0 +1,37 @@
+"""What figures were measured on, and the memory of processes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def status_bytes(name: str, pid: int | str = "self") -> int:
+    """A process's memory as Linux counts it: `VmRSS` now, `VmHWM` at its highest."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
+
+
+def machine() -> Row:
+    """`machine` and `versions` of every bench's JSON."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return {
+        "machine": {
+            "cpu": cpu,
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        },
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("torch", "ray", "open_clip_torch", "timm", "decord2", "av")
+        },
+    }

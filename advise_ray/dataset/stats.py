@@ -1,0 +1,189 @@
+"""`stats`: one self-contained page with what a person wants to see of a data set before training on it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from advise_ray.config import Config
+from advise_ray.dataset.summary import describe
+from advise_ray.errors import VideoDecodeError
+from advise_ray.video.augment import centre_crop
+from advise_ray.video.child import DecodeProcess
+from advise_ray.video.manifest import Video, frames_per_video, read_manifest, videos
+from advise_ray.video.sampling import keyed_rng, plan_val_clips, span_frames, stride_frames
+
+SHEET_VIDEOS = 4
+FRAME_WIDTH_PX = 112
+MOST_CLASSES = 60
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse } td, th { padding: .2em .9em .2em 0; text-align: left; vertical-align: top }
+h2 { margin-top: 2em } img { max-width: 100% } .sheet td { padding: 2px 8px 2px 0 } .note { color: #666 }
+"""
+
+
+def write_report(manifest: Path, out: Path, config: Config) -> dict[str, Any]:
+    """Write the page for the clips that `config` draws; nothing in it is loaded from elsewhere.
+
+    Returns:
+        Counts, what the videos are like, and for each rate the share of videos that it fits.
+    """
+    table = read_manifest(manifest)
+    facts = {
+        "videos": table.num_rows,
+        "classes": len(set(table.column("class_name").drop_null().to_pylist())),
+        "splits": _counts(table, "split"),
+        **describe(table),
+        "rate_fits_fraction": rate_fits_fraction(table, config),
+    }
+    sections = [
+        ("Facts", _facts_table(facts)),
+        ("Durations", _histogram(table.column("duration_s").to_pylist(), "seconds")),
+        ("Frames per second", _bars(facts["fps"], "frames/s")),
+        ("Sizes", _bars(facts["sizes_px"], "width × height, px")),
+        ("Classes", _bars(_class_balance(table), "videos", across=True)),
+        ("Rates that fit", _rates(facts["rate_fits_fraction"], config)),
+        ("Clips as the model gets them", _sheets(table, config)),
+    ]
+    body = "".join(f"<h2>{html.escape(title)}</h2>\n{content}\n" for title, content in sections)
+    title = html.escape(manifest.name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f"</head>\n<body><h1>{title}</h1>\n{body}</body></html>\n",
+        encoding="utf-8",
+    )
+    return {"report": str(out), **facts}
+
+
+def rate_fits_fraction(table: pa.Table, config: Config) -> dict[str, float]:
+    """For each rate the share of videos that are long enough for it at its fastest jitter."""
+    clip = config.data.clip
+    lengths, fps = frames_per_video(table), table.column("fps").to_numpy()
+    strides = np.asarray([stride_frames(clip, each) for each in fps])
+    shares = {}
+    for rate in clip.rates:
+        spans = [span_frames(clip.num_frames, max(1.0, stride * rate * (1 + clip.rate_jitter))) for stride in strides]
+        shares[f"{rate:g}"] = round(float(np.mean(lengths >= spans)), 4)
+    return shares
+
+
+def _counts(table: pa.Table, column: str) -> dict[str, int]:
+    values = (value if value is not None else "none" for value in table.column(column).to_pylist())
+    return dict(sorted(Counter(values).items()))
+
+
+def _class_balance(table: pa.Table) -> dict[str, int]:
+    names = [name for name in table.column("class_name").to_pylist() if name is not None]
+    return dict(Counter(names).most_common(MOST_CLASSES))
+
+
+def _facts_table(facts: dict[str, Any]) -> str:
+    def cell(value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{html.escape(str(name))}: {inner}" for name, inner in value.items()) or "none"
+        return html.escape(str(value))
+
+    rows = "".join(f"<tr><th>{name.replace('_', ' ')}</th><td>{cell(value)}</td></tr>" for name, value in facts.items())
+    return f"<table>{rows}</table>"
+
+
+def _rates(shares: dict[str, float], config: Config) -> str:
+    clip = config.data.clip
+    how = f"stride {clip.frame_stride}" if clip.sample_fps is None else f"{clip.sample_fps:g} frames/s"
+    note = f"Share of videos that are long enough for a clip of {clip.num_frames} frames at {how}, at each rate."
+    return f'<p class="note">{note}</p>{_bars(shares, "share of videos")}'
+
+
+def _bars(counts: dict[str, Any], label: str, *, across: bool = False) -> str:
+    if not counts:
+        return '<p class="note">none</p>'
+
+    def draw(axes: Any) -> None:
+        names, values = [str(name)[:40] for name in counts], list(counts.values())
+        if across:
+            axes.barh(range(len(names)), values)
+            axes.set_yticks(range(len(names)), names, fontsize=7)
+            axes.invert_yaxis()
+        else:
+            axes.bar(names, values)
+        axes.set_xlabel(label)
+
+    return _figure(draw, height_in=max(2.2, 0.16 * len(counts)) if across else 2.2)
+
+
+def _histogram(values: Sequence[float], label: str) -> str:
+    def draw(axes: Any) -> None:
+        axes.hist(values, bins=40)
+        axes.set_xlabel(label)
+        axes.set_ylabel("videos")
+
+    return _figure(draw, height_in=2.2)
+
+
+def _figure(draw: Callable[[Any], None], height_in: float) -> str:
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    figure = Figure(figsize=(8, height_in), layout="constrained")
+    draw(figure.add_subplot())
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    return _image(png.getvalue(), "png")
+
+
+def _image(content: bytes, kind: str) -> str:
+    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+
+
+def _sheets(table: pa.Table, config: Config) -> str:
+    """A row of frames at every rate for a few videos, the longest of some that were picked by lot."""
+    lengths = frames_per_video(table)
+    picked = keyed_rng(config.seed, "sheet").permutation(table.num_rows)[: 8 * SHEET_VIDEOS]
+    longest = sorted(picked, key=lambda row: -lengths[row])[:SHEET_VIDEOS]
+    every = videos(table)
+    with DecodeProcess(config.data.decode_timeout_s) as decoder:
+        return "".join(_sheet(every[row], config, decoder) for row in longest)
+
+
+def _sheet(video: Video, config: Config, decoder: DecodeProcess) -> str:
+    clip, size = config.data.clip, config.augment
+    rows = []
+    try:
+        for planned in plan_val_clips(len(video.frames), clip, 1, keyed_rng(config.seed, video.video_id), video.fps):
+            frames = decoder.decode(
+                video.path,
+                planned.frame_indices + video.frames.start,
+                height_px=size.resize_height_px,
+                width_px=size.resize_width_px,
+                decoder=video.decoder,
+                stream_index=video.stream_index,
+                rotation_deg=video.rotation_deg,
+                name=video.video_id,
+            )
+            top, left, height, width = centre_crop(size)[:4].astype(int)
+            cropped = frames[:, top : top + height, left : left + width]
+            rate = f"× {clip.rates[planned.rate_index]:g}"
+            rows.append(f"<tr><th>{rate}</th><td>{_strip(cropped)}</td></tr>")
+    except VideoDecodeError as error:
+        rows.append(f"<tr><td>{html.escape(error.reason)}</td></tr>")
+    return f'<p>{html.escape(video.video_id)}</p><table class="sheet">{"".join(rows)}</table>'
+
+
+def _strip(frames: NDArray[np.uint8]) -> str:
+    """uint8[T, H, W, 3] → the frames side by side."""
+    image = Image.fromarray(np.concatenate(list(frames), axis=1))
+    width = FRAME_WIDTH_PX * len(frames)
+    jpeg = io.BytesIO()
+    image.resize((width, round(image.height * width / image.width))).save(jpeg, "JPEG", quality=80)
+    return _image(jpeg.getvalue(), "jpeg")

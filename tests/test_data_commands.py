@@ -1,0 +1,62 @@
+"""`advise-ray data …` in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from advise_ray.cli import FORMATS, main
+from advise_ray.video.layouts import LAYOUTS
+from advise_ray.video.synth import synthesize
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, ["data", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_every_format_can_be_synthesized() -> None:
+    assert set(FORMATS) == set(LAYOUTS)
+
+
+@pytest.mark.ray
+def test_a_data_set_is_indexed_and_shown(local_ray: None, tmp_path: Path) -> None:
+    synthesize(tmp_path, 8, seed=0, layout="diving48")
+    out = str(tmp_path / "m.parquet")
+    where = ["--format", "diving48", "--videos", str(tmp_path / "rgb"), "--annotations", str(tmp_path), "--out", out]
+    code, stdout, _ = run("index", *where, "--json")
+    assert code == 0
+    summary = json.loads(stdout)
+    assert (summary["videos"], summary["classes"]) == (8, 8)
+    code, stdout, _ = run("index", *where)
+    assert code == 0
+    assert "splits: train listed 8, readable 8, missing 0" in stdout
+    code, stdout, _ = run("stats", out, "--out", str(tmp_path / "report.html"), "--json")
+    assert code == 0
+    assert Path(json.loads(stdout)["report"]).stat().st_size > 10_000
+    (tmp_path / "rgb" / "00003.mp4").write_bytes(b"")
+    code, stdout, _ = run("check", out, "--drop", str(tmp_path / "clean.parquet"), "--json")
+    assert code == 1
+    assert json.loads(stdout)["first_reasons"] == {"00003.mp4": "empty file"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--format", "ssv2"], "--format ssv2 needs --annotations"),
+        (["--format", "folder", "--annotations", "lists"], "--format folder needs no --annotations"),
+        (["--format", "ssv2", "--annotations", "lists", "--split", "2"], "--split: ssv2 has no numbered splits"),
+        (["--format", "hmdb51", "--annotations", "lists"], "--annotations: no <class>_test_split1.txt in lists"),
+        (
+            ["--format", "diving48", "--annotations", "lists"],
+            "cannot read the names of the dives, lists/Diving48_vocab",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said(arguments: list[str], problem: str) -> None:
+    code, stdout, stderr = run("index", "--videos", "v", "--out", "m.parquet", *arguments)
+    assert (code, stdout) == (2, "")
+    assert problem in stderr

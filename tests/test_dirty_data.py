@@ -1,0 +1,140 @@
+"""Whole runs on what people really have: odd files among good ones, a decoder that hangs, videos behind a URL."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from advise_ray import dataset
+from advise_ray.config import load
+from advise_ray.training.trainer import train
+from advise_ray.video.annotations import read_folder
+from advise_ray.video.manifest import read_manifest, read_rejects, write_manifest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PATIENCE_S = 240
+HANGS = """
+import time
+from advise_ray.video import decode as decoding
+real = decoding.decode
+def decode(source, *request, **how):
+    if "sleeps" in str(source):
+        time.sleep(1000)
+    return real(source, *request, **how)
+decoding.decode = decode
+"""
+
+
+def run(*arguments: str, **environment: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "advise_ray", *arguments, "--json"]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def settings(*values: str) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+def test_odd_files_among_real_clips_cost_themselves_only(
+    local_ray: None, shared_data: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """120 real clips and 68 odd files; those that cannot be read are in the manifest, as if they had been once."""
+    root = tmp_path / "videos"
+    for folder in ("survfight/videos", "robustness"):
+        for path in sorted((shared_data / folder).rglob("*.*")):
+            if path.is_file():
+                link = root / path.relative_to(shared_data)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path)
+    out = tmp_path / "manifest.parquet"
+    summary = dataset.index(read_folder(root), root, out)
+    bad = read_rejects(Path(summary["rejects"]))
+    no_video_suffix = 13  # sounds, which a folder of videos passes over
+    assert summary["videos"] + len(bad) == 120 + 68 - no_video_suffix
+    rows = [dict(row, split="train") for row in read_manifest(out).to_pylist()]
+    good = {str(row["video_id"]) for row in rows}
+    sounds = [str(path) for path in root.rglob("*") if path.suffix in (".mp3", ".wav")]
+    assert len(sounds) == no_video_suffix
+    rows += [dict(rows[0], video_id=name, path=str(root / name)) for name in [*bad, *sounds]]
+    write_manifest(rows, out)
+    config = load(
+        None,
+        [
+            *tiny,
+            f"data.manifest={out}",
+            "data.val_fraction=0",
+            "data.log_clips=true",
+            "data.max_failed_fraction=0.2",
+            f"storage.path={tmp_path}",
+        ],
+    )
+    result = train(config)
+    assert result["status"] == "FINISHED"
+    assert set(read_rejects(Path(result["run_dir"]) / "rejects.parquet")) == {*bad, *sounds}
+    assert result["clips_seen"] == 2 * len(good)
+
+
+def test_a_decoder_that_hangs_costs_its_video_and_the_deadline(
+    synthesized: Path, manifest: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    rows = read_manifest(manifest).to_pylist()
+    hanging = next(row for row in rows if row["split"] == "train")
+    hanging["path"] = str(tmp_path / "sleeps.mp4")
+    (tmp_path / "sleeps.mp4").symlink_to(next(synthesized.rglob("*.mp4")))
+    write_manifest(rows, tmp_path / "manifest.parquet")
+    where = [f"data.manifest={tmp_path / 'manifest.parquet'}", f"storage.path={tmp_path}", "data.decode_timeout_s=3"]
+    result = run("train", *settings(*tiny, *where), PYTHONPATH=str(tmp_path))
+    assert result["status"] == "FINISHED"
+    assert read_rejects(Path(result["run_dir"]) / "rejects.parquet") == {
+        hanging["video_id"]: "decoding took longer than 3 s"
+    }
+    assert result["clips_seen"] == 15 * 2
+
+
+@pytest.fixture
+def s3() -> Iterator[dict[str, str]]:
+    """What a process needs to know of an S3 server on loopback."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    server.stop()
+
+
+def test_videos_in_a_bucket_are_indexed_checked_and_trained_on(
+    s3: dict[str, str], synthesized: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    client = boto3.client("s3", endpoint_url=s3["AWS_ENDPOINT_URL"], aws_access_key_id="key", aws_secret_access_key="s")
+    client.create_bucket(Bucket="clips")
+    videos = synthesized / "videos"
+    for path in sorted(videos.rglob("*.mp4")):
+        client.upload_file(str(path), "clips", f"ucf/{path.relative_to(videos).as_posix()}")
+    out = str(tmp_path / "manifest.parquet")
+    lists = str(synthesized / "ucfTrainTestlist")
+    index = ["data", "index", "--format", "ucf101", "--videos", "s3://clips/ucf", "--annotations", lists, "--out", out]
+    summary = run(*index, **s3)
+    assert (summary["videos"], summary["missing"], summary["probed"]) == (24, 0, 24)
+    assert run(*index, **s3)["probed"] == 0
+    assert run("data", "check", out, **s3)["rejected"] == 0
+    result = run("train", *settings(*tiny, f"data.manifest={out}", f"storage.path={tmp_path}"), **s3)
+    assert (result["status"], result["failed_videos"], result["clips_seen"]) == ("FINISHED", 0, 32)
