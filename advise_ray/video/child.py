@@ -9,6 +9,8 @@ The process is started when it is first needed, killed at the deadline, and repl
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
 import multiprocessing
 import os
 import signal
@@ -44,15 +46,13 @@ class DecodeProcess:
         self._first_bytes = self._bytes = 0
 
     def decode(self, location: str, frame_indices: NDArray[np.int64], *, name: str, **how: Any) -> NDArray[np.uint8]:
-        """See `decode.decode`: uint8[T, height_px, width_px, 3].
+        """See `decode.decode`: uint8[T, height_px, width_px, 3], in memory that the next call writes to.
 
         Raises:
             VideoDecodeError: the file cannot be read, or not within the deadline, or the decoder crashed on it.
         """
         shape = self._ask(name, ("decode", location, frame_indices, {"name": name, **how}))
-        frames = np.empty(shape, dtype=np.uint8)
-        assert self._pipe is not None
-        self._pipe.recv_bytes_into(frames.data.cast("B"))
+        frames = self._memory.view(shape)
         self._recycle()
         return frames
 
@@ -76,6 +76,7 @@ class DecodeProcess:
             self._pipe.close()
             self._process.kill()
             self._process.wait()
+            os.close(self._memory.file)
         self._process = self._pipe = None
 
     def __enter__(self) -> DecodeProcess:
@@ -106,9 +107,11 @@ class DecodeProcess:
     def _start(self) -> None:
         self.close()
         self._pipe, theirs = multiprocessing.Pipe()
+        self._memory = _SharedMemory(os.memfd_create("frames"))
+        shared = (theirs.fileno(), self._memory.file)
         self._process = subprocess.Popen(  # noqa: S603 (ourselves)
-            [sys.executable, "-m", "advise_ray.video.child", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-m", "advise_ray.video.child", *map(str, shared)],
+            pass_fds=shared,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is the driver's matter
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
@@ -129,7 +132,27 @@ def _signal_name(number: int) -> str:
         return f"exit code {-number}"
 
 
-def _serve(pipe: Connection[Any, Any]) -> None:
+class _SharedMemory:
+    """Memory without a name that parent and child both see; a pipe would copy the pictures twice more.
+
+    It is as large as the largest clip that was put into it, and ends with the last of the two.
+    """
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self.memory: mmap.mmap | None = None
+
+    def view(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """The first bytes as uint8[shape]."""
+        num_bytes = math.prod(shape)
+        if self.memory is None or len(self.memory) < num_bytes:
+            if os.fstat(self.file).st_size < num_bytes:
+                os.ftruncate(self.file, num_bytes)
+            self.memory = mmap.mmap(self.file, num_bytes)
+        return np.frombuffer(self.memory, dtype=np.uint8, count=num_bytes).reshape(shape)
+
+
+def _serve(pipe: Connection[Any, Any], memory: _SharedMemory) -> None:
     """What the process does until its parent hangs up."""
     while True:
         try:
@@ -142,8 +165,8 @@ def _serve(pipe: Connection[Any, Any]) -> None:
                 pipe.send((decoding.probe(source, *request), _resident_bytes()))
             else:
                 frames = decoding.decode(source, request[0], **request[1])
+                memory.view(frames.shape)[:] = frames
                 pipe.send((frames.shape, _resident_bytes()))
-                pipe.send_bytes(np.ascontiguousarray(frames).data.cast("B"))
         except VideoDecodeError as error:
             pipe.send((error, _resident_bytes()))
 
@@ -168,4 +191,4 @@ def _die_with_parent() -> None:
 
 if __name__ == "__main__":
     _die_with_parent()
-    _serve(Connection(int(sys.argv[1])))
+    _serve(Connection(int(sys.argv[1])), _SharedMemory(int(sys.argv[2])))

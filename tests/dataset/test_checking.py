@@ -41,7 +41,9 @@ def test_what_has_broken_vanished_or_changed_is_named_and_dropped(indexed: Path,
     assert list(reasons) == ["0.mp4", "1.mp4", "2.mp4"]
     assert reasons["0.mp4"].startswith("not a video file, or one that lost a part")
     assert reasons["1.mp4"] == "no such file"
-    assert reasons["2.mp4"] == ("changed since it was indexed: num_frames 120 → 134, width 320 → 640, height 240 → 360")
+    assert reasons["2.mp4"] == (
+        "changed since it was indexed: num_frames 120 → 134, width 320 → 640, height 240 → 360, decoder decord → pyav"
+    )
     assert pq.read_table(clean).column("video_id").to_pylist() == ["3.mp4"]
 
 
