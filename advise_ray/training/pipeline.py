@@ -162,7 +162,7 @@ class DecodeClips:
         weights = np.array(row["weights"][0], dtype=np.float32)
         size = self.config.augment
         shape = (len(videos), self.config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
-        frames = np.empty(shape, dtype=np.uint8)
+        frames = self.decoder.frames(shape)
         plans: list[Clip] = [Clip(np.empty(0, dtype=np.int64), 0)] * len(videos)
         draws = np.tile(augment.centre_crop(size), (len(videos), 1))
         failed = np.zeros(len(videos), dtype=bool)
@@ -176,8 +176,8 @@ class DecodeClips:
                     rng = keyed_rng(self.config.seed, "augment", epoch, video.video_id, int(clips[place]))
                     draws[place] = augment.draw(size, rng)
             try:
-                wanted = np.concatenate([plans[place].frame_indices for place in places])
-                frames[places] = self._decode(video, wanted).reshape(-1, *shape[1:])
+                wanted = np.stack([plans[place].frame_indices for place in places])
+                self._decode(video, wanted, frames, places)
             except VideoDecodeError as error:
                 failed[places] = True
                 failures.append(f"{video.video_id}\t{error.reason}")
@@ -210,14 +210,16 @@ class DecodeClips:
             clips = plan_val_clips(num_frames, clip, self.config.data.val_clips_per_rate, rng, video.fps)
         return [Clip(planned.frame_indices + video.frames.start, planned.rate_index) for planned in clips]
 
-    def _decode(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _decode(
+        self, video: Video, frame_indices: NDArray[np.int64], frames: NDArray[np.uint8], places: NDArray[np.int64]
+    ) -> None:
         if video.width * video.height > self.config.data.max_pixels:
             raise VideoDecodeError(video.video_id, f"{video.width}×{video.height} is more than data.max_pixels allows")
-        return self.decoder.decode(
+        self.decoder.decode_into(
+            frames,
+            places,
             video.path,
             frame_indices,
-            height_px=self.config.augment.resize_height_px,
-            width_px=self.config.augment.resize_width_px,
             decoder=video.decoder,
             stream_index=video.stream_index,
             rotation_deg=video.rotation_deg,

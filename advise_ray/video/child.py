@@ -32,38 +32,73 @@ from advise_ray.video.readers import Source
 MAX_GROWTH_BYTES = 256 * 2**20
 """A process that holds so much more than after its first video is replaced: decord has grown without end before."""
 
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS)
+"""What native code dies of by its own doing; the system's out-of-memory killer, say, sends others."""
+
 
 class DecodeProcess:
     """`decode` and `probe` of `advise_ray.video.decode`, for local paths and URLs, within a deadline.
 
-    Not safe for threads: one call at a time.
+    Not for threads: one call at a time.
     """
 
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
+        self._memory = [_SharedMemory(os.memfd_create("frames")) for _ in range(2)]
+        self._turn = 0
         self._first_bytes = self._bytes = 0
 
-    def decode(self, location: str, frame_indices: NDArray[np.int64], *, name: str, **how: Any) -> NDArray[np.uint8]:
-        """See `decode.decode`: uint8[T, height_px, width_px, 3], in memory that the next call writes to.
+    def frames(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory for clips, uint8[B, T, H, W, 3], that the process writes to; two take turns.
+
+        What a Ray Data task returns is serialized before the next task begins, so that two are enough.
+        """
+        self._turn = 1 - self._turn
+        return self._memory[self._turn].view(shape)
+
+    def decode_into(
+        self,
+        frames: NDArray[np.uint8],
+        places: NDArray[np.int64],
+        location: str,
+        frame_indices: NDArray[np.int64],
+        *,
+        name: str,
+        **how: Any,
+    ) -> None:
+        """Decode the clips of one video to their places in what `frames` has handed out last.
+
+        Args:
+            places: int64[K], indices into the first axis of `frames`.
+            frame_indices: int64[K, T].
+            how: `decoder`, `stream_index`, `rotation_deg`, see `decode.decode`.
 
         Raises:
-            VideoDecodeError: the file cannot be read, or not within the deadline, or the decoder crashed on it.
+            VideoDecodeError: the file cannot be read, or not within the deadline, or the decoder crashed on it; the
+                places may have been written to.
         """
-        shape = self._ask(name, ("decode", location, frame_indices, {"name": name, **how}))
-        frames = self._memory.view(shape)
-        self._recycle()
-        return frames
+        target = (self._turn, frames.shape, places)
+        self._ask(name, ("decode", location, name, frame_indices, target, how))
+
+    def decode(self, location: str, frame_indices: NDArray[np.int64], *, name: str, **how: Any) -> NDArray[np.uint8]:
+        """See `decode.decode`: int64[T] → uint8[T, height_px, width_px, 3], in memory of its own.
+
+        Raises:
+            VideoDecodeError: as `decode_into`.
+        """
+        frames = self.frames((1, len(frame_indices), how.pop("height_px"), how.pop("width_px"), 3))
+        self.decode_into(frames, np.zeros(1, dtype=np.int64), location, frame_indices[None], name=name, **how)
+        return frames[0].copy()
 
     def probe(self, location: str, name: str, limits: Limits) -> VideoInfo:
         """See `decode.probe`.
 
         Raises:
-            VideoDecodeError: as `decode`.
+            VideoDecodeError: as `decode_into`.
         """
         info: VideoInfo = self._ask(name, ("probe", location, name, limits))
-        self._recycle()
         return info
 
     def resident_bytes(self) -> int:
@@ -76,7 +111,6 @@ class DecodeProcess:
             self._pipe.close()
             self._process.kill()
             self._process.wait()
-            os.close(self._memory.file)
         self._process = self._pipe = None
 
     def __enter__(self) -> DecodeProcess:
@@ -97,21 +131,25 @@ class DecodeProcess:
                 raise VideoDecodeError(name, f"decoding took longer than {self.deadline_s:g} s", lasting=False)
             outcome, self._bytes = self._pipe.recv()
         except (EOFError, OSError):
-            died_of = self._process.wait()
+            died_of = -self._process.wait()
             self.close()
-            raise VideoDecodeError(name, f"the decoder crashed on it ({_signal_name(-died_of)})") from None
+            reason = f"the decoder crashed on it ({_signal_name(died_of)})"
+            raise VideoDecodeError(name, reason, lasting=died_of in CRASHES) from None
+        except BaseException:  # interrupted: what it answers must not be taken for the answer to the next question
+            self.close()
+            raise
         if isinstance(outcome, VideoDecodeError):
             raise outcome
+        self._recycle()
         return outcome
 
     def _start(self) -> None:
         self.close()
         self._pipe, theirs = multiprocessing.Pipe()
-        self._memory = _SharedMemory(os.memfd_create("frames"))
-        shared = (theirs.fileno(), self._memory.file)
+        files = (theirs.fileno(), *(memory.file for memory in self._memory))
         self._process = subprocess.Popen(  # noqa: S603 (ourselves)
-            [sys.executable, "-m", "advise_ray.video.child", *map(str, shared)],
-            pass_fds=shared,
+            [sys.executable, "-m", "advise_ray.video.child", *map(str, files)],
+            pass_fds=files,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is the driver's matter
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
@@ -133,9 +171,9 @@ def _signal_name(number: int) -> str:
 
 
 class _SharedMemory:
-    """Memory without a name that parent and child both see; a pipe would copy the pictures twice more.
+    """Memory without a name that parent and child both see: a pipe would copy the pictures twice more.
 
-    It is as large as the largest clip that was put into it, and ends with the last of the two.
+    It grows to the largest row of clips, outlives the child, and is freed with the last view of it.
     """
 
     def __init__(self, file: int) -> None:
@@ -151,22 +189,27 @@ class _SharedMemory:
             self.memory = mmap.mmap(self.file, num_bytes)
         return np.frombuffer(self.memory, dtype=np.uint8, count=num_bytes).reshape(shape)
 
+    def __del__(self) -> None:
+        os.close(self.file)
 
-def _serve(pipe: Connection[Any, Any], memory: _SharedMemory) -> None:
+
+def _serve(pipe: Connection[Any, Any], memory: list[_SharedMemory]) -> None:
     """What the process does until its parent hangs up."""
     while True:
         try:
-            kind, location, *request = pipe.recv()
+            kind, location, name, *request = pipe.recv()
         except EOFError:
             return
         try:
-            source = _source(location, request[0] if kind == "probe" else request[1]["name"])
+            source, answer = _source(location, name), None
             if kind == "probe":
-                pipe.send((decoding.probe(source, *request), _resident_bytes()))
+                answer = decoding.probe(source, name, *request)
             else:
-                frames = decoding.decode(source, request[0], **request[1])
-                memory.view(frames.shape)[:] = frames
-                pipe.send((frames.shape, _resident_bytes()))
+                frame_indices, (turn, shape, places), how = request
+                size = {"height_px": shape[2], "width_px": shape[3]}
+                frames = decoding.decode(source, frame_indices.ravel(), name=name, **size, **how)
+                memory[turn].view(shape)[places] = frames.reshape(-1, *shape[1:])
+            pipe.send((answer, _resident_bytes()))
         except VideoDecodeError as error:
             pipe.send((error, _resident_bytes()))
 
@@ -191,4 +234,5 @@ def _die_with_parent() -> None:
 
 if __name__ == "__main__":
     _die_with_parent()
-    _serve(Connection(int(sys.argv[1])), _SharedMemory(int(sys.argv[2])))
+    pipe_file, *memory_files = map(int, sys.argv[1:])
+    _serve(Connection(pipe_file), [_SharedMemory(file) for file in memory_files])
