@@ -184,7 +184,7 @@ def index(
 @data.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Rejects to write (Parquet); default: beside the manifest."
+    "--out", type=click.Path(path_type=Path), help="Rejects to write (Parquet); default: MANIFEST.check.parquet."
 )
 @click.option("--drop", type=click.Path(path_type=Path), metavar="FILE", help="Write a manifest without them.")
 @timeout_option
@@ -203,7 +203,7 @@ def check(
     """Decode every video of a manifest to its end; exit 1 if any of them fails, or is not what it was."""
     from advise_ray import dataset, progress
 
-    rejects = (out or manifest.with_name(manifest.name + ".rejects.parquet")).absolute()
+    rejects = (out or manifest.with_name(manifest.name + ".check.parquet")).absolute()
     with progress.counting("reading videos") as on_progress:
         summary = dataset.check(
             manifest.absolute(),

@@ -31,17 +31,18 @@ class ConfigError(UsageError):
 class VideoDecodeError(AdviseRayError):
     """One video that cannot be read; `reason` is a short phrase for `rejects.parquet`.
 
-    `lasting`: the file itself is to blame, so that trying again would not help.
+    `lasting`: the file itself is to blame, so that trying again would not help. `detail`: what the library said.
     """
 
-    def __init__(self, video: str, reason: str, lasting: bool = True) -> None:
+    def __init__(self, video: str, reason: str, lasting: bool = True, detail: str = "") -> None:
         self.video = video
         self.reason = reason
         self.lasting = lasting
+        self.detail = detail
         super().__init__(f"{video}: {reason}")
 
-    def __reduce__(self) -> tuple[type[VideoDecodeError], tuple[str, str, bool]]:
-        return type(self), (self.video, self.reason, self.lasting)
+    def __reduce__(self) -> tuple[type[VideoDecodeError], tuple[str, str, bool, str]]:
+        return type(self), (self.video, self.reason, self.lasting, self.detail)
 
 
 class TrainingError(AdviseRayError):

@@ -21,7 +21,7 @@ some_settings = st.fixed_dictionaries(
     {},
     optional={
         "seed": st.integers(min_value=0),
-        "data.manifest": st.none() | st.just("s3://bucket/a manifest.parquet"),
+        "data.manifest": st.none() | st.just("/a set/a manifest.parquet"),
         "data.train_split": words,
         "data.clip.rates": st.lists(st.floats(1, 64), min_size=2, max_size=5, unique=True).map(sorted),
         "data.num_decode_actors": st.none() | st.integers(1, 64),
@@ -172,13 +172,14 @@ def test_a_number_that_yaml_takes_for_a_word_is_a_number(tmp_path):
     assert load(None, ["optim.lr=1e-3"]).optim.lr == 0.001
 
 
-def test_paths_are_absolute_and_urls_stay(tmp_path, monkeypatch):
+def test_paths_are_absolute_and_local(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     assert load().storage.path == f"{tmp_path}/runs"
     config = load(None, ["storage.path=~/runs", "data.manifest=sets/a.parquet"])
     assert (config.storage.path, config.data.manifest) == ("/home/me/runs", f"{tmp_path}/sets/a.parquet")
-    assert load(None, ["storage.path=s3://bucket/runs"]).storage.path == "s3://bucket/runs"
+    with pytest.raises(ConfigError, match=r"^storage.path: must be a local path .*, not a URL$"):
+        load(None, ["storage.path=s3://bucket/runs"])
     assert load(None, ["storage.path=~nobody-here/runs"]).storage.path == f"{tmp_path}/~nobody-here/runs"
 
 

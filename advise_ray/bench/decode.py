@@ -23,19 +23,20 @@ from numpy.typing import NDArray
 
 from advise_ray import runtime
 from advise_ray.bench.machine import Row, machine
-from advise_ray.config import Config, load
+from advise_ray.config import Config, load, played_clip
 from advise_ray.training.pipeline import ClipStream
 from advise_ray.training.schedule import build_schedule
 from advise_ray.video.child import DecodeProcess
 from advise_ray.video.decode import probe
-from advise_ray.video.manifest import Video, read_manifest, videos, write_manifest
+from advise_ray.video.manifest import read_manifest, videos, write_manifest
 from advise_ray.video.sampling import keyed_rng, plan_clips
 
 LENGTHS_S = {"short": 10, "long": 60}
-NUM_FILES = {"short": 32, "long": 8}
-NUM_VIDEOS = {"short": 320, "long": 64}
-"""Of one measurement; the files are read several times over."""
-VIDEOS_PER_BATCH = 4
+NUM_FILES = {"short": 16, "long": 8}
+NUM_CLIPS = {"short": 1280, "long": 640}
+"""Of one measurement on two cores; the files are read over and over. The slowest arm takes a fifth of them."""
+VIDEOS_LISTED = 32
+"""As many as make up a batch of the default size with one clip a video."""
 ROUNDS = 3
 WIDTH_PX, HEIGHT_PX, FPS, GOP_FRAMES = 320, 240, 30, 250
 NUM_DECODES, FIRST_DECODES = 5000, 500
@@ -49,7 +50,7 @@ def decode(on_case: Callable[[str, dict[str, float]], None] = lambda name, figur
         for length, duration_s in LENGTHS_S.items():
             manifest = make_manifest(Path(folder) / length, NUM_FILES[length], duration_s)
             for clips_per_video, name in ((1, length), (4, f"{length}_4")):
-                result[name] = measure(manifest, clips_per_video, NUM_VIDEOS[length])
+                result[name] = measure(manifest, clips_per_video, NUM_CLIPS[length] * processes() // 2)
                 on_case(name, result[name])
         file = next((Path(folder) / "short").glob("*.mp4"))
         result["resident_growth_bytes"] = resident_growth_bytes(file, NUM_DECODES, FIRST_DECODES)
@@ -57,13 +58,14 @@ def decode(on_case: Callable[[str, dict[str, float]], None] = lambda name, figur
 
 
 def make_manifest(folder: Path, num_files: int, duration_s: int) -> Path:
-    """Synthesized H.264 files with a keyframe every 250 frames, as x264's defaults give, and their manifest."""
+    """Synthesized H.264 files with a keyframe every 250 frames, as x264's defaults give, each listed several times."""
     folder.mkdir(parents=True)
-    rows = []
+    rows: list[dict[str, object]] = []
     for number in range(num_files):
         path = folder / f"{number:02d}.mp4"
         _write(path, duration_s, keyed_rng("bench", number))
-        rows.append({"video_id": path.name, "path": str(path), "split": "train", **vars(probe(path))})
+        info = {"path": str(path), "label": 0, "split": "train", **vars(probe(path))}
+        rows += [{"video_id": f"{time}/{path.name}", **info} for time in range(VIDEOS_LISTED // num_files)]
     write_manifest(rows, folder / "manifest.parquet")
     return folder / "manifest.parquet"
 
@@ -84,25 +86,24 @@ def _write(path: Path, duration_s: int, rng: np.random.Generator) -> None:
         container.mux(stream.encode())
 
 
-def measure(manifest: Path, clips_per_video: int, num_videos: int) -> dict[str, float]:
+def measure(manifest: Path, clips_per_video: int, num_clips: int) -> dict[str, float]:
     """Clips per second of the three arms, in turn, the median of several rounds."""
-    config = bench_config(manifest, clips_per_video, num_videos)
+    config, few = (bench_config(manifest, clips_per_video, clips) for clips in (num_clips, num_clips // 5))
     arms: dict[str, Callable[[], float]] = {
-        "pipeline": lambda: pipeline_s(config),
-        "plain_decord": lambda: loop_s(config, whole=False),
-        "decode_everything": lambda: loop_s(config, whole=True),
+        "pipeline": lambda: pipeline_clips_per_s(config),
+        "plain_decord": lambda: loop_clips_per_s(config, whole=False),
+        "decode_everything": lambda: loop_clips_per_s(few, whole=True),
     }
-    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    measured: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(ROUNDS):
         for arm, run in arms.items():
-            seconds[arm].append(run())
-    clips = num_videos * clips_per_video
-    return {f"{arm}_clips_per_s": clips / statistics.median(times) for arm, times in seconds.items()}
+            measured[arm].append(run())
+    return {f"{arm}_clips_per_s": statistics.median(values) for arm, values in measured.items()}
 
 
-def bench_config(manifest: Path, clips_per_video: int, num_videos: int) -> Config:
-    """T 8, stride 2, rate 1, decoded at the size that training takes; the epochs that `num_videos` makes."""
-    epochs = num_videos // read_manifest(manifest).num_rows
+def bench_config(manifest: Path, clips_per_video: int, num_clips: int) -> Config:
+    """T 8, stride 2, rate 1, at the size and in the batches that are the defaults, for about so many clips."""
+    clips_per_epoch = read_manifest(manifest).num_rows * clips_per_video
     return load(
         None,
         [
@@ -110,7 +111,7 @@ def bench_config(manifest: Path, clips_per_video: int, num_videos: int) -> Confi
             f"data.manifest={manifest}",
             "data.val_fraction=0",
             f"data.clip={{num_frames: 8, frame_stride: 2, clips_per_video: {clips_per_video}}}",
-            f"train={{epochs: {epochs}, global_batch_size: {VIDEOS_PER_BATCH * clips_per_video}}}",
+            f"train.epochs={max(1, num_clips // clips_per_epoch)}",
         ],
     )
 
@@ -120,14 +121,13 @@ def processes() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def pipeline_s(config: Config) -> float:
-    """Seconds that Ray Data takes for all batches, at the pace of those in the middle."""
+def pipeline_clips_per_s(config: Config) -> float:
+    """What Ray Data hands over, from one batch in full work to another."""
     runtime.connect()
     table = read_manifest(Path(str(config.data.manifest)))
     schedule = build_schedule(config, table)
-    rows = [Video(**{**vars(video), "label": 0}) for video in videos(table)]
     share = processes() / (processes() + 1)  # the CPUs that are left for the one who reads
-    stream = ClipStream(config, schedule, ray.put(rows), 0, processes(), round(share, 2))
+    stream = ClipStream(config, schedule, ray.put(videos(table)), 0, processes(), round(share, 2))
     times = []
     (iterator,) = stream.open(1)
     pace = None
@@ -136,13 +136,14 @@ def pipeline_s(config: Config) -> float:
         pace.advance.remote(taken)
         assert block["weights"].all(), block["failures"]
         times.append(time.perf_counter())
-    # From one batch in full work to another: actors take a while to start, and at the end one is done first.
-    first, last = len(times) // 4, len(times) - 1 - processes()
-    return (times[last] - times[first]) * len(times) / (last - first)
+    # Actors take a while to start, and at the end one is done before the others.
+    first = len(times) // 4
+    last = max(len(times) - 1 - processes(), first + 1)
+    return (last - first) * schedule.batch_size / (times[last] - times[first])
 
 
-def loop_s(config: Config, *, whole: bool) -> float:
-    """Seconds that decord alone takes for the same clips; `whole`: it decodes each video to its end, and picks."""
+def loop_clips_per_s(config: Config, *, whole: bool) -> float:
+    """What decord alone does with the same clips; `whole`: it decodes each video to its end, and picks."""
     with multiprocessing.get_context("spawn").Pool(processes()) as pool:
         size = (config.augment.resize_height_px, config.augment.resize_width_px)
         pool.map(_warm_up, range(processes()), chunksize=1)
@@ -150,13 +151,12 @@ def loop_s(config: Config, *, whole: bool) -> float:
         started_s = time.perf_counter()
         shares = [(work[start :: processes()], size, whole) for start in range(processes())]
         pool.starmap(_loop, shares, chunksize=1)
-        return time.perf_counter() - started_s
+        seconds = time.perf_counter() - started_s
+    return sum(len(wanted) for _, wanted in work) / config.data.clip.num_frames / seconds
 
 
 def _work(config: Config) -> Iterator[Work]:
     """The clips of the run, a video at a time: its path, and the frames of all of its clips."""
-    from advise_ray.config import played_clip
-
     table = read_manifest(Path(str(config.data.manifest)))
     schedule, rows = build_schedule(config, table), videos(table)
     for batch in schedule.batches():

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from advise_ray.config.section import Cpus, Fraction, Location, Positive, Section
+from advise_ray.config.section import Cpus, Fraction, LocalPath, Positive, Section
 
 
 class ClipConfig(Section):
@@ -59,7 +59,7 @@ class ClipConfig(Section):
 class DataConfig(Section):
     """Which videos, and who decodes them."""
 
-    manifest: Location | None = None
+    manifest: LocalPath | None = None
     """Parquet manifest, made by `advise-ray data index`."""
     train_split: str = "train"
     """Value of the manifest's split column that is trained on."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from advise_ray.config.section import Location, Positive, Section, absolute
+from advise_ray.config.section import LocalPath, Positive, Section, absolute
 
 
 def _absolute_file(weights: str) -> str:
@@ -99,7 +99,7 @@ class ModelConfig(Section):
     sfu: SFUConfig = SFUConfig()
     tmm: TMMConfig = TMMConfig()
     head: HeadConfig = HeadConfig()
-    init_from: Location | None = None
+    init_from: LocalPath | None = None
     """A checkpoint, or a run, whose temporal module is taken to begin with; the head is a fresh one."""
     freeze_tmm: bool = False
     """Train the head alone (linear probe)."""

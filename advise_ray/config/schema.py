@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from advise_ray.config.data import AugmentConfig, ClipConfig, DataConfig
 from advise_ray.config.model import ModelConfig
-from advise_ray.config.section import Cpus, Location, Positive, Section
+from advise_ray.config.section import Cpus, LocalPath, Positive, Section
 
 
 class OptimConfig(Section):
@@ -80,7 +80,7 @@ class TrackingConfig(Section):
 class StorageConfig(Section):
     """Where run directories go."""
 
-    path: Location = Field("runs", validate_default=True)
+    path: LocalPath = Field("runs", validate_default=True)
     """Directory of the runs, reached by all nodes."""
 
 

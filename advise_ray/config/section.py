@@ -9,15 +9,18 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
-def absolute(location: str) -> str:
-    if "://" in location:
-        return location
-    return str(Path(os.path.expanduser(location)).absolute())  # noqa: PTH111 (Path's own raises for an unknown user)
+def absolute(path: str) -> str:
+    """A path as it is from any working directory: Ray's workers run in others.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    if "://" in path:
+        raise ValueError("must be a local path (on a cluster: one that all nodes share), not a URL")
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 (Path's own raises for an unknown user)
 
 
-Location = Annotated[str, AfterValidator(absolute)]
-"""A path or a URL. Paths are made absolute at once: Ray's workers run in other working directories."""
-
+LocalPath = Annotated[str, AfterValidator(absolute)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Cpus = Annotated[float, Field(ge=0.25)]

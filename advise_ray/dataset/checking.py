@@ -40,7 +40,7 @@ def check(
         row = rows[probed["video_id"]]
         reason = probed["reason"] or _what_changed(row, probed)
         if reason:
-            bad.append({**probed, "reason": reason})
+            bad.append({**probed, "reason": reason, "bytes": None, "modified_ns": None})  # read it again, next time
     bad.sort(key=lambda row: str(row["video_id"]))
     write_rejects(bad, rejects)
     if drop is not None:

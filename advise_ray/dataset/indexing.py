@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advise_ray.dataset.probing import PROBED, TIMEOUT_S, Row, probe_all
@@ -56,18 +57,20 @@ def index(
     files = [_file(str(root), listing.stored[video.path]) for video in listing.found]
     rejects_path = out.with_name(out.name + ".rejects.parquet")
     with _Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
-        known = {**_known(out), **_known(rejects_path), **journal.rows}
-        probed = {file["video_id"]: known[_key(file)] for file in files if _key(file) in known}
+        known = {**_known(rejects_path), **_known(out), **journal.rows}
+        probed = {
+            file["video_id"]: {**known[_key(file)], "video_id": file["video_id"]}
+            for file in files
+            if _key(file) in known
+        }
         wanted = [row for row in files if row["video_id"] not in probed]
         for done, row in enumerate(probe_all(wanted, timeout_s, limits), 1):
             journal.write(row)
             probed[row["video_id"]] = row
             on_progress(done, len(wanted))
-        rows, rejects = _sort_out(listing, probed)
-        if not rows:
-            first = rejects[0]
-            raise UsageError(f"{root}: none of the {len(files)} videos can be read; the first: {first['reason']}")
-        write_manifest(rows, out)
+        rows, rejects = _sort_out(listing, probed, limits)
+        if rows:
+            write_manifest(rows, out)
         missing = [
             {"video_id": video.path, "path": storage.join(str(root), video.path), "reason": "listed, but no such file"}
             for video in listing.missing
@@ -76,6 +79,11 @@ def index(
         rejects_path.unlink(missing_ok=True)
         if missing or unread or rejects:
             write_rejects([*missing, *unread, *rejects], rejects_path)
+    if not rows:
+        raise UsageError(
+            f"{root}: none of the {len(files)} videos can be read; the first: {rejects[0]['reason']}; "
+            f"all of them: {rejects_path}"
+        )
     return {
         "manifest": str(out),
         "videos": len(rows),
@@ -96,14 +104,18 @@ def _file(root: str, file: storage.StoredFile) -> Row:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return row["path"], row["bytes"], row["modified_ns"]
+    """What has to be the same for a file to be known; a web server tells neither size nor time."""
+    return (row["path"],) if row["modified_ns"] is None else (row["path"], row["bytes"], row["modified_ns"])
 
 
 def _known(path: Path) -> dict[tuple[Any, ...], Row]:
     """Rows of an earlier manifest or its rejects, by path, size and time; without a time a file is read again."""
     if not path.exists():
         return {}
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError):
+        raise UsageError(f"--out: {path} is there, and is not a manifest; move it away") from None
     if not {"path", "bytes", "modified_ns"} <= set(table.column_names):
         return {}
     columns = [name for name in PROBED.names if name in table.column_names]
@@ -111,15 +123,16 @@ def _known(path: Path) -> dict[tuple[Any, ...], Row]:
     return {_key(row): {"reason": None, **row} for row in rows if row["modified_ns"] is not None}
 
 
-def _sort_out(listing: Listing, probed: dict[str, Row]) -> tuple[list[Row], list[Row]]:
+def _sort_out(listing: Listing, probed: dict[str, Row], limits: Limits) -> tuple[list[Row], list[Row]]:
     """Rows of the manifest in the order of their ids, and of its rejects."""
     labels = {name: label for label, name in enumerate(listing.classes)}
     rows, rejects = [], []
     for video in sorted(listing.found, key=lambda video: video.path):
         row = probed[video.path]
-        reason = row["reason"] or _out_of_range(video, row["num_frames"])
+        reason = row["reason"] or _refusal(video, row, limits)
         if reason:
-            again = {} if row.get("lasting", True) else {"bytes": None, "modified_ns": None}
+            lasting = row["reason"] and row.get("lasting") is not False
+            again = {} if lasting else {"bytes": None, "modified_ns": None}
             rejects.append({**row, "reason": reason, **again})
             continue
         label = labels.get(video.class_name) if video.class_name is not None else None
@@ -127,9 +140,14 @@ def _sort_out(listing: Listing, probed: dict[str, Row]) -> tuple[list[Row], list
     return rows, rejects
 
 
-def _out_of_range(video: ListedVideo, num_frames: int) -> str | None:
-    if video.start_frame is not None and video.start_frame >= num_frames:
-        return f"listed from frame {video.start_frame} on, but it has {num_frames} frames"
+def _refusal(video: ListedVideo, row: Row, limits: Limits) -> str | None:
+    """Why a whole video is not taken all the same: by its list, or by limits that were wider when it was read."""
+    if video.start_frame is not None and video.start_frame >= row["num_frames"]:
+        return f"listed from frame {video.start_frame} on, but it has {row['num_frames']} frames"
+    if row["width"] * row["height"] > limits.max_pixels:
+        return f"{row['width']}×{row['height']} is more than the {limits.max_pixels} pixels allowed"
+    if row["duration_s"] > limits.max_duration_s:
+        return f"{row['duration_s']:.0f} s is more than the {limits.max_duration_s:.0f} s allowed"
     return None
 
 
@@ -160,7 +178,7 @@ class _Journal:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.file.close()
         if kind is None or issubclass(kind, UsageError) or not self.path.stat().st_size:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)
 
     def write(self, row: Row) -> None:
         if row.get("lasting") is not False:

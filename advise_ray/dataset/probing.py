@@ -21,8 +21,9 @@ TIMEOUT_S = 600.0
 """Seconds that reading one file to its end may take."""
 
 _LISTED = ("label", "class_name", "split", "start_frame", "end_frame")
+_OUTCOME = {"reason": pa.string(), "detail": pa.string(), "lasting": pa.bool_()}
 PROBED = pa.schema(
-    [field for field in SCHEMA if field.name not in _LISTED] + [("reason", pa.string()), ("lasting", pa.bool_())]
+    [*(field for field in SCHEMA if field.name not in _LISTED), *(pa.field(*item) for item in _OUTCOME.items())]
 )
 """What is known of a file; `reason` where it cannot be read, and whether trying again would not help."""
 
@@ -59,5 +60,5 @@ def _probe_block(block: pa.Table, timeout_s: float, limits: Limits) -> pa.Table:
             info = _decoder(timeout_s).probe(row["path"], row["video_id"], limits)
             rows.append({**row, **vars(info), "reason": None})
         except VideoDecodeError as error:
-            rows.append({**row, "reason": error.reason, "lasting": error.lasting})
+            rows.append({**row, "reason": error.reason, "lasting": error.lasting, "detail": error.detail})
     return pa.Table.from_pylist(rows, schema=PROBED)

@@ -52,7 +52,7 @@ def write_report(manifest: Path, out: Path, config: Config) -> dict[str, Any]:
         ("Durations", _histogram(table.column("duration_s").to_pylist(), "seconds")),
         ("Frames per second", _bars(facts["fps"], "frames/s")),
         ("Sizes", _bars(facts["sizes_px"], "width × height, px")),
-        ("Classes", _bars(_class_balance(table), "videos", across=True)),
+        (_classes_title(facts["classes"]), _bars(_class_balance(table), "videos", across=True)),
         ("Rates that fit", _rates(facts["rate_fits_fraction"], config)),
         ("Clips as the model gets them", _sheets(table, config)),
     ]
@@ -82,6 +82,10 @@ def rate_fits_fraction(table: pa.Table, config: Config) -> dict[str, float]:
 def _counts(table: pa.Table, column: str) -> dict[str, int]:
     values = (value if value is not None else "none" for value in table.column(column).to_pylist())
     return dict(sorted(Counter(values).items()))
+
+
+def _classes_title(num_classes: int) -> str:
+    return "Classes" if num_classes <= MOST_CLASSES else f"Classes: the {MOST_CLASSES} largest of {num_classes}"
 
 
 def _class_balance(table: pa.Table) -> dict[str, int]:

@@ -172,6 +172,9 @@ def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) ->
     is_folder = name.startswith("local-dir:")
     if not is_folder and name not in open_clip.list_models():
         raise _unknown_name(f"open_clip:{name}", open_clip.list_models())
+    if not is_folder and (open_clip.get_model_config(name).get("text_cfg") or {}).get("hf_model_name"):
+        problem = f"model.ifm.name: open_clip:{name} has a text half that only the hub has, and workers do not ask it"
+        raise ConfigError([f"{problem}; name a model of open_clip's own"])
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights != "none" and not is_folder and weights not in tags and not Path(weights).is_file():
         raise _no_weights(weights, tags)

@@ -30,6 +30,7 @@ class State:
         epoch_totals: sums over the training steps of the epoch under way: loss, correct clips, clips.
         metrics: those of the last epoch that ended.
         ifm_sha256: hash of the image model's weights that the TMM was trained on.
+        manifest_sha256: hash of the manifest's file, which the order of the clips depends on.
     """
 
     step: int = 0
@@ -37,6 +38,7 @@ class State:
     epoch_totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     metrics: dict[str, float] = field(default_factory=dict)
     ifm_sha256: str = ""
+    manifest_sha256: str = ""
 
 
 def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
@@ -107,13 +109,16 @@ def init_tmm(source: Path, config: Config, tmm: torch.nn.Module, ifm_sha256: str
     keys = [key for key in ours if key.startswith(("model.kind", "model.ifm.", "model.sfu.", "model.tmm."))]
     if config.model.kind == "r3d50":
         keys = ["model.kind"]
-    free = ("model.ifm.precision", "model.ifm.compile")
+    same_weights = ifm_sha256 == read_state(path).ifm_sha256
+    free = ("model.ifm.precision", "model.ifm.compile", *(["model.ifm.weights"] if same_weights else []))
     differing = [key for key in keys if theirs[key] != ours[key] and key not in free]
     if differing:
         raise ConfigError(
             [f"{key}: {ours[key]}, but the TMM of model.init_from was trained with {theirs[key]}" for key in differing]
         )
-    if ifm_sha256 != read_state(path).ifm_sha256 and theirs["model.ifm.precision"] == ours["model.ifm.precision"]:
+    # The hash also tells number formats apart, and sizes that positional embeddings were resized to.
+    comparable = all(theirs[key] == ours[key] for key in ("model.ifm.precision", "augment.crop_size_px"))
+    if comparable and not same_weights:
         raise ConfigError(
             ["model.ifm.weights: not those that the TMM of model.init_from was trained on (by their hash)"]
         )

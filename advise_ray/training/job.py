@@ -23,6 +23,7 @@ class Job:
     weights: Any
     """ObjectRef of the state dict that the run begins with."""
     ifm_sha256: str
+    manifest_sha256: str
     use_gpu: bool
 
 

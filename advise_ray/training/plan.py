@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Plan:
     shares: Shares
     model: AdViSe
     ifm_sha256: str
+    manifest_sha256: str
 
     def summary(self) -> dict[str, Any]:
         """What `--dry-run` prints; names carry their units."""
@@ -120,6 +122,7 @@ def make_plan(config: Config, *, begun: bool = False) -> Plan:
     if config.data.manifest is None:
         raise ConfigError(["data.manifest: required; make one with `advise-ray data index`, or use `--videos DIR`"])
     manifest = read_manifest(Path(config.data.manifest))
+    manifest_sha256 = hashlib.sha256(Path(config.data.manifest).read_bytes()).hexdigest()
     schedule = build_schedule(config, manifest)
     check_videos_exist(manifest, schedule.train_videos)
     shares = share_cpus(config, runtime.available_cpus(), runtime.available_gpus())
@@ -128,7 +131,7 @@ def make_plan(config: Config, *, begun: bool = False) -> Plan:
     ifm_sha256 = model.ifm.hash_weights()
     if config.model.init_from is not None and not begun:
         checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal.tmm, ifm_sha256)
-    return Plan(config, schedule, videos(manifest), classes, shares, model, ifm_sha256)
+    return Plan(config, schedule, videos(manifest), classes, shares, model, ifm_sha256, manifest_sha256)
 
 
 def count_classes(manifest: pa.Table, schedule: Schedule) -> int:

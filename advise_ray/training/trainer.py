@@ -82,8 +82,14 @@ def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> Line:
         if result["status"] == "FINISHED":
             RunTracker.sync(run_dir)
             return result | {"tracking_complete": True}
-    begun = checkpoint.latest(run_dir) is not None
-    return _Run(make_plan(load(run_dir / "config.yaml"), begun=begun), run_dir, on_line).execute()
+    last = checkpoint.latest(run_dir)
+    plan = make_plan(load(run_dir / "config.yaml"), begun=last is not None)
+    if last is not None and checkpoint.read_state(last).manifest_sha256 not in ("", plan.manifest_sha256):
+        raise UsageError(
+            f"--resume: {plan.config.data.manifest} has changed since the run began, and with it the order of the "
+            "clips; start a new run, or bring the manifest back"
+        )
+    return _Run(plan, run_dir, on_line).execute()
 
 
 class _Run:
@@ -170,6 +176,7 @@ class _Run:
             videos=videos,
             weights=ray.put(self.plan.model.state_dict()),
             ifm_sha256=self.plan.ifm_sha256,
+            manifest_sha256=self.plan.manifest_sha256,
             use_gpu=shares.use_gpu,
         )
         run_dir, schedule = self.run_dir, self.plan.schedule

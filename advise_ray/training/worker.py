@@ -65,7 +65,7 @@ class _Worker:
         videos: list[Video] = ray.get(job.videos)
         self.recorder = Recorder(self.config, job.run_dir, videos, self.rank, self.learner.num_workers)
         self.taken = 0
-        self.state = State(ifm_sha256=job.ifm_sha256)
+        self.state = State(ifm_sha256=job.ifm_sha256, manifest_sha256=job.manifest_sha256)
         last = checkpoint.latest(job.run_dir)
         if last is not None:
             self.state = checkpoint.load(last, model.temporal, self.learner.optimizer)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advise_ray.errors import VideoDecodeError
+from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.video import decode as decoding
 from advise_ray.video import storage
 from advise_ray.video.decode import Limits, VideoInfo
@@ -219,7 +219,7 @@ def _source(location: str, name: str) -> Source:
         return Path(location)
     try:
         return storage.read(location)
-    except storage.StorageError as error:
+    except (storage.StorageError, UsageError) as error:
         raise VideoDecodeError(name, str(error), lasting=False) from None
 
 

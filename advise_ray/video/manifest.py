@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,12 +51,14 @@ REJECTS_SCHEMA = pa.schema(
         ("video_id", pa.string()),
         ("path", pa.string()),
         ("reason", pa.string()),
+        ("detail", pa.string()),
         ("bytes", pa.int64()),
         ("modified_ns", pa.int64()),
     ]
 )
 """`rejects.parquet`: the videos that cannot be read, and why. Size and time tell whether a file has changed since; they
-are null where it may be read the next time (it took too long, a server did not answer)."""
+are null where it may be read the next time (it took too long, a server did not answer). `detail` is what a library
+said."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,9 @@ def read_manifest(path: Path) -> pa.Table:
     gaps = [name for name in Video.__dataclass_fields__ if name not in MAY_BE_NULL and table.column(name).null_count]
     if gaps:
         raise UsageError(f"data.manifest: {path} has rows without {', '.join(gaps)}; {make}")
+    ids = table.column("video_id")
+    if pc.count_distinct(ids).as_py() < len(ids):
+        raise UsageError(f"data.manifest: {path} has several videos of one video_id; {make}")
     if frames_per_video(table).min() < 1:
         raise UsageError(
             f"data.manifest: {path} has videos without frames (num_frames, start_frame, end_frame); {make}"
@@ -189,7 +195,7 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
     is_val = (split == data.val_split) & (data.val_split is not None)
     if not is_val.any():
         ids = manifest.column("video_id").to_pylist()
-        is_val = is_train & np.asarray([_hash_fraction(video_id) < data.val_fraction for video_id in ids])
+        is_val = is_train & np.asarray([_hash_fraction(_recording(each)) < data.val_fraction for each in ids])
     if not is_train.any():
         known = sorted({str(value) for value in split if value is not None})
         raise UsageError(
@@ -202,6 +208,11 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
             "name another split, or set data.val_fraction=0"
         )
     return Splits(np.flatnonzero(is_train), np.flatnonzero(is_val))
+
+
+def _recording(video_id: str) -> str:
+    """What clips of one recording share: UCF101's `…_g01_c02.avi` is the second clip of the first group."""
+    return re.sub(r"_c\d+\.\w+$", "", video_id)
 
 
 def _hash_fraction(video_id: str) -> float:

@@ -147,7 +147,8 @@ def open_pyav(source: Source) -> Any:
     try:
         return av.open(file, metadata_errors="replace")
     except av.error.InvalidDataError as error:
-        raise VideoDecodeError("", f"not a video file, or one that lost a part ({_reason(error)})") from None
+        reason = f"not a video file, or one that lost a part ({_reason(error)})"
+        raise VideoDecodeError("", reason, detail=str(error)) from None
 
 
 def video_stream(container: Any, index: int | None = None) -> Any:
@@ -180,11 +181,13 @@ def decode_errors(name: str) -> Iterator[None]:
     try:
         yield
     except VideoDecodeError as error:
-        raise VideoDecodeError(name, error.reason, error.lasting) from None
+        raise VideoDecodeError(name, error.reason, error.lasting, error.detail) from None
     except FileNotFoundError:
-        raise VideoDecodeError(name, "no such file") from None
+        raise VideoDecodeError(name, "no such file", lasting=False) from None
     except Exception as error:
-        raise VideoDecodeError(name, _reason(error)) from error
+        # What the system refuses (permissions, a network drive that is away) may be there the next time.
+        detail = f"{type(error).__name__}: {error}"[:1000]
+        raise VideoDecodeError(name, _reason(error), not isinstance(error, OSError), detail) from error
 
 
 def _reason(error: Exception) -> str:

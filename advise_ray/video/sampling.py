@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from advise_ray.config import ClipConfig
 
+LEAST_STRIDE = 0.95
+"""Source frames a step that can be shown as 1: 29.97 frames/s pass for 30."""
 DEFAULT_FPS = 30.0
 """Of videos of which nothing is known; counts only for clips that are sampled by time."""
 
@@ -60,7 +62,8 @@ def fits_every_rate(num_source_frames: int, clip: ClipConfig, fps: float) -> boo
 
     It has to be long enough for the fastest rate, and to have frames enough per second for the slowest.
     """
-    return num_source_frames >= longest_span_frames(clip, fps) and stride_frames(clip, fps) * clip.rates[0] >= 1
+    fast_enough = stride_frames(clip, fps) * clip.rates[0] >= LEAST_STRIDE
+    return num_source_frames >= longest_span_frames(clip, fps) and fast_enough
 
 
 def plan_clips(
@@ -102,11 +105,13 @@ def _strides(clip: ClipConfig, rng: np.random.Generator, fps: float) -> NDArray[
 
 def _draw(num_source_frames: int, clip: ClipConfig, rng: np.random.Generator, fps: float) -> Clip:
     strides = _strides(clip, rng, fps)
+    # Slower than its own frames no file can be shown: its label would be another rate's clip.
+    slowest = sum(stride_frames(clip, fps) * rate < LEAST_STRIDE for rate in clip.rates[:-1])
     num_rates = len(strides)
     if clip.short_video == "fit":
         fitting = sum(span_frames(clip.num_frames, stride) <= num_source_frames for stride in strides)
-        num_rates = max(1, fitting)
-    rate_index = int(rng.integers(num_rates))
+        num_rates = max(slowest + 1, fitting)
+    rate_index = slowest + int(rng.integers(num_rates - slowest))
     return _place(num_source_frames, clip, rate_index, strides[rate_index], rng)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -72,7 +73,11 @@ def _list_local(root: str) -> Iterator[StoredFile]:
     if not Path(root).is_dir():
         raise UsageError(f"--videos: {root} is not a folder")
     entered = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"--videos: {error.filename}: {error.strerror}") from None
+
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in entered:  # a link that leads back up
             folders.clear()
@@ -158,9 +163,14 @@ class _Http:
 
     def list_files(self) -> Iterator[StoredFile]:
         root = self.location.rstrip("/") + "/"
-        for url in _retrying(lambda: self.files.find(root)):
-            if url.startswith(root):
-                yield StoredFile(urllib.parse.unquote(url[len(root) :]))
+        folders = [root]
+        while folders:  # fsspec's own walk leaves out what it cannot list
+            folder = folders.pop()
+            for entry in _retrying(functools.partial(self.files.ls, folder, detail=True)):
+                if entry["type"] == "directory" and entry["name"].startswith(folder) and entry["name"] != folder:
+                    folders.append(entry["name"].rstrip("/") + "/")
+                elif entry["type"] == "file" and entry["name"].startswith(folder):
+                    yield StoredFile(urllib.parse.unquote(entry["name"][len(root) :]))
 
     def read(self) -> bytes:
         content: bytes = _retrying(lambda: self.files.cat_file(self.location))
@@ -171,6 +181,8 @@ def _retrying(attempt: Callable[[], T]) -> T:
     for wait_s in (*RETRY_AFTER_S, None):
         try:
             return attempt()
+        except UsageError:
+            raise
         except FileNotFoundError:
             raise StorageError("no such file or folder") from None
         except PermissionError:
@@ -194,6 +206,8 @@ def _final_reason(message: str) -> str | None:
         return "there is no such bucket"
     if "ACCESS_DENIED" in message or "PERMISSION_DENIED" in message or "INVALID_ACCESS_KEY" in message:
         return "access denied; check the credentials in the environment"
-    if "RESOURCE_NOT_FOUND" in message or "NO_SUCH_KEY" in message or "404" in message:
+    if re.search(r"Bucket '.*' not found", message):
+        return "there is no such bucket"
+    if "RESOURCE_NOT_FOUND" in message or "NO_SUCH_KEY" in message or "HTTP status code 404" in message:
         return "no such bucket, folder or file"
     return None

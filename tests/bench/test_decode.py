@@ -13,8 +13,8 @@ from advise_ray.video.manifest import read_manifest
 def test_three_arms_decode_the_same_clips(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "ROUNDS", 1)
     manifest = bench.make_manifest(tmp_path / "videos", 8, 4)
-    assert read_manifest(manifest).column("num_frames").to_pylist() == [120] * 8
-    figures = bench.measure(manifest, 1, 64)
+    assert read_manifest(manifest).column("num_frames").to_pylist() == [120] * 32
+    figures = bench.measure(manifest, 1, 320)
     assert figures.keys() == {"pipeline_clips_per_s", "plain_decord_clips_per_s", "decode_everything_clips_per_s"}
     assert all(value > 0 for value in figures.values())
     assert figures["plain_decord_clips_per_s"] > figures["decode_everything_clips_per_s"]

@@ -66,13 +66,14 @@ def test_what_cannot_be_read_or_found_is_counted_and_named(local_ray: None, synt
     assert summary["duration_s"] == {"min": 4.0, "median": 4.0, "max": 4.0}
 
 
-def test_nothing_is_written_where_no_video_can_be_read(local_ray: None, tmp_path: Path) -> None:
+def test_there_is_no_manifest_where_no_video_can_be_read(local_ray: None, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "a.mp4").write_bytes(b"no video" * 100)
-    with pytest.raises(UsageError, match=r"none of the 1 videos can be read; the first: not a video"):
-        dataset.index(read_folder(videos), videos, tmp_path / "manifest.parquet")
-    assert list(tmp_path.iterdir()) == [videos]
+    out = tmp_path / "manifest.parquet"
+    with pytest.raises(UsageError, match=r"none of the 1 videos can be read; the first: not a video.*; all of them: "):
+        dataset.index(read_folder(videos), videos, out)
+    assert {path.name for path in tmp_path.iterdir()} == {"videos", "manifest.parquet.rejects.parquet"}
 
 
 @pytest.fixture
@@ -128,6 +129,41 @@ def test_what_may_pass_is_read_again(local_ray: None, copies: Path, tmp_path: Pa
     with pytest.raises(UsageError, match=r"320×240 is more than the 1000 pixels allowed"):
         dataset.index(read_folder(copies), copies, tmp_path / "none.parquet", limits=Limits(max_pixels=1000))
     assert dataset.index(read_folder(copies), copies, tmp_path / "none.parquet")["videos"] == 3
+
+
+def test_limits_and_lists_count_for_what_is_known_too(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "manifest.parquet"
+    dataset.index(read_folder(copies), copies, out)
+    with pytest.raises(UsageError, match="320×240 is more than the 1000 pixels allowed"):
+        dataset.index(read_folder(copies), copies, out, limits=Limits(max_pixels=1000))
+    wider = dataset.index(read_folder(copies), copies, out)
+    assert (wider["videos"], wider["rejected"]) == (3, 1)
+
+
+def test_a_known_file_gets_the_id_of_the_new_root(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "manifest.parquet"
+    dataset.index(read_folder(copies), copies, out)
+    above = dataset.index(read_folder(tmp_path), tmp_path, out)
+    assert above["probed"] == 0
+    assert pq.read_table(out).column("video_id").to_pylist() == [f"videos/{number}.mp4" for number in range(3)]
+
+
+def test_what_the_system_refuses_is_tried_again(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "manifest.parquet"
+    (copies / "0.mp4").unlink()
+    (copies / "0.mp4").symlink_to(tmp_path / "later.mp4")
+    first = dataset.index(read_folder(copies), copies, out)
+    assert read_rejects(Path(first["rejects"]))["0.mp4"] == "no such file"
+    (tmp_path / "later.mp4").write_bytes((copies / "1.mp4").read_bytes())
+    assert dataset.index(read_folder(copies), copies, out)["videos"] == 3
+
+
+def test_an_out_that_is_something_else_is_left_alone(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "notes.txt"
+    out.write_text("mine")
+    with pytest.raises(UsageError, match=r"^--out: .*notes.txt is there, and is not a manifest"):
+        dataset.index(read_folder(copies), copies, out)
+    assert out.read_text() == "mine"
 
 
 def test_a_dive_that_begins_after_the_files_end_is_rejected(local_ray: None, copies: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from advise_ray import tracking
 from advise_ray.config import Config, flatten, load
-from advise_ray.errors import TrainingError
+from advise_ray.errors import TrainingError, UsageError
 from advise_ray.model.advise import build_advise
 from advise_ray.model.ifm import build_ifm
 from advise_ray.training import checkpoint
@@ -150,6 +150,16 @@ def test_a_run_whose_driver_died_behind_the_last_checkpoint_only_has_to_end(conf
     (Path(done["run_dir"]) / "result.json").unlink()
     ended = resume(Path(done["run_dir"]))
     assert (ended["status"], ended["steps"], ended["metrics"]) == ("FINISHED", done["steps"], done["metrics"])
+
+
+def test_a_run_does_not_go_on_with_another_manifest(configure: Configure, manifest: Path, tmp_path: Path) -> None:
+    rows = read_manifest(manifest).to_pylist()
+    write_manifest(rows, tmp_path / "m.parquet")
+    done = train(configure("other-manifest", f"data.manifest={tmp_path / 'm.parquet'}"))
+    (Path(done["run_dir"]) / "result.json").unlink()
+    write_manifest(rows[1:], tmp_path / "m.parquet")
+    with pytest.raises(UsageError, match=r"m.parquet has changed since the run began"):
+        resume(Path(done["run_dir"]))
 
 
 def test_the_rival_trains_on_the_same_path(configure: Configure) -> None:

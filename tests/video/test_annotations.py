@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -427,3 +428,15 @@ def test_a_synthesized_set_is_read_in_its_format(tmp_path: Path, layout: str) ->
     held_out = {"ssv2": "val", "kinetics": "val"}.get(layout, "test")
     splits = {None: 3} if layout == "folder" else {"train": 2, held_out: 1}
     assert counts == {(name, split): number for name in listing.classes for split, number in splits.items()}
+
+
+def test_a_class_keeps_its_number_whatever_is_missing(videos: Path) -> None:
+    assert listed(videos, "jump/a.avi 0\njump/gone.avi 1\njump/b.avi 2\n").classes == ["0", "1", "2"]
+
+
+def test_names_that_are_not_utf8_are_told(tmp_path: Path) -> None:
+    place(tmp_path, "a.mp4")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.avi")).touch()
+    listing = read_folder(tmp_path)
+    assert [video.path for video in listing.found] == ["a.mp4"]
+    assert listing.problems == {"'caf\\udce9.avi'": "the file's name is not UTF-8; rename it"}

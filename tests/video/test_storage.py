@@ -123,5 +123,12 @@ def test_secrets_in_a_url_are_refused_and_not_repeated() -> None:
 
 
 def test_a_scheme_that_nobody_knows() -> None:
-    with pytest.raises(UsageError, match=r"^--videos: .*floppy|^floppy://a: "):
+    with pytest.raises(UsageError, match=r"^floppy://a: "):
         list(storage.list_files("floppy://a/b"))
+
+
+def test_a_server_that_does_not_list_is_an_error_not_an_empty_folder(web: str) -> None:
+    with pytest.raises(UsageError, match=r"^--videos: http://127.0.0.1:9/x: cannot be reached"):
+        list(storage.list_files("http://127.0.0.1:9/x"))
+    with pytest.raises(UsageError, match=r"/gone: no such file or folder$"):
+        list(storage.list_files(f"{web}/gone"))

@@ -69,7 +69,7 @@ def read_diving48(videos: str | Path, annotations: Path) -> Listing:
             try:
                 label, start, end = int(entry["label"]), int(entry["start_frame"]), int(entry["end_frame"])
                 video = ListedVideo(f"{entry['vid_name']}.mp4", listing.classes[label], split_name, start, end)
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, OverflowError, TypeError, ValueError):
                 listing.problems[where] = f"{entry!r}: not a vid_name with label, start_frame and end_frame"
                 continue
             except IndexError:
@@ -89,7 +89,10 @@ def read_ssv2(videos: str | Path, annotations: Path) -> Listing:
     of its placeholders are taken away. The test videos have labels only where the answers are.
     """
     labels = read_json(_named(annotations, "labels.json"), "the labels", dict)
-    listing = Listing(sorted(labels, key=lambda name: int(labels[name])))
+    try:
+        listing = Listing(sorted(labels, key=lambda name: int(labels[name])))
+    except (TypeError, ValueError):
+        raise UsageError(f"--annotations: {annotations}: a label in the labels' file is not a number") from None
     files = Files(videos)
     for split_name, suffix in (("train", "train.json"), ("val", "validation.json"), ("test", "test.json")):
         list_file = _named(annotations, suffix)
@@ -136,13 +139,12 @@ def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
     for split_name, list_file in there.items():
         if list_file is None:
             continue
-        reader = csv.DictReader(io.StringIO(read_text(list_file, f"the {split_name} list"), newline=""))
-        for row in reader:
-            where = f"{list_file}:{reader.line_num}"
+        for number, row in _rows(list_file, f"the {split_name} list"):
+            where = f"{list_file}:{number}"
             try:
                 start_s, end_s = int(float(row["time_start"])), int(float(row["time_end"]))
                 video = f"{row['youtube_id']}_{start_s:06d}_{end_s:06d}.mp4"
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, OverflowError, TypeError, ValueError):
                 listing.problems[where] = "not a youtube_id with time_start and time_end"
                 continue
             class_name = row.get("label") or None
@@ -150,6 +152,15 @@ def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
             files.place(ListedVideo(video, class_name, split_name), listing, where, any_folder=True)
     listing.classes = sorted(name for name in classes if name is not None)
     return checked(listing, files)
+
+
+def _rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line numbers and rows of a csv file with a head."""
+    reader = csv.DictReader(io.StringIO(read_text(path, what), newline=""))
+    try:
+        yield from ((reader.line_num, row) for row in reader)
+    except csv.Error as error:
+        raise UsageError(f"--annotations: {path}:{reader.line_num}: {error}") from None
 
 
 def _named(folder: Path, suffix: str) -> Path:

@@ -52,7 +52,9 @@ class Files:
 
     def __init__(self, videos: str | Path) -> None:
         self.root = str(videos)
-        self.stored = {file.path: file for file in storage.list_files(self.root) if _is_video(file.path)}
+        listed = [file for file in storage.list_files(self.root) if _is_video(file.path)]
+        self.stored = {file.path: file for file in listed if _is_utf8(file.path)}
+        self.unnameable = [ascii(file.path) for file in listed if file.path not in self.stored]
         self.by_stem = {path.rsplit(".", 1)[0]: path for path in sorted(self.stored, reverse=True)}
         self.by_name: dict[str, list[str]] = {}
         for stem in sorted(self.by_stem):
@@ -88,6 +90,11 @@ class Files:
             listing.found.append(replace(video, path=path))
 
 
+def _is_utf8(path: str) -> bool:
+    """Others come from Python with stand-ins for their bytes, which neither Parquet nor JSON can hold."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+
+
 def _is_video(path: str) -> bool:
     name = path.rsplit("/", 1)[-1]
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")  # noqa: PTH122
@@ -101,6 +108,8 @@ def _without_suffix(listed: str) -> str:
 def checked(listing: Listing, files: Files) -> Listing:
     """The listing with its files, or UsageError where nothing of what it lists is there."""
     listing.stored = files.stored
+    for name in files.unnameable:
+        listing.problems[name] = "the file's name is not UTF-8; rename it"
     if not listing.found:
         example = f", such as {listing.missing[0].path}" if listing.missing else ""
         unreadable = "".join(f"; {where}: {what}" for where, what in list(listing.problems.items())[:1])

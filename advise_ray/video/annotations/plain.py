@@ -20,11 +20,11 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 def read_folder(videos: str | Path) -> Listing:
     """`root/<class>/<video>`, `root/<split>/<class>/<video>`, `root/<split>/<video>`, or any tree without labels."""
     files = Files(videos)
-    if not files.stored:
+    if not (files.stored or files.unnameable):
         raise UsageError(f"--videos: {videos}: no video files (looked for {', '.join(sorted(VIDEO_SUFFIXES))})")
     found = _by_folders([path.split("/") for path in sorted(files.stored)])
     classes = sorted({video.class_name for video in found if video.class_name is not None})
-    return Listing(classes, found, stored=files.stored)
+    return checked(Listing(classes, found), files)
 
 
 def _by_folders(paths: list[list[str]]) -> list[ListedVideo]:
@@ -50,7 +50,9 @@ def read_list(videos: str | Path, annotations: Path) -> Listing:
         for number, line in lines(list_file, "the list"):
             path, label = _split_label(line, files)
             files.place(ListedVideo(path, label, split_name), listing, f"{list_file}:{number}")
-    listing.classes = _in_label_order({video.class_name for video in listing.found if video.class_name is not None})
+    # Those of missing videos too: a class keeps its number when the rest has been downloaded.
+    named = {video.class_name for video in (*listing.found, *listing.missing) if video.class_name is not None}
+    listing.classes = _in_label_order(named)
     return checked(listing, files)
 
 
