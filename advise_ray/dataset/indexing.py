@@ -77,8 +77,9 @@ def index(
         ]
         unread = [{"video_id": where, "path": where, "reason": what} for where, what in listing.problems.items()]
         rejects_path.unlink(missing_ok=True)
-        if missing or unread or rejects:
-            write_rejects([*missing, *unread, *rejects], rejects_path)
+        problems = [*missing, *unread, *rejects]
+        if problems:
+            write_rejects(problems, rejects_path)
     if not rows:
         raise UsageError(
             f"{root}: none of the {len(files)} videos can be read; the first: {rejects[0]['reason']}; "
@@ -92,6 +93,7 @@ def index(
         "missing": len(missing),
         "unreadable_lines": len(unread),
         "rejects": str(rejects_path) if rejects_path.exists() else None,
+        "first_problems": {str(row["video_id"]): row["reason"] for row in problems[:5]},
         "classes": len(listing.classes),
         "splits": _splits(listing, {str(row["video_id"]) for row in rows}),
         **describe(read_manifest(out)),

@@ -161,6 +161,8 @@ def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
     seen = _Seen()
     frame = None
     for packet in container.demux(stream):
+        if packet.has_sidedata("encryption_info"):
+            raise VideoDecodeError("", "encrypted")
         seen.num_packets += packet.size > 0
         seen.partial_packet |= packet.is_corrupt
         try:

@@ -63,6 +63,8 @@ def test_what_cannot_be_read_or_found_is_counted_and_named(local_ray: None, synt
         "test": {"listed": 1, "readable": 0, "missing": 1},
     }
     assert (summary["sizes_px"], summary["fps"], summary["codecs"]) == ({"320×240": 1}, {"30": 1}, {"h264": 1})
+    assert summary["first_problems"]["left/never_downloaded.mp4"] == "listed, but no such file"
+    assert len(summary["first_problems"]) == 3
     assert summary["duration_s"] == {"min": 4.0, "median": 4.0, "max": 4.0}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -181,3 +182,30 @@ def test_ordinary_clips_are_read_by_the_fast_decoder(shared_data):
     clips = sorted((shared_data / "survfight" / "videos").rglob("*.mp4"))
     assert len(clips) == 120
     assert {probe(clip).decoder for clip in clips} == {"decord"}
+
+
+def test_frames_of_irregular_times_are_counted_and_read_by_their_place(tmp_path: Path, shown) -> None:
+    path = tmp_path / "irregular.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=30, options={"g": "10", "bf": "2", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 600)
+        time = 0
+        for index in range(NUM_FRAMES):
+            frame = av.VideoFrame.from_ndarray(np.full((240, 320, 3), 8 * index, dtype=np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 600)
+            output.mux(stream.encode(frame))
+            time += 20 if index % 3 else 70
+        output.mux(stream.encode())
+    info = probe(path)
+    assert info.num_frames == NUM_FRAMES
+    places = np.asarray([0, 7, 8, 20, 29])
+    frames = decode(path, places, height_px=120, width_px=160, decoder=info.decoder)
+    assert shown(frames) == places.tolist()
+
+
+def test_an_encrypted_file_is_refused(write_video) -> None:
+    key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "ab" * 16, "encryption_kid": "cd" * 16}
+    with pytest.raises(VideoDecodeError) as caught:
+        probe(write_video("secret.mp4", **key))
+    assert caught.value.reason == "encrypted"

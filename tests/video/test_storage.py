@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -81,6 +82,24 @@ def test_a_bucket_that_is_not_there_is_told_from_one_that_is_closed(s3: str, mon
         list(storage.list_files("s3://videos/gone"))
     with pytest.raises(StorageError, match="no such"):
         storage.read(f"{s3}/gone.mp4")
+
+
+def test_a_server_that_refuses_says_so(s3: str) -> None:
+    """From here on the server asks who is there; nobody is."""
+
+    def ask_from(count: str) -> None:
+        url = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+        plain = {"Content-Type": "text/plain"}
+        urllib.request.urlopen(urllib.request.Request(url, count.encode(), plain, method="POST"), timeout=5)
+
+    ask_from("0")
+    try:
+        with pytest.raises(UsageError, match=r"^--videos: s3://videos/ucf: access denied; check the credentials"):
+            list(storage.list_files(s3))
+        with pytest.raises(StorageError, match=r"^access denied"):
+            storage.read(f"{s3}/list.txt")
+    finally:
+        ask_from("inf")
 
 
 def test_what_no_retry_can_change_is_said_at_once() -> None:
