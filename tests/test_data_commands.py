@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from advise_ray.cli import FORMATS, main
+from advise_ray.cli import main
+from advise_ray.cli.data import FORMATS
 from advise_ray.video.layouts import LAYOUTS
 from advise_ray.video.synth import synthesize
 

@@ -1,0 +1,53 @@
+"""`advise-ray bench`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from advise_ray.cli.group import main
+from advise_ray.cli.shared import json_option
+
+
+@main.group()
+def bench() -> None:
+    """Measure speed and memory on this machine, rivals in the same run."""
+
+
+@bench.command()
+@json_option
+def step(as_json: bool) -> None:
+    """Time and memory of a training step: AdViSe against an R3D-50 that is trained end to end."""
+    from advise_ray.bench import step as bench_step
+
+    def show(row: dict[str, Any]) -> None:
+        model = f"{row['kind']} {row['ifm'] or ''}"
+        size = f"{row['peak_bytes'] / 2**30:.2f} GiB"
+        click.echo(f"{model:<28} {row['clips']:>3} clips {row['precision']} {row['step_s']:8.2f} s {size}", err=True)
+
+    result = bench_step.step(show)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(
+            f"8 clips, ViT-B/32: {result['time_ratio']:.1f}× less time, {result['memory_ratio']:.1f}× less memory"
+        )
+
+
+@bench.command()
+@json_option
+def decode(as_json: bool) -> None:
+    """Clips per second that our pipeline decodes, against a plain decord loop and against decoding everything."""
+    from advise_ray.bench import decode as bench_decode
+
+    def show(name: str, figures: dict[str, float]) -> None:
+        row = "  ".join(f"{arm.removesuffix('_clips_per_s')} {value:.1f}" for arm, value in figures.items())
+        click.echo(f"{name:<8} clips/s: {row}", err=True)
+
+    result = bench_decode.decode(show)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(f"memory growth over 5,000 decodes: {result['resident_growth_bytes'] / 2**20:.0f} MiB")

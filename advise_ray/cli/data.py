@@ -1,0 +1,144 @@
+"""`advise-ray data`: manifests, and videos to try things on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from advise_ray.cli.group import main
+from advise_ray.cli.shared import config_option, json_option, load, set_option, show
+from advise_ray.errors import AdviseRayError
+
+if TYPE_CHECKING:
+    from advise_ray.video.decode import Limits
+
+FORMATS = ("ucf101", "hmdb51", "diving48", "ssv2", "kinetics", "list", "folder")
+timeout_option = click.option(
+    "--timeout-s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help="For one video."
+)
+max_pixels_option = click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures.")
+max_duration_option = click.option(
+    "--max-duration-s", type=click.FloatRange(0, min_open=True), help="Refuse longer videos."
+)
+
+
+@main.group()
+def data() -> None:
+    """Data sets: make a manifest, make videos to try things on."""
+
+
+@data.command()
+@click.option("--format", "layout", type=click.Choice(FORMATS), required=True)
+@click.option("--videos", required=True, metavar="DIR_OR_URL", help="Folder of the videos, local or s3://, http://, ….")
+@click.option("--annotations", type=click.Path(path_type=Path), help="Folder (or file) of the data set's lists.")
+@click.option("--split", type=click.IntRange(1, 3), help="Official split (ucf101, hmdb51); default 1.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write (Parquet).")
+@timeout_option
+@max_pixels_option
+@max_duration_option
+@json_option
+def index(
+    layout: str,
+    videos: str,
+    annotations: Path | None,
+    split: int | None,
+    out: Path,
+    timeout_s: float,
+    max_pixels: int | None,
+    max_duration_s: float | None,
+    as_json: bool,
+) -> None:
+    """Read every video once and write the manifest; a second time, read only what has changed."""
+    from advise_ray import dataset, progress
+    from advise_ray.video import annotations as lists
+
+    videos = videos if "://" in videos else str(Path(videos).absolute())
+    if (annotations is None) != (layout == "folder"):
+        raise click.UsageError(f"--format {layout} needs {'no ' if layout == 'folder' else ''}--annotations")
+    if split is not None and layout not in ("ucf101", "hmdb51"):
+        raise click.UsageError(f"--split: {layout} has no numbered splits")
+    listing = lists.read(layout, videos, annotations, split or 1)
+    with progress.counting("reading videos") as on_progress:
+        summary = dataset.index(
+            listing,
+            videos,
+            out.absolute(),
+            timeout_s=timeout_s,
+            limits=_limits(max_pixels, max_duration_s),
+            on_progress=on_progress,
+        )
+    show(summary, as_json)
+
+
+@data.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Rejects to write (Parquet); default: MANIFEST.check.parquet."
+)
+@click.option("--drop", type=click.Path(path_type=Path), metavar="FILE", help="Write a manifest without them.")
+@timeout_option
+@max_pixels_option
+@max_duration_option
+@json_option
+def check(
+    manifest: Path,
+    out: Path | None,
+    drop: Path | None,
+    timeout_s: float,
+    max_pixels: int | None,
+    max_duration_s: float | None,
+    as_json: bool,
+) -> None:
+    """Decode every video of a manifest to its end; exit 1 if any of them fails, or is not what it was."""
+    from advise_ray import dataset, progress
+
+    rejects = (out or manifest.with_name(manifest.name + ".check.parquet")).absolute()
+    with progress.counting("reading videos") as on_progress:
+        summary = dataset.check(
+            manifest.absolute(),
+            rejects,
+            drop=drop and drop.absolute(),
+            timeout_s=timeout_s,
+            limits=_limits(max_pixels, max_duration_s),
+            on_progress=on_progress,
+        )
+    show(summary, as_json)
+    if summary["rejected"]:
+        sys.exit(AdviseRayError.exit_code)
+
+
+@data.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Page to write (HTML).")
+@config_option
+@set_option
+@json_option
+def stats(manifest: Path, out: Path, recipe: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Write a page that shows a data set: durations, sizes, classes, which rates fit, clips as the model gets them."""
+    from advise_ray import dataset
+
+    show(dataset.write_report(manifest.absolute(), out.absolute(), load(recipe, overrides)), as_json)
+
+
+@data.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--videos", "num_videos", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--format", "layout", type=click.Choice(FORMATS), default="folder", show_default=True)
+def synth(directory: Path, num_videos: int, seed: int, layout: str) -> None:
+    """Write small labelled motion videos: eight classes that differ in how things move, not in looks."""
+    from advise_ray import progress
+    from advise_ray.video.synth import synthesize
+
+    with progress.counting("writing videos") as on_progress:
+        synthesize(directory, num_videos, seed, layout, on_progress=on_progress)
+    click.echo(str(directory))
+
+
+def _limits(max_pixels: int | None, max_duration_s: float | None) -> Limits:
+    from advise_ray.video.decode import LIMITS, Limits
+
+    return Limits(max_pixels or LIMITS.max_pixels, max_duration_s or LIMITS.max_duration_s)
