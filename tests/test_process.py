@@ -45,7 +45,7 @@ def losses(run_dir: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def overrides(tiny: tuple[str, ...], manifest: Path) -> list[str]:
-    settings = [*tiny, f"data.manifest={manifest}", "train.epochs=6", "data.deterministic=true"]
+    settings = [*tiny, f"data.manifest={manifest}", "train.epochs=20", "data.deterministic=true"]
     return [part for setting in settings for part in ("--set", setting)]
 
 

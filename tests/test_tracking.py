@@ -338,11 +338,11 @@ def test_secrets_are_redacted(text: str, safe: str) -> None:
 
 
 def test_no_secret_becomes_a_parameter(storage: Path) -> None:
-    config = config_of(storage, "data.manifest=s3://key:secret@bucket/manifest.parquet")
+    config = config_of(storage, "model.ifm.weights=https://key:secret@host/weights.pt")
     run_id = RunTracker(config, new_run(config, "secret")).start(device="cpu")
     client, _ = tracking.connect(config)
     run = client.get_run(run_id)
-    assert run.data.params["data.manifest"] == "s3://***@bucket/manifest.parquet"
+    assert run.data.params["model.ifm.weights"] == "https://***@host/weights.pt"
 
 
 def test_the_store_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
