@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from advise_ray.cli import main
-from advise_ray.cli.data import FORMATS
+from advise_ray.cli.data import data
 from advise_ray.video.layouts import LAYOUTS
 from advise_ray.video.synth import synthesize
 
@@ -19,8 +19,10 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_every_format_can_be_synthesized() -> None:
-    assert set(FORMATS) == set(LAYOUTS)
+@pytest.mark.parametrize("command", ["index", "synth"])
+def test_every_format_can_be_synthesized_and_indexed(command: str) -> None:
+    (formats,) = (option.type.choices for option in data.commands[command].params if option.name == "layout")
+    assert set(formats) == set(LAYOUTS)
 
 
 @pytest.mark.ray
@@ -41,7 +43,7 @@ def test_a_data_set_is_indexed_and_shown(local_ray: None, tmp_path: Path) -> Non
     (tmp_path / "rgb" / "00003.mp4").write_bytes(b"")
     code, stdout, _ = run("check", out, "--drop", str(tmp_path / "clean.parquet"), "--json")
     assert code == 1
-    assert json.loads(stdout)["first_reasons"] == {"00003.mp4": "empty file"}
+    assert json.loads(stdout)["first_problems"] == {"00003.mp4": "empty file"}
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import click
 from advise_ray.cli.group import main
 from advise_ray.cli.shared import config_option, json_option, load, set_option, show
 from advise_ray.errors import AdviseRayError
+from advise_ray.video.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from advise_ray.video.decode import Limits
 
-FORMATS = ("ucf101", "hmdb51", "diving48", "ssv2", "kinetics", "list", "folder")
 timeout_option = click.option(
     "--timeout-s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help="For one video."
 )
@@ -31,7 +31,7 @@ def data() -> None:
 
 
 @data.command()
-@click.option("--format", "layout", type=click.Choice(FORMATS), required=True)
+@click.option("--format", "layout", type=click.Choice(list(LAYOUTS)), required=True)
 @click.option("--videos", required=True, metavar="DIR_OR_URL", help="Folder of the videos, local or s3://, http://, ….")
 @click.option("--annotations", type=click.Path(path_type=Path), help="Folder (or file) of the data set's lists.")
 @click.option("--split", type=click.IntRange(1, 3), help="Official split (ucf101, hmdb51); default 1.")
@@ -127,7 +127,7 @@ def stats(manifest: Path, out: Path, recipe: str | None, overrides: tuple[str, .
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--videos", "num_videos", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--format", "layout", type=click.Choice(FORMATS), default="folder", show_default=True)
+@click.option("--format", "layout", type=click.Choice(list(LAYOUTS)), default="folder", show_default=True)
 def synth(directory: Path, num_videos: int, seed: int, layout: str) -> None:
     """Write small labelled motion videos: eight classes that differ in how things move, not in looks."""
     from advise_ray import progress

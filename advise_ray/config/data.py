@@ -67,7 +67,8 @@ class DataConfig(Section):
     """Value of the split column that is validated on; unset, or where no row has it, `val_fraction` is carved out of
     train."""
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the training videos held out for validation, by hash of video_id, where `val_split` has no videos."""
+    """Share of the training videos held out for validation, by hash of video_id, where `val_split` has no videos.
+    Clips of one recording (UCF101's groups) stay together."""
     val_clips_per_rate: Positive = 3
     """Validation clips of each video at each rate; `task: action` has the one rate."""
     num_decode_actors: Positive | None = None

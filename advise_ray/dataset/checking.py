@@ -30,7 +30,7 @@ def check(
         drop: a manifest without them, to be written here.
 
     Returns:
-        Counts: `videos`, `rejected`, the paths, and up to five of the reasons.
+        Counts: `videos`, `rejected`, the paths, and up to five of the problems.
     """
     table = read_manifest(manifest)
     rows = {row["video_id"]: row for row in table.to_pylist()}
@@ -52,7 +52,7 @@ def check(
         "rejected": len(bad),
         "rejects": str(rejects),
         "manifest": str(drop) if drop is not None else None,
-        "first_reasons": {str(row["video_id"]): row["reason"] for row in bad[:5]},
+        "first_problems": {str(row["video_id"]): row["reason"] for row in bad[:5]},
     }
 
 

@@ -146,11 +146,7 @@ def _refusal(video: ListedVideo, row: Row, limits: Limits) -> str | None:
     """Why a whole video is not taken all the same: by its list, or by limits that were wider when it was read."""
     if video.start_frame is not None and video.start_frame >= row["num_frames"]:
         return f"listed from frame {video.start_frame} on, but it has {row['num_frames']} frames"
-    if row["width"] * row["height"] > limits.max_pixels:
-        return f"{row['width']}×{row['height']} is more than the {limits.max_pixels} pixels allowed"
-    if row["duration_s"] > limits.max_duration_s:
-        return f"{row['duration_s']:.0f} s is more than the {limits.max_duration_s:.0f} s allowed"
-    return None
+    return limits.refusal(row["width"], row["height"], row["duration_s"])
 
 
 def _splits(listing: Listing, readable: set[str]) -> dict[str, dict[str, int]]:

@@ -138,7 +138,6 @@ class _Worker:
             every_steps is not None and self.state.step % every_steps == 0
         ):
             self._save()
-        ray.train.report(metrics)
 
     def _validation(self, totals: _Epoch) -> dict[str, float]:
         if totals.confusion is None or totals.val_loss is None:

@@ -127,7 +127,6 @@ class DecodeProcess:
         try:
             self._pipe.send(request)
             if not self._pipe.poll(self.deadline_s):
-                self.close()
                 raise VideoDecodeError(name, f"decoding took longer than {self.deadline_s:g} s", lasting=False)
             outcome, self._bytes = self._pipe.recv()
         except (EOFError, OSError):
@@ -135,12 +134,12 @@ class DecodeProcess:
             self.close()
             reason = f"the decoder crashed on it ({_signal_name(died_of)})"
             raise VideoDecodeError(name, reason, lasting=died_of in CRASHES) from None
-        except BaseException:  # interrupted: what it answers must not be taken for the answer to the next question
+        except BaseException:  # too late or interrupted: its answer must not be taken for that to the next question
             self.close()
             raise
+        self._recycle()
         if isinstance(outcome, VideoDecodeError):
             raise outcome
-        self._recycle()
         return outcome
 
     def _start(self) -> None:

@@ -46,6 +46,14 @@ class Limits:
     max_duration_s: float = 24 * 3600.0
     max_frames: int = 2**23
 
+    def refusal(self, width: int, height: int, duration_s: float) -> str | None:
+        """What of this is too much."""
+        if width * height > self.max_pixels:
+            return f"{width}×{height} is more than the {self.max_pixels} pixels allowed"
+        if duration_s > self.max_duration_s:
+            return f"{duration_s:.0f} s is more than the {self.max_duration_s:.0f} s allowed"
+        return None
+
 
 LIMITS = Limits()
 
@@ -114,7 +122,9 @@ def probe(source: Source, name: str = "", limits: Limits = LIMITS) -> VideoInfo:
         size_bytes = _size_bytes(source)
         with open_pyav(source) as container:
             stream = video_stream(container)
-            _refuse_too_much(container, stream, limits)
+            coded, duration_s = stream.codec_context, float((container.duration or 0) / av.time_base)
+            if too_much := limits.refusal(coded.width, coded.height, duration_s):  # by its header
+                raise VideoDecodeError("", too_much, lasting=False)
             seen = _read_through(container, stream, limits.max_frames)
             _refuse_parts(seen, stream.frames, _breaks_off(source, size_bytes))
             fps = float(stream.average_rate or stream.guessed_rate or Fraction(25))
@@ -146,16 +156,6 @@ class _Seen:
     samples: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
 
-def _refuse_too_much(container: Any, stream: Any, limits: Limits) -> None:
-    """By what the header says, before anything is decoded."""
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > limits.max_pixels:
-        raise VideoDecodeError("", f"{width}×{height} is more than the {limits.max_pixels} pixels allowed", False)
-    duration_s = float((container.duration or 0) / av.time_base)
-    if duration_s > limits.max_duration_s:
-        raise VideoDecodeError("", f"{duration_s:.0f} s is more than the {limits.max_duration_s:.0f} s allowed", False)
-
-
 def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
     """To the end, also past what does not decode: then the reason can say how much of the video there is."""
     seen = _Seen()
@@ -180,7 +180,7 @@ def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
             seen.num_damaged += frame.is_corrupt
             seen.num_frames += 1
             if seen.num_frames > max_frames:
-                raise VideoDecodeError("", f"has more than the {max_frames} frames allowed", False)
+                raise VideoDecodeError("", f"has more than the {max_frames} frames allowed", lasting=False)
     if frame is not None:
         seen.samples[seen.num_frames - 1] = upright(frame, *PROBE_SIZE_PX, seen.rotation_deg)
     return seen

@@ -183,31 +183,26 @@ def _retrying(attempt: Callable[[], T]) -> T:
             return attempt()
         except UsageError:
             raise
-        except FileNotFoundError:
-            raise StorageError("no such file or folder") from None
-        except PermissionError:
-            raise StorageError("access denied") from None
-        except OSError as error:
-            final = _final_reason(str(error))
+        except Exception as error:  # pyarrow's are OSErrors, fsspec lets those of its HTTP library through
+            final = _final_reason(error)
             if final or wait_s is None:
                 raise StorageError(final or f"cannot be reached ({' '.join(str(error).split())[:200]})") from None
-        except Exception as error:  # of aiohttp, which fsspec lets through
-            status = getattr(error, "status", None)
-            final = {401: "access denied", 403: "access denied", 404: "no such file or folder"}.get(status or 0)
-            if final or wait_s is None:
-                raise StorageError(final or f"cannot be reached ({type(error).__name__}: {error})") from None
         time.sleep(wait_s)
     raise AssertionError("unreachable")
 
 
-def _final_reason(message: str) -> str | None:
-    """What no further attempt can change, of pyarrow's AWS and GCS messages."""
-    if "NO_SUCH_BUCKET" in message or "NoSuchBucket" in message:
-        return "there is no such bucket"
-    if "ACCESS_DENIED" in message or "PERMISSION_DENIED" in message or "INVALID_ACCESS_KEY" in message:
-        return "access denied; check the credentials in the environment"
-    if re.search(r"Bucket '.*' not found", message):
-        return "there is no such bucket"
-    if "RESOURCE_NOT_FOUND" in message or "NO_SUCH_KEY" in message or "HTTP status code 404" in message:
-        return "no such bucket, folder or file"
-    return None
+FINAL_REASONS = {
+    "there is no such bucket": r"NO_SUCH_BUCKET|NoSuchBucket|Bucket '.*' not found",
+    "access denied; check the credentials in the environment": "ACCESS_DENIED|PERMISSION_DENIED|INVALID_ACCESS_KEY",
+    "no such bucket, folder or file": "RESOURCE_NOT_FOUND|NO_SUCH_KEY|HTTP status code 404",
+}
+"""What no further attempt can change, and how pyarrow's messages of S3 and GCS tell it."""
+
+
+def _final_reason(error: Exception) -> str | None:
+    status = getattr(error, "status", None)  # of HTTP
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return "no such file or folder"
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return "access denied"
+    return next((reason for reason, told in FINAL_REASONS.items() if re.search(told, str(error))), None)

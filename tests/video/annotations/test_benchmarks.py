@@ -1,62 +1,31 @@
+"""The benchmarks' lists: the published ones, small ones of our own, and those that `data synth` lays out."""
+
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from advise_ray.errors import UsageError
 from advise_ray.video.annotations import (
     ListedVideo,
-    Listing,
+    read,
     read_diving48,
-    read_folder,
     read_hmdb51,
     read_kinetics,
-    read_list,
     read_ssv2,
     read_ucf101,
 )
 from advise_ray.video.layouts import LAYOUTS
 from advise_ray.video.synth import synthesize
-
-Lists = dict[str, str | bytes]
-
-
-def place(folder: Path, *paths: str) -> Path:
-    """Empty files: readers of lists do not open videos."""
-    for path in paths:
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    return folder
+from tests.video.annotations.lists import Lists, message, place, write
 
 
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
     return place(tmp_path / "videos", "jump/a.avi", "jump/b.avi", "run fast/c.avi")
 
-
-def write(folder: Path, lists: Lists) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, text in lists.items():
-        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return folder
-
-
-def listed(videos: Path, text: str | bytes, name: str = "train.txt") -> Listing:
-    return read_list(videos, write(videos.parent / "lists", {name: text}))
-
-
-def message(read, *arguments: object) -> str:
-    with pytest.raises(UsageError) as caught:
-        read(*arguments)
-    return str(caught.value)
-
-
-# UCF101
 
 UCF_LISTS: Lists = {
     "classInd.txt": "\ufeff1 jump\r\n2 run fast\r\n",
@@ -121,154 +90,6 @@ def test_the_published_ucf101_lists_are_read_whole(ucf101_videos, published, spl
     assert len(listing.classes) == 101
     assert (listing.classes[0], listing.classes[100]) == ("ApplyEyeMakeup", "YoYo")
     assert all(video.class_name == video.path.split("/")[0] for video in listing.found)
-
-
-# Plain lists
-
-
-@pytest.mark.parametrize("label", ["7", "dive"])
-@pytest.mark.parametrize("separator", [" ", "  ", "\t", ",", ", "])
-def test_a_label_stands_behind_a_space_a_tab_or_a_comma(videos, separator, label):
-    listing = listed(videos, f"jump/a.avi{separator}{label}\n./jump/b.avi{separator}{label}\r\n")
-    assert listing.classes == [label]
-    assert listing.found == [ListedVideo(f"jump/{name}.avi", label, "train") for name in "ab"]
-    assert (listing.missing, listing.problems) == ([], {})
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("run fast/c.avi 1", ("run fast/c.avi", "1")),
-        ("run fast/c.avi,long jump", ("run fast/c.avi", "long jump")),
-        ("slow, then fast.avi 2", ("slow, then fast.avi", "2")),
-        ("run fast/c.avi", ("run fast/c.avi", None)),
-    ],
-)
-def test_names_may_hold_what_separates(videos, line, expected):
-    place(videos, "slow, then fast.avi")
-    (video,) = listed(videos, line).found
-    assert (video.path, video.class_name) == expected
-
-
-def test_a_video_that_was_recoded_is_found_under_its_old_name(tmp_path):
-    videos = place(tmp_path / "videos", "a.webm", "b.1.mp4", "b.2.mp4", "C.MP4")
-    listing = listed(videos, "a.avi 0\nb.1 1\nb.2 2\nC.mp4 3\n")
-    assert [(video.path, video.class_name) for video in listing.found] == [
-        ("a.webm", "0"),
-        ("b.1.mp4", "1"),
-        ("b.2.mp4", "2"),
-        ("C.MP4", "3"),
-    ]
-
-
-def test_number_labels_are_ordered_by_value_and_names_by_alphabet(videos):
-    assert listed(videos, "jump/a.avi 10\njump/b.avi 9\nrun fast/c.avi 0").classes == ["0", "9", "10"]
-    assert listed(videos, "jump/a.avi x\njump/b.avi 9\nrun fast/c.avi 10").classes == ["10", "9", "x"]
-
-
-def test_the_name_of_a_list_tells_the_split(videos):
-    lists = {
-        "ucf_train_split_1.txt": "jump/a.avi 0",
-        "validation.csv": "jump/b.avi,0",
-        "testlist01.txt": "run fast/c.avi 1",
-        "README.txt": "jump/a.avi 5",
-    }
-    folder = write(videos.parent / "lists", lists)
-    assert {video.path: video.split for video in read_list(videos, folder).found} == {
-        "jump/a.avi": "train",
-        "jump/b.avi": "val",
-        "run fast/c.avi": "test",
-    }
-    assert [video.split for video in read_list(videos, folder / "testlist01.txt").found] == ["test"]
-    assert [video.split for video in read_list(videos, folder / "README.txt").found] == ["train"]
-
-
-def test_a_listed_video_without_a_file_is_missing_and_the_rest_goes_on(videos):
-    listing = listed(videos, "jump/a.avi 0\njump/gone.avi 0\n")
-    assert [video.path for video in listing.missing] == ["jump/gone.avi"]
-    assert [video.path for video in listing.found] == ["jump/a.avi"]
-
-
-@pytest.mark.parametrize("path", ["../secret.avi", "/etc/secret.avi", "jump/../../secret.avi"])
-def test_a_path_that_leaves_the_folder_is_refused_even_if_there_is_a_file(videos, path):
-    place(videos.parent, "secret.avi")
-    listing = listed(videos, f"jump/a.avi 0\n{path} 0\n")
-    assert [video.path for video in listing.found] == ["jump/a.avi"]
-    assert listing.problems == {f"{videos.parent}/lists/train.txt:2": f"{path!r} leaves the folder of the videos"}
-
-
-def test_lists_of_which_nothing_can_be_used_are_an_error(videos):
-    lists = videos.parent / "lists"
-    assert message(listed, videos, "x/a.avi 0\nx/b.avi 0\n") == (
-        f"--videos: none of the 2 listed videos, such as x/a.avi is in {videos}"
-    )
-    assert message(listed, videos, b"\xff\xfe\x00") == f"--annotations: {lists}/train.txt is not a text file"
-    assert message(read_list, videos, lists / "none") == f"--annotations: {lists}/none does not exist"
-    (lists / "train.txt").rename(lists / "all.txt")
-    assert message(read_list, videos, lists) == (
-        f"--annotations: no *train*, *val* or *test* .txt or .csv list in {lists}"
-    )
-    assert message(read_list, lists / "none", lists / "all.txt") == f"--videos: {lists}/none is not a folder"
-
-
-# Folders
-
-
-def test_a_flat_folder_has_no_labels(tmp_path):
-    videos = place(tmp_path, "b.MKV", "a.mp4", "deep/er/c.webm", "notes.txt", "a.mp4.partial", "._a.mp4")
-    listing = read_folder(videos)
-    assert listing.classes == []
-    assert listing.found == [ListedVideo("a.mp4"), ListedVideo("b.MKV"), ListedVideo("deep/er/c.webm")]
-
-
-def test_a_folder_for_each_class(tmp_path):
-    listing = read_folder(place(tmp_path, "run/a.mp4", "jump/b.mp4", "run/c.mp4"))
-    assert listing.classes == ["jump", "run"]
-    assert listing.found == [
-        ListedVideo("jump/b.mp4", "jump"),
-        ListedVideo("run/a.mp4", "run"),
-        ListedVideo("run/c.mp4", "run"),
-    ]
-
-
-def test_a_folder_for_each_split_and_in_it_for_each_class(tmp_path):
-    listing = read_folder(place(tmp_path, "Train/run/a.mp4", "validation/run/b.mp4", "test/jump/c.mp4"))
-    assert listing.classes == ["jump", "run"]
-    assert [(video.class_name, video.split) for video in listing.found] == [
-        ("run", "train"),
-        ("jump", "test"),
-        ("run", "val"),
-    ]
-
-
-def test_a_folder_without_videos_is_an_error(tmp_path):
-    place(tmp_path, "notes.txt")
-    assert message(read_folder, tmp_path).startswith(f"--videos: {tmp_path}: no video files (looked for .3gp, .avi, ")
-    assert message(read_folder, tmp_path / "none") == f"--videos: {tmp_path}/none is not a folder"
-
-
-def test_a_video_listed_twice_is_told_and_kept_once(tmp_path: Path) -> None:
-    place(tmp_path / "videos", "a.mp4", "b.mp4")
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    (lists / "train.txt").write_text("a.mp4 0\nb.mp4 1\n")
-    (lists / "test.txt").write_text("a.mp4 0\n")
-    listing = read_list(tmp_path / "videos", lists)
-    assert sorted(video.path for video in listing.found) == ["a.mp4", "b.mp4"]
-    (problem,) = listing.problems.values()
-    assert "'a.mp4' was listed before, at " in problem
-
-
-def test_a_link_that_leads_back_up_is_not_followed_for_ever(tmp_path: Path) -> None:
-    place(tmp_path, "train/a.mp4", "test/b.mp4")
-    (tmp_path / "test" / "up").symlink_to(tmp_path)
-    assert [(video.path, video.split) for video in read_folder(tmp_path).found] == [
-        ("test/b.mp4", "test"),
-        ("train/a.mp4", "train"),
-    ]
-
-
-# The other benchmarks
 
 
 def test_hmdb51_lists_say_what_is_trained_and_tested_on(tmp_path: Path) -> None:
@@ -408,35 +229,13 @@ def test_kinetics_files_are_found_in_any_folder_by_their_seconds(tmp_path: Path)
     assert message(read_kinetics, videos, videos) == f"--annotations: no train.csv, val.csv or test.csv in {videos}"
 
 
-READERS = {
-    "ucf101": lambda videos, lists: read_ucf101(videos, lists, 1),
-    "hmdb51": lambda videos, lists: read_hmdb51(videos, lists, 1),
-    "diving48": read_diving48,
-    "ssv2": read_ssv2,
-    "kinetics": read_kinetics,
-    "list": read_list,
-    "folder": lambda videos, _: read_folder(videos),
-}
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_synthesized_set_is_read_in_its_format(tmp_path: Path, layout: str) -> None:
     synthesize(tmp_path, 24, seed=0, layout=layout)
-    listing = READERS[layout](tmp_path / LAYOUTS[layout].videos, tmp_path / LAYOUTS[layout].lists)
+    lists = None if layout == "folder" else tmp_path / LAYOUTS[layout].lists
+    listing = read(layout, str(tmp_path / LAYOUTS[layout].videos), lists, 1)
     assert (len(listing.found), len(listing.classes), listing.missing, listing.problems) == (24, 8, [], {})
     counts = Counter((video.class_name, video.split) for video in listing.found)
     held_out = {"ssv2": "val", "kinetics": "val"}.get(layout, "test")
     splits = {None: 3} if layout == "folder" else {"train": 2, held_out: 1}
     assert counts == {(name, split): number for name in listing.classes for split, number in splits.items()}
-
-
-def test_a_class_keeps_its_number_whatever_is_missing(videos: Path) -> None:
-    assert listed(videos, "jump/a.avi 0\njump/gone.avi 1\njump/b.avi 2\n").classes == ["0", "1", "2"]
-
-
-def test_names_that_are_not_utf8_are_told(tmp_path: Path) -> None:
-    place(tmp_path, "a.mp4")
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.avi")).touch()
-    listing = read_folder(tmp_path)
-    assert [video.path for video in listing.found] == ["a.mp4"]
-    assert listing.problems == {"'caf\\udce9.avi'": "the file's name is not UTF-8; rename it"}
