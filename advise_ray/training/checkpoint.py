@@ -104,7 +104,8 @@ def init_tmm(source: Path, config: Config, tmm: torch.nn.Module, ifm_sha256: str
     """
     path = source if (source / "model.safetensors").is_file() else best(source)
     if path is None:
-        raise ConfigError([f"model.init_from: {source} is neither a checkpoint nor a run that has one"])
+        problem = f"model.init_from: {source} is neither a checkpoint nor a run that has one"
+        raise ConfigError([f"{problem}; name a run's directory, or one of its checkpoints/step_…"])
     theirs, ours = flatten(load_config(path / "config.yaml")), flatten(config)
     keys = [key for key in ours if key.startswith(("model.kind", "model.ifm.", "model.sfu.", "model.tmm."))]
     if config.model.kind == "r3d50":

@@ -252,7 +252,11 @@ def test_a_temporal_module_is_taken_from_a_checkpoint_or_a_run(tmp_path: Path, t
             ["model.kind=r3d50", "augment.crop_size_px=32"],
             "model.kind: r3d50, but the TMM of model.init_from was trained with advise",
         ),
-        (["model.init_from=/nowhere"], "model.init_from: /nowhere is neither a checkpoint nor a run that has one"),
+        (
+            ["model.init_from=/nowhere"],
+            "model.init_from: /nowhere is neither a checkpoint nor a run that has one; name a run's directory, or one "
+            "of its checkpoints/step_…",
+        ),
     ],
 )
 def test_a_temporal_module_of_another_design_is_refused(
