@@ -150,7 +150,8 @@ def count_classes(manifest: pa.Table, schedule: Schedule) -> int:
     classes = int(pc.max(labels).as_py()) + 1
     if classes < 2 or pc.min(labels).as_py() < 0:
         raise UsageError(
-            "data.manifest: task=action needs labels from 0 on, of two classes or more; index the data set with its lists"
+            "data.manifest: task=action needs labels from 0 on, of two classes or more; index the data set with its "
+            "lists"
         )
     return classes
 
