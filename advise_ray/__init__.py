@@ -1,6 +1,6 @@
 """Train video models cheaply: a frozen image model, a small temporal module, playback-rate prediction, on Ray.
 
-`Config` and `train` are imported when they are first used, so that `import advise_ray` costs nothing.
+`Config`, `train` and `evaluate` are imported when they are first used, so that `import advise_ray` costs nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
+    from advise_ray.evaluation import evaluate
     from advise_ray.training.trainer import train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "__version__", "train"]
+__all__ = ["Config", "__version__", "evaluate", "train"]
 
-_HOMES = {"Config": "advise_ray.config", "train": "advise_ray.training.trainer"}
+_HOMES = {"Config": "advise_ray.config", "evaluate": "advise_ray.evaluation", "train": "advise_ray.training.trainer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -49,6 +49,10 @@ class TrainingError(AdviseRayError):
     """A run that stopped: too many failed videos, a loss that is not finite, a worker that kept dying."""
 
 
+class EvaluationError(AdviseRayError):
+    """A protocol that could not be carried out: too many videos that cannot be decoded."""
+
+
 class TrackingError(AdviseRayError):
     """The tracking server cannot be reached or refused what was sent."""
 

@@ -67,3 +67,17 @@ def result_table(result: dict[str, Any]) -> str:
     rows |= {"checkpoint": result["checkpoint"], "best": result["best_checkpoint"], "run directory": result["run_dir"]}
     width = max(map(len, rows))
     return "\n".join([f"{result['run_name']}: {result['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])
+
+
+def evaluation_table(result: dict[str, Any]) -> str:
+    """What a protocol found, for people: each metric, over several splits with its deviation, and its findings."""
+    deviations = result["deviations"]
+    rows = {
+        name: f"{value:.4g}" + (f" ± {deviations[name]:.2g}" if name in deviations else "")
+        for name, value in result["metrics"].items()
+    }
+    rows |= {"videos": result["videos"], "failed videos": result["failed_videos"]}
+    rows |= {"wall time": f"{result['wall_s']:.0f} s", "written to": result["evaluation_dir"]}
+    width = max(map(len, rows))
+    findings = [line for split in result["splits"].values() for line in split.get("findings", [])]
+    return "\n".join([result["protocol"], *(f"  {k:<{width}}  {v}" for k, v in rows.items()), *findings])

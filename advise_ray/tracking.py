@@ -157,6 +157,25 @@ class RunTracker:
         self._abandoned = True
         return bool(self._state["complete"])
 
+    def add(self, metrics: Mapping[str, float], files: Sequence[Path], folder: str) -> bool:
+        """Add to a run, ended or not, what was found out about it; False, and a warning, where that cannot be.
+
+        Args:
+            files: they go into `folder` among its artifacts.
+        """
+        from mlflow.entities import Metric
+
+        try:
+            client, _ = connect(self.config)
+            now_ms = int(time.time() * 1000)
+            client.log_batch(self.run_id, [Metric(_named(key), value, now_ms, 0) for key, value in metrics.items()])
+            for file in files:
+                client.log_artifact(self.run_id, str(file), folder)
+        except Exception as error:
+            log.warning("MLflow has not got the evaluation (%s); evaluate again when it is there", _line(error))
+            return False
+        return True
+
     @classmethod
     def sync(cls, run_dir: Path) -> None:
         """Send what MLflow has missed of a run that has ended: metrics, artifacts, status.
@@ -202,7 +221,7 @@ class RunTracker:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(re.sub(r"[^\w/.: -]", "_", name), value, int(line["time_s"] * 1000), line["step"])
+            Metric(_named(name), value, int(line["time_s"] * 1000), line["step"])
             for line in lines
             for name, value in line["values"].items()
         ]
@@ -310,6 +329,11 @@ def _tags() -> dict[str, str]:
         return tags
     dirty = str(commit.endswith("-dirty")).lower()
     return tags | {"mlflow.source.git.commit": commit.removesuffix("-dirty"), "git.dirty": dirty}
+
+
+def _named(metric: str) -> str:
+    """In letters that MLflow takes."""
+    return re.sub(r"[^\w/.: -]", "_", metric)
 
 
 def _text(value: Any) -> str:

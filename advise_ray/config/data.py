@@ -66,6 +66,8 @@ class DataConfig(Section):
     val_split: str | None = "val"
     """Value of the split column that is validated on; unset, or where no row has it, `val_fraction` is carved out of
     train."""
+    test_split: str = "test"
+    """Value of the split column that `advise-ray evaluate` tests on."""
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training videos held out for validation, by hash of video_id, where `val_split` has no videos.
     Clips of one recording (UCF101's groups) stay together."""

@@ -63,9 +63,12 @@ class AdViSe(nn.Module):
     @torch.no_grad()
     def features(self, clips: torch.Tensor) -> torch.Tensor:
         """The frozen half: uint8[B, T, H, W, 3] → float32[B, C, T, s, s]."""
-        grids: torch.Tensor = self.ifm(clips.flatten(0, 1))
-        compressed: torch.Tensor = self.sfu(grids.unflatten(0, clips.shape[:2]))
-        return compressed
+        return self.sfu.arrange(self.frame_features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]))
+
+    @torch.no_grad()
+    def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """What of it depends on a frame alone, whatever clip it is in: uint8[N, H, W, 3] → [N, C, s, s]."""
+        return self.sfu.compress(self.ifm(frames))
 
     def encode(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8[B, T, H, W, 3] → embedding float[B, E]."""

@@ -24,14 +24,21 @@ class SFU(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, T, D, h, w] in any float format → float32[B, C, T, s, s]."""
-        num_clips, num_frames = features.shape[:2]
-        x = features.flatten(0, 1)
+        return self.arrange(self.compress(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
+
+    def compress(self, features: torch.Tensor) -> torch.Tensor:
+        """The part that knows single frames only: [N, D, h, w] → [N, C, s, s], in the same format."""
+        x = features
         if self.config.spatial_size is not None and x.shape[-2:] != (self.config.spatial_size,) * 2:
             x = F.adaptive_avg_pool2d(x, self.config.spatial_size)
         if self.config.channels is not None and x.shape[1] != self.config.channels:
             # Averages neighbouring channels: [N, D, h, w] seen as [N, h * w positions, D].
             x = F.adaptive_avg_pool1d(x.flatten(2).mT, self.config.channels).mT.unflatten(2, x.shape[-2:])
-        x = x.float().unflatten(0, (num_clips, num_frames)).transpose(1, 2)
+        return x
+
+    def arrange(self, frames: torch.Tensor) -> torch.Tensor:
+        """The part that knows clips: compressed frames [B, T, C, s, s] → float32[B, C, T, s, s], centred in time."""
+        x = frames.float().transpose(1, 2)
         return x - x.mean(2, keepdim=True) if self.config.temporal_centering else x
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from advise_ray.config import Config, flatten, to_yaml
@@ -31,6 +32,7 @@ class State:
         metrics: those of the last epoch that ended.
         ifm_sha256: hash of the image model's weights that the TMM was trained on.
         manifest_sha256: hash of the manifest's file, which the order of the clips depends on.
+        classes: names of what the head tells apart, in its order.
     """
 
     step: int = 0
@@ -39,6 +41,7 @@ class State:
     metrics: dict[str, float] = field(default_factory=dict)
     ifm_sha256: str = ""
     manifest_sha256: str = ""
+    classes: list[str] = field(default_factory=list)
 
 
 def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
@@ -102,10 +105,32 @@ def init_tmm(source: Path, config: Config, tmm: torch.nn.Module, ifm_sha256: str
     Raises:
         ConfigError: there is no checkpoint, or its TMM has learnt on other features or has another shape.
     """
+    path = find(source, "model.init_from")
+    check_features(path, config, ifm_sha256, "model.init_from")
+    prefix = "tmm."
+    tensors = load_file(path / "model.safetensors")
+    _fill(tmm, {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}, path)
+
+
+def find(source: Path, option: str) -> Path:
+    """A checkpoint as it is, or the best one of a run.
+
+    Raises:
+        ConfigError: it is neither; told of `option`.
+    """
     path = source if (source / "model.safetensors").is_file() else best(source)
     if path is None:
-        problem = f"model.init_from: {source} is neither a checkpoint nor a run that has one"
+        problem = f"{option}: {source} is neither a checkpoint nor a run that has one"
         raise ConfigError([f"{problem}; name a run's directory, or one of its checkpoints/step_…"])
+    return path
+
+
+def check_features(path: Path, config: Config, ifm_sha256: str, option: str) -> None:
+    """Whether a checkpoint's TMM meets the features, and the module, that it was made for.
+
+    Raises:
+        ConfigError: it does not; told of `option`.
+    """
     theirs, ours = flatten(load_config(path / "config.yaml")), flatten(config)
     keys = [key for key in ours if key.startswith(("model.kind", "model.ifm.", "model.sfu.", "model.tmm."))]
     if config.model.kind == "r3d50":
@@ -115,17 +140,23 @@ def init_tmm(source: Path, config: Config, tmm: torch.nn.Module, ifm_sha256: str
     differing = [key for key in keys if theirs[key] != ours[key] and key not in free]
     if differing:
         raise ConfigError(
-            [f"{key}: {ours[key]}, but the TMM of model.init_from was trained with {theirs[key]}" for key in differing]
+            [f"{key}: {ours[key]}, but the TMM of {option} was trained with {theirs[key]}" for key in differing]
         )
     # The hash also tells number formats apart, and sizes that positional embeddings were resized to.
     comparable = all(theirs[key] == ours[key] for key in ("model.ifm.precision", "augment.crop_size_px"))
     if comparable and not same_weights:
-        raise ConfigError(
-            ["model.ifm.weights: not those that the TMM of model.init_from was trained on (by their hash)"]
-        )
-    prefix = "tmm."
-    tensors = load_file(path / "model.safetensors")
-    _fill(tmm, {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}, path)
+        raise ConfigError([f"model.ifm.weights: not those that the TMM of {option} was trained on (by their hash)"])
+
+
+def num_classes(path: Path) -> int:
+    """Classes that the head of a checkpoint tells apart."""
+    with safe_open(path / "model.safetensors", "pt") as file:
+        last = max((key for key in file.keys() if key.startswith("head.") and key.endswith(".bias")), key=_layer)  # noqa: SIM118
+        return int(file.get_slice(last).get_shape()[0])
+
+
+def _layer(key: str) -> int:
+    return int(key.split(".")[1])
 
 
 def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -16,7 +16,7 @@ class Job:
 
     config: Config
     schedule: Schedule
-    num_classes: int
+    classes: list[str]
     run_dir: Path
     videos: Any
     """ObjectRef of list[Video]."""

@@ -17,7 +17,7 @@ from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.training import checkpoint
 from advise_ray.training.pipeline import clip_bytes
 from advise_ray.training.schedule import Schedule, build_schedule
-from advise_ray.video.manifest import Video, check_videos_exist, read_manifest, videos
+from advise_ray.video.manifest import Video, check_videos_exist, named_classes, read_manifest, videos
 from advise_ray.video.sampling import longest_span_frames
 
 LEAST_CPUS = 0.25
@@ -44,7 +44,7 @@ class Plan:
     config: Config
     schedule: Schedule
     videos: list[Video]
-    num_classes: int
+    classes: list[str]
     shares: Shares
     model: AdViSe
     ifm_sha256: str
@@ -57,7 +57,7 @@ class Plan:
             "train_videos": len(schedule.train_videos),
             "val_videos": len(schedule.val_videos),
             "val_videos_too_short": schedule.num_short_val_videos,
-            "classes": self.num_classes,
+            "classes": len(self.classes),
             "clips_per_step": schedule.batch_size,
             "clips_per_worker_and_step": schedule.batch_size // shares.num_workers,
             "steps_per_epoch": schedule.steps_per_epoch,
@@ -126,16 +126,21 @@ def make_plan(config: Config, *, begun: bool = False) -> Plan:
     schedule = build_schedule(config, manifest)
     check_videos_exist(manifest, schedule.train_videos)
     shares = share_cpus(config, runtime.available_cpus(), runtime.available_gpus())
-    classes = len(config.data.clip.rates) if config.task == "prp" else count_classes(manifest, schedule)
-    model = build_advise(config, classes)
+    classes = rate_names(config) if config.task == "prp" else class_names(manifest, schedule)
+    model = build_advise(config, len(classes))
     ifm_sha256 = model.ifm.hash_weights()
     if config.model.init_from is not None and not begun:
         checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal.tmm, ifm_sha256)
     return Plan(config, schedule, videos(manifest), classes, shares, model, ifm_sha256, manifest_sha256)
 
 
-def count_classes(manifest: pa.Table, schedule: Schedule) -> int:
-    """Classes of a labelled manifest, over all of its splits.
+def rate_names(config: Config) -> list[str]:
+    """What the head of PRP tells apart."""
+    return [f"×{rate:g}" for rate in config.data.clip.rates]
+
+
+def class_names(manifest: pa.Table, schedule: Schedule) -> list[str]:
+    """Classes of a labelled manifest, over all of its splits, in the order of their labels.
 
     Raises:
         UsageError: there are videos without a label, or only one class.
@@ -147,13 +152,13 @@ def count_classes(manifest: pa.Table, schedule: Schedule) -> int:
             f"data.manifest: task=action needs labels, and {used.null_count} of {len(used)} videos have none; index "
             "them with the data set's lists, or from folders named by class"
         )
-    classes = int(pc.max(labels).as_py()) + 1
-    if classes < 2 or pc.min(labels).as_py() < 0:
+    names = named_classes(manifest)
+    if len(names) < 2 or pc.min(labels).as_py() < 0:
         raise UsageError(
             "data.manifest: task=action needs labels from 0 on, of two classes or more; index the data set with its "
             "lists"
         )
-    return classes
+    return names
 
 
 def share_cpus(config: Config, cpus: float, gpus: float) -> Shares:

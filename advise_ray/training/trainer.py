@@ -171,7 +171,7 @@ class _Run:
         job = Job(
             config=config,
             schedule=self.plan.schedule,
-            num_classes=self.plan.num_classes,
+            classes=self.plan.classes,
             run_dir=self.run_dir,
             videos=videos,
             weights=ray.put(self.plan.model.state_dict()),

@@ -59,13 +59,13 @@ class _Worker:
         self.device = ray.train.torch.get_device() if job.use_gpu else torch.device("cpu")
         self.blocks = _open_stream()
         _set_up_torch(self.config, self.device, context.get_local_world_size())
-        model = empty_advise(self.config, job.num_classes)
+        model = empty_advise(self.config, len(job.classes))
         model.load_state_dict(ray.get(job.weights))
         self.learner = Learner(self.config, self.schedule, model, self.device)
         videos: list[Video] = ray.get(job.videos)
         self.recorder = Recorder(self.config, job.run_dir, videos, self.rank, self.learner.num_workers)
         self.taken = 0
-        self.state = State(ifm_sha256=job.ifm_sha256, manifest_sha256=job.manifest_sha256)
+        self.state = State(ifm_sha256=job.ifm_sha256, manifest_sha256=job.manifest_sha256, classes=job.classes)
         last = checkpoint.latest(job.run_dir)
         if last is not None:
             self.state = checkpoint.load(last, model.temporal, self.learner.optimizer)
@@ -83,7 +83,7 @@ class _Worker:
         while self.state.step < (epoch + 1) * self.schedule.steps_per_epoch:
             self._train_step(epoch, self._next(totals), totals)
         if self.schedule.validates(epoch):
-            classes = self.job.num_classes
+            classes = len(self.job.classes)
             totals.val_loss = torch.zeros((), device=self.device)
             totals.confusion = torch.zeros(classes, classes, device=self.device)
             for _ in range(self.schedule.val_batches):

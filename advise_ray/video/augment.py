@@ -42,6 +42,16 @@ def centre_crop(augment: AugmentConfig) -> NDArray[np.float32]:
     return _row(augment, 0.5, 0.5, augment.crop_size_px, augment.crop_size_px, *unchanged)
 
 
+def view_crops(augment: AugmentConfig, num_crops: int) -> list[tuple[int, int]]:
+    """Top and left, in pixels, of squares of `crop_size_px` along the longer side; a single one is the centre."""
+    places = [index / (num_crops - 1) for index in range(num_crops)] if num_crops > 1 else [0.5]
+    spare_height = augment.resize_height_px - augment.crop_size_px
+    spare_width = augment.resize_width_px - augment.crop_size_px
+    if spare_width >= spare_height:
+        return [(round(0.5 * spare_height), round(place * spare_width)) for place in places]
+    return [(round(place * spare_height), round(0.5 * spare_width)) for place in places]
+
+
 def _row(augment: AugmentConfig, top: float, left: float, height: int, width: int, *rest: float) -> NDArray[np.float32]:
     """With the crop's place, 0 to 1, in pixels."""
     top_px = round(top * (augment.resize_height_px - height))

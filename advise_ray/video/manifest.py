@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("label", pa.int64()),
         ("class_name", pa.string()),
         ("split", pa.string()),
+        ("official_splits", pa.list_(pa.string())),
         ("start_frame", pa.int64()),
         ("end_frame", pa.int64()),
         ("num_frames", pa.int64()),
@@ -41,9 +42,10 @@ SCHEMA = pa.schema(
     ]
 )
 """`decoder` is the one that reads the file truly (decord or pyav). Only the frames from `start_frame` to before
-`end_frame` belong to the label. `modified_ns` is when the file was last written, since 1970."""
+`end_frame` belong to the label. `official_splits` has the split of each of a benchmark's official ones, the first one
+first; `split` is the one that was chosen. `modified_ns` is when the file was last written, since 1970."""
 
-MAY_BE_NULL = ("label", "class_name", "split", "start_frame", "end_frame", "modified_ns")
+MAY_BE_NULL = ("label", "class_name", "split", "official_splits", "start_frame", "end_frame", "modified_ns")
 """Columns that need no value; a manifest may lack them altogether."""
 
 REJECTS_SCHEMA = pa.schema(
@@ -195,7 +197,7 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
     is_val = (split == data.val_split) & (data.val_split is not None)
     if not is_val.any():
         ids = manifest.column("video_id").to_pylist()
-        is_val = is_train & np.asarray([_hash_fraction(_recording(each)) < data.val_fraction for each in ids])
+        is_val = is_train & np.asarray([_hash_fraction(recording(each)) < data.val_fraction for each in ids])
     if not is_train.any():
         known = sorted({str(value) for value in split if value is not None})
         raise UsageError(
@@ -210,7 +212,17 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
     return Splits(np.flatnonzero(is_train), np.flatnonzero(is_val))
 
 
-def _recording(video_id: str) -> str:
+def named_classes(manifest: pa.Table) -> list[str]:
+    """Names of the labels from 0 to the highest; a label without a name is called by its number."""
+    labels = manifest.column("label").to_pylist()
+    names = [str(label) for label in range(max((label for label in labels if label is not None), default=-1) + 1)]
+    for label, name in zip(labels, manifest.column("class_name").to_pylist(), strict=True):
+        if label is not None and label >= 0 and name is not None:
+            names[label] = name
+    return names
+
+
+def recording(video_id: str) -> str:
     """What clips of one recording share: UCF101's `…_g01_c02.avi` is the second clip of the first group."""
     return re.sub(r"_c\d+\.\w+$", "", video_id)
 

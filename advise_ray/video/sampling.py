@@ -94,6 +94,40 @@ def plan_val_clips(
     ]
 
 
+def plan_policy_clips(
+    num_source_frames: int,
+    clip: ClipConfig,
+    clips_per_rate: int,
+    rng: np.random.Generator,
+    fps: float = DEFAULT_FPS,
+) -> list[Clip]:
+    """Draw `clips_per_rate` clips at every rate that the `short_video` policy plays a video at, slowest first."""
+    clips: list[Clip] = []
+    for _ in range(clips_per_rate):
+        strides = _strides(clip, rng, fps)
+        rate_indices = _playable(num_source_frames, clip, strides, fps)
+        clips += [_place(num_source_frames, clip, index, strides[index], rng) for index in rate_indices]
+    return clips
+
+
+def spread_clips(
+    num_source_frames: int, clip: ClipConfig, num_clips: int, fps: float = DEFAULT_FPS
+) -> NDArray[np.int64]:
+    """int64[num_clips, T]: clips at rate 1 from the first to the last frame, evenly; a single one from the middle.
+
+    A video that is too short for one clip wraps where the policy says so, else holds its last frame.
+    """
+    stride = max(1.0, stride_frames(clip, fps))
+    offsets = np.floor(np.arange(clip.num_frames) * stride + 0.5).astype(np.int64)
+    room = num_source_frames - int(offsets[-1])
+    if room > 0:
+        places = np.linspace(0, room - 1, num_clips) if num_clips > 1 else np.asarray([(room - 1) / 2])
+        return np.floor(places + 0.5).astype(np.int64)[:, None] + offsets
+    if clip.short_video == "wrap":
+        offsets = offsets % num_source_frames
+    return np.tile(np.minimum(offsets, num_source_frames - 1), (num_clips, 1))
+
+
 def _strides(clip: ClipConfig, rng: np.random.Generator, fps: float) -> NDArray[np.float64]:
     """Source frames between two frames of the clip, for each rate, under one draw of the jitter.
 
@@ -105,14 +139,19 @@ def _strides(clip: ClipConfig, rng: np.random.Generator, fps: float) -> NDArray[
 
 def _draw(num_source_frames: int, clip: ClipConfig, rng: np.random.Generator, fps: float) -> Clip:
     strides = _strides(clip, rng, fps)
+    playable = _playable(num_source_frames, clip, strides, fps)
+    rate_index = playable.start + int(rng.integers(len(playable)))
+    return _place(num_source_frames, clip, rate_index, strides[rate_index], rng)
+
+
+def _playable(num_source_frames: int, clip: ClipConfig, strides: NDArray[np.float64], fps: float) -> range:
+    """The rates that the policy draws from; at least one."""
     # Slower than its own frames no file can be shown: its label would be another rate's clip.
     slowest = sum(stride_frames(clip, fps) * rate < LEAST_STRIDE for rate in clip.rates[:-1])
-    num_rates = len(strides)
-    if clip.short_video == "fit":
-        fitting = sum(span_frames(clip.num_frames, stride) <= num_source_frames for stride in strides)
-        num_rates = max(slowest + 1, fitting)
-    rate_index = slowest + int(rng.integers(num_rates - slowest))
-    return _place(num_source_frames, clip, rate_index, strides[rate_index], rng)
+    if clip.short_video != "fit":
+        return range(slowest, len(strides))
+    fitting = sum(span_frames(clip.num_frames, stride) <= num_source_frames for stride in strides)
+    return range(slowest, max(slowest + 1, fitting))
 
 
 def _place(num_source_frames: int, clip: ClipConfig, rate_index: int, stride: float, rng: np.random.Generator) -> Clip:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from advise_ray.errors import UsageError
 from advise_ray.video.annotations.listing import Files, ListedVideo, Listing, checked, lines, read_json, read_text
+
+OFFICIAL_SPLITS = 3
+"""Of UCF101 and of HMDB51. All that are there are kept, so that a model can be evaluated on each."""
+HMDB51_USES = {"0": None, "1": "train", "2": "test"}
 
 
 def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
@@ -20,7 +24,7 @@ def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
     classes = [line.split(maxsplit=1) for _, line in lines(annotations / "classInd.txt", "the class list")]
     names = [parts[1] for parts in classes if len(parts) == 2]
     listing = Listing(names)
-    files = Files(videos)
+    files, official = Files(videos), _official(lambda number: _ucf101_splits(annotations, number))
     for split_name in ("train", "test"):
         list_file = annotations / f"{split_name}list{split:02d}.txt"
         for number, line in lines(list_file, f"the {split_name} list of split {split}"):
@@ -31,28 +35,59 @@ def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
             elif label and [label.strip(), class_name] not in classes:
                 listing.problems[where] = f"{line!r}: label and folder name different classes"
             else:
-                files.place(ListedVideo(path, class_name, split_name), listing, where)
+                video = ListedVideo(path, class_name, split_name, official_splits=official.get(path))
+                files.place(video, listing, where)
     return checked(listing, files)
 
 
+def _ucf101_splits(annotations: Path, split: int) -> Iterator[tuple[str, str]]:
+    """Listed paths of one of the splits, as far as its lists are there."""
+    for split_name in ("train", "test"):
+        list_file = annotations / f"{split_name}list{split:02d}.txt"
+        if list_file.is_file():
+            for _, line in lines(list_file, f"the {split_name} list of split {split}"):
+                yield line.partition(" ")[0] if split_name == "train" else line, split_name
+
+
 def read_hmdb51(videos: str | Path, annotations: Path, split: int) -> Listing:
-    """HMDB51's `<class>_test_split<N>.txt`: `name.avi 1` a line, 1 to train on, 2 to test on, 0 unused."""
+    """HMDB51's `<class>_test_split<N>.txt`: `name.avi 1` a line, 1 to train on, 2 to test on, 0 unused.
+
+    What another split uses is listed too, without a split.
+    """
     ending = f"_test_split{split}.txt"
     lists = sorted(annotations.glob(f"*{ending}"))
     if not lists:
         raise UsageError(f"--annotations: no <class>{ending} in {annotations}")
     listing = Listing([path.name.removesuffix(ending) for path in lists])
-    files = Files(videos)
+    files, official = Files(videos), _official(lambda number: _hmdb51_splits(annotations, number))
     for list_file, class_name in zip(lists, listing.classes, strict=True):
         for number, line in lines(list_file, f"the list of {class_name}"):
             name, _, use = line.rpartition(" ")
             where = f"{list_file}:{number}"
-            if use not in ("0", "1", "2") or not name:
+            path = f"{class_name}/{name.strip()}"
+            if use not in HMDB51_USES or not name:
                 listing.problems[where] = f"{line!r}: not a file name with 0, 1 or 2 behind it"
-            elif use != "0":
-                video = ListedVideo(f"{class_name}/{name.strip()}", class_name, {"1": "train", "2": "test"}[use])
+            elif use != "0" or any(official.get(path, ())):
+                video = ListedVideo(path, class_name, HMDB51_USES[use], official_splits=official.get(path))
                 files.place(video, listing, where, any_folder=True)
     return checked(listing, files)
+
+
+def _hmdb51_splits(annotations: Path, split: int) -> Iterator[tuple[str, str | None]]:
+    ending = f"_test_split{split}.txt"
+    for list_file in sorted(annotations.glob(f"*{ending}")):
+        for _, line in lines(list_file, f"split {split}"):
+            name, _, use = line.rpartition(" ")
+            yield f"{list_file.name.removesuffix(ending)}/{name.strip()}", HMDB51_USES.get(use)
+
+
+def _official(
+    read: Callable[[int], Iterator[tuple[str, str | None]]],
+) -> Mapping[str, tuple[str | None, ...]]:
+    """Listed path → its split in each of the official ones, up to the last one that is there."""
+    every = [dict(read(number)) for number in range(1, OFFICIAL_SPLITS + 1)]
+    there = max((number for number, split in enumerate(every, 1) if split), default=0)
+    return {path: tuple(split.get(path) for split in every[:there]) for path in set().union(*every)}
 
 
 def read_diving48(videos: str | Path, annotations: Path) -> Listing:

@@ -22,6 +22,7 @@ VIDEO_SUFFIXES = frozenset(
 class ListedVideo:
     """One entry of a list. `path` is relative to the videos' root, with `/`; label and split may be unknown.
 
+    `official_splits` has the splits of all of a benchmark's official ones, the first one first, where it has several.
     `start_frame` and `end_frame` (the first one after) are set where only that part of the file belongs to the label.
     """
 
@@ -30,6 +31,7 @@ class ListedVideo:
     split: str | None = None
     start_frame: int | None = None
     end_frame: int | None = None
+    official_splits: tuple[str | None, ...] | None = None
 
 
 @dataclass

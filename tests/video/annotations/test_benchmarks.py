@@ -37,7 +37,10 @@ UCF_LISTS: Lists = {
 def test_ucf101_lists_with_the_line_ends_and_the_byte_order_mark_of_windows(videos):
     listing = read_ucf101(videos, write(videos.parent / "lists", UCF_LISTS), 1)
     assert listing.classes == ["jump", "run fast"]
-    assert listing.found == [ListedVideo("jump/a.avi", "jump", "train"), ListedVideo("jump/b.avi", "jump", "test")]
+    assert listing.found == [
+        ListedVideo("jump/a.avi", "jump", "train", official_splits=("train",)),
+        ListedVideo("jump/b.avi", "jump", "test", official_splits=("test",)),
+    ]
     assert (listing.missing, listing.problems) == ([], {})
 
 
@@ -90,27 +93,30 @@ def test_the_published_ucf101_lists_are_read_whole(ucf101_videos, published, spl
     assert len(listing.classes) == 101
     assert (listing.classes[0], listing.classes[100]) == ("ApplyEyeMakeup", "YoYo")
     assert all(video.class_name == video.path.split("/")[0] for video in listing.found)
+    assert all(len(video.official_splits) == 3 for video in listing.found)
+    assert all(video.official_splits[split - 1] == video.split for video in listing.found)
 
 
 def test_hmdb51_lists_say_what_is_trained_and_tested_on(tmp_path: Path) -> None:
-    videos = place(tmp_path / "videos", "brush_hair/a_b.avi", "brush_hair/c#1.mp4", "wave/d.avi", "e.avi")
+    videos = place(tmp_path / "videos", "brush_hair/a_b.avi", "brush_hair/c#1.mp4", "wave/d.avi", "wave/f.avi", "e.avi")
     lists = write(
         tmp_path / "lists",
         {
             "brush_hair_test_split2.txt": "a_b.avi 1 \r\nc#1.avi 2 \r\ngone.avi 2 \nunused.avi 0 \nodd.avi 7 \n",
-            "wave_test_split2.txt": "d.avi 1\ne.avi 2\n",
-            "wave_test_split1.txt": "d.avi 2\n",
+            "wave_test_split2.txt": "d.avi 1\ne.avi 2\nf.avi 0\n",
+            "wave_test_split1.txt": "d.avi 2\nf.avi 1\n",
         },
     )
     listing = read_hmdb51(videos, lists, 2)
     assert listing.classes == ["brush_hair", "wave"]
     assert listing.found == [
-        ListedVideo("brush_hair/a_b.avi", "brush_hair", "train"),
-        ListedVideo("brush_hair/c#1.mp4", "brush_hair", "test"),
-        ListedVideo("wave/d.avi", "wave", "train"),
-        ListedVideo("e.avi", "wave", "test"),  # wherever it lies
+        ListedVideo("brush_hair/a_b.avi", "brush_hair", "train", official_splits=(None, "train")),
+        ListedVideo("brush_hair/c#1.mp4", "brush_hair", "test", official_splits=(None, "test")),
+        ListedVideo("wave/d.avi", "wave", "train", official_splits=("test", "train")),
+        ListedVideo("e.avi", "wave", "test", official_splits=(None, "test")),  # wherever it lies
+        ListedVideo("wave/f.avi", "wave", None, official_splits=("train", None)),  # only another split uses it
     ]
-    assert listing.missing == [ListedVideo("brush_hair/gone.avi", "brush_hair", "test")]
+    assert listing.missing == [ListedVideo("brush_hair/gone.avi", "brush_hair", "test", official_splits=(None, "test"))]
     (where,) = listing.problems
     assert where == f"{lists}/brush_hair_test_split2.txt:5"
     assert message(read_hmdb51, videos, lists, 3) == f"--annotations: no <class>_test_split3.txt in {lists}"
@@ -129,7 +135,9 @@ def test_the_published_hmdb51_lists_are_read_whole(shared_data: Path, tmp_path: 
     listing = read_hmdb51(tmp_path, lists, split)
     assert (len(listing.classes), listing.missing, listing.problems) == (51, [], {})
     uses = Counter(use for *_, use in rows)
-    assert Counter(video.split for video in listing.found) == {"train": uses["1"], "test": uses["2"]}
+    found = Counter(video.split for video in listing.found)
+    assert (found["train"], found["test"]) == (uses["1"], uses["2"])
+    assert all(video.official_splits[split - 1] == video.split for video in listing.found)
     assert 3200 < uses["1"] <= 51 * 70
     assert 1400 < uses["2"] <= 51 * 30
 

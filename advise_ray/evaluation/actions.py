@@ -1,0 +1,240 @@
+"""Protocols on labelled videos: many views, linear and attentive probes, nearest neighbours, retrieval."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from advise_ray.config import played_clip
+from advise_ray.errors import UsageError
+from advise_ray.evaluation import metrics as measure
+from advise_ray.evaluation.encode import Encoded, Encoder, Output
+from advise_ray.evaluation.labels import LabelledSplit
+from advise_ray.evaluation.outcome import Outcome
+from advise_ray.evaluation.probes import probe
+from advise_ray.video.manifest import Video
+from advise_ray.video.sampling import spread_clips
+
+RETRIEVED = (1, 5, 10, 20, 50)
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a protocol looks at a video, and the numbers that it takes.
+
+    Attributes:
+        num_clips: spread evenly over the video.
+        num_crops: along the longer side of each; None: three for `multiview`, else the centre.
+        k: neighbours that vote.
+        temperature: of their votes.
+        attentive: a probe with attention, in place of a linear one.
+    """
+
+    num_clips: int = 10
+    num_crops: int | None = None
+    k: int = 20
+    temperature: float = 0.07
+    attentive: bool = False
+
+
+def multiview(
+    encoder: Encoder, splits: Sequence[LabelledSplit], settings: Settings, on_progress: OnProgress
+) -> Iterator[Outcome]:
+    """Probabilities averaged over clips × crops of each test video: what the paper calls Acc_ft."""
+    encoded = _encode(encoder, splits, "logits", settings, settings.num_crops or 3, on_progress, tests_only=True)
+    for split in splits:
+        seen = [row for row in split.test if encoded[row].values is not None]
+        scores = [_softmax(encoded[row].values).mean((0, 1)) for row in seen]
+        yield _classified(encoder, split, encoded, np.asarray(seen), np.asarray(scores))
+
+
+def linear(
+    encoder: Encoder, splits: Sequence[LabelledSplit], settings: Settings, on_progress: OnProgress
+) -> Iterator[Outcome]:
+    """A linear (or attentive) classifier on what the frozen model gives; the best of many settings."""
+    output: Output = "tokens" if settings.attentive else "embedding"
+    encoded = _encode(encoder, splits, output, settings, settings.num_crops or 1, on_progress)
+    for split in splits:
+        train, test = _seen(split.train, encoded), _seen(split.test, encoded)
+        probed = probe(
+            _clips(encoded, train),
+            split.labels[train],
+            split.groups[train],
+            _clips(encoded, test),
+            len(split.names),
+            attentive=settings.attentive,
+            seed=encoder.config.seed,
+            device=torch.device("cuda" if encoder.shares.use_gpu else "cpu"),
+        )
+        validation_top1 = probed.validation_top1[probed.setting]
+        details = {
+            "lr": probed.setting.lr,
+            "weight_decay": probed.setting.weight_decay,
+            "validation_top1": None if np.isnan(validation_top1) else validation_top1,
+            "settings_tried": len(probed.validation_top1),
+        }
+        yield _classified(encoder, split, encoded, test, probed.scores, details)
+
+
+def knn(
+    encoder: Encoder, splits: Sequence[LabelledSplit], settings: Settings, on_progress: OnProgress
+) -> Iterator[Outcome]:
+    """Weighted votes of the k training videos whose embeddings are nearest."""
+    for split in splits:
+        _enough(settings.k, len(split.train), "--k")
+    encoded = _encode(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress)
+    for split in splits:
+        train, test = _seen(split.train, encoded), _seen(split.test, encoded)
+        scores = measure.knn_scores(
+            _video_embeddings(encoded, train),
+            split.labels[train],
+            _video_embeddings(encoded, test),
+            len(split.names),
+            settings.k,
+            settings.temperature,
+        )
+        details = {"k": settings.k, "temperature": settings.temperature}
+        yield _classified(encoder, split, encoded, test, scores, details)
+
+
+def retrieval(
+    encoder: Encoder, splits: Sequence[LabelledSplit], settings: Settings, on_progress: OnProgress
+) -> Iterator[Outcome]:
+    """Whether a training video of the same class is among the k nearest of each test video."""
+    encoded = _encode(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress)
+    for split in splits:
+        train, test = _seen(split.train, encoded), _seen(split.test, encoded)
+        ks = [k for k in RETRIEVED if k <= len(train)]
+        nearest, _ = measure.neighbours(
+            _video_embeddings(encoded, train), _video_embeddings(encoded, test), max(ks, default=1)
+        )
+        decoded = len(test) / len(split.test)  # a query that could not be decoded finds nothing
+        found = measure.retrieval(nearest, split.labels[train], split.labels[test], ks)
+        rows = []
+        places = {int(row): index for index, row in enumerate(test)}
+        for row in split.test:
+            video = encoder.videos[row]
+            best = train[nearest[places[int(row)]]] if int(row) in places else []
+            rows.append(
+                {
+                    "video_id": video.video_id,
+                    "label": int(split.labels[row]),
+                    "prediction": int(split.labels[best[0]]) if len(best) else None,
+                    "nearest": [encoder.videos[each].video_id for each in best],
+                    "failure": encoded[int(row)].failure,
+                }
+            )
+        left_out = [k for k in RETRIEVED if k > len(train)]
+        details = {"left_out": [f"R@{k}: there are {len(train)} training videos" for k in left_out]}
+        yield Outcome(
+            {f"recall_at_{k}": value * decoded for k, value in found.items()}, rows, split.names, None, details
+        )
+
+
+def _encode(
+    encoder: Encoder,
+    splits: Sequence[LabelledSplit],
+    output: Output,
+    settings: Settings,
+    num_crops: int,
+    on_progress: OnProgress,
+    *,
+    tests_only: bool = False,
+) -> dict[int, Encoded]:
+    """Every video of the splits once, however many splits it is in."""
+    rows = sorted({int(row) for split in splits for row in (*split.test, *(() if tests_only else split.train))})
+    clips = {row: _spread(encoder.videos[row], encoder, settings.num_clips) for row in rows}
+    if output == "tokens":
+        _refuse_too_many(encoder, len(rows) * settings.num_clips * num_crops)
+    return encoder.encode(clips, output, num_crops, on_progress)
+
+
+def _spread(video: Video, encoder: Encoder, num_clips: int) -> NDArray[np.int64]:
+    frames = spread_clips(len(video.frames), played_clip(encoder.config), num_clips, video.fps)
+    return frames + video.frames.start
+
+
+def _refuse_too_many(encoder: Encoder, num_clips: int) -> None:
+    """Tokens of all clips are held in memory."""
+    with torch.inference_mode():
+        size_px, num_frames = encoder.config.augment.crop_size_px, encoder.config.data.clip.num_frames
+        features = encoder.model.features(torch.zeros(1, num_frames, size_px, size_px, 3, dtype=torch.uint8))
+        clip_bytes = 4 * encoder.model.temporal.eval().tmm(features).numel()
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 3 * num_clips * clip_bytes > memory_bytes:  # as they come, normalised, and a batch
+        raise UsageError(
+            f"--attentive: what the model gives for {num_clips} clips takes {3 * num_clips * clip_bytes / 2**30:.1f} "
+            f"GiB, there are {memory_bytes / 2**30:.1f}; take fewer --clips"
+        )
+
+
+def _enough(k: int, num_videos: int, option: str) -> None:
+    if k > num_videos:
+        raise UsageError(f"{option}: {k} neighbours of {num_videos} training videos; use at most {num_videos}")
+
+
+def _seen(rows: NDArray[np.int64], encoded: dict[int, Encoded]) -> NDArray[np.int64]:
+    """Those that could be decoded."""
+    return np.asarray([row for row in rows if encoded[int(row)].values is not None], dtype=np.int64)
+
+
+def _clips(encoded: dict[int, Encoded], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """float32[n, K × crops, …]."""
+    every = [encoded[int(row)].values for row in rows]
+    return np.stack([values.reshape(-1, *values.shape[2:]) for values in every if values is not None])
+
+
+def _video_embeddings(encoded: dict[int, Encoded], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """float32[n, E]: the mean over a video's clips."""
+    return _clips(encoded, rows).mean(axis=1)
+
+
+def _softmax(logits: NDArray[np.float32] | None) -> NDArray[np.float64]:
+    assert logits is not None
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _classified(
+    encoder: Encoder,
+    split: LabelledSplit,
+    encoded: dict[int, Encoded],
+    seen: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    details: dict[str, Any] | None = None,
+) -> Outcome:
+    """Metrics and a row for every test video; one that could not be decoded counts as wrong."""
+    targets, num_classes = split.labels[seen], len(split.names)
+    decoded_fraction = len(seen) / len(split.test)
+    confusion = measure.confusion_matrix(targets, scores.argmax(axis=1), num_classes)
+    of_class = np.bincount(split.labels[split.test], minlength=num_classes)
+    recognised = confusion.diagonal()[of_class > 0] / of_class[of_class > 0]
+    metrics = {"top1": measure.top_k(scores, targets, 1) * decoded_fraction}
+    if num_classes > 5:
+        metrics["top5"] = measure.top_k(scores, targets, 5) * decoded_fraction
+    metrics["mean_class_accuracy"] = float(recognised.mean())
+    best = dict(zip(seen.tolist(), measure.best_k(scores, 5), strict=True))
+    places = {row: index for index, row in enumerate(seen.tolist())}
+    predictions = []
+    for row in split.test.tolist():
+        top = best[row].tolist() if row in best else []
+        predictions.append(
+            {
+                "video_id": encoder.videos[row].video_id,
+                "label": int(split.labels[row]),
+                "class_name": split.names[split.labels[row]],
+                "prediction": top[0] if top else None,
+                "predicted_name": split.names[top[0]] if top else None,
+                "score": float(scores[places[row], top[0]]) if top else None,
+                "top5": top,
+                "failure": encoded[row].failure,
+            }
+        )
+    return Outcome(metrics, predictions, split.names, confusion, details or {})

@@ -1,0 +1,211 @@
+"""The frozen road from clips to numbers, on Ray Data: every video once, each of its frames decoded and encoded once.
+
+The clips of a video that is evaluated share frames (ten clips spread over two seconds, the same clip shuffled), and
+nothing is drawn by lot: so a frame goes through the image model once, whatever the number of clips that show it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from numpy.typing import NDArray
+from ray.data import DataContext
+
+from advise_ray import runtime
+from advise_ray.config import Config
+from advise_ray.errors import EvaluationError, VideoDecodeError
+from advise_ray.model.advise import AdViSe, empty_advise
+from advise_ray.training.plan import Shares
+from advise_ray.training.trainer import SPIN_COUNT
+from advise_ray.video.augment import view_crops
+from advise_ray.video.child import DecodeProcess
+from advise_ray.video.manifest import Video
+
+Output = Literal["logits", "embedding", "tokens"]
+"""Per clip and crop: float[classes], float[E], or what the TMM gives, float[E, T, s, s]."""
+FRAMES_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the model says of one video.
+
+    Attributes:
+        row: of the manifest.
+        values: float32[K, crops, …], see `Output`; None where the video could not be decoded.
+        failure: why not.
+    """
+
+    row: int
+    values: NDArray[np.float32] | None
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model at work on a manifest's videos."""
+
+    config: Config
+    model: AdViSe
+    num_classes: int
+    videos: Sequence[Video]
+    shares: Shares
+
+    def encode(
+        self,
+        clips: dict[int, NDArray[np.int64]],
+        output: Output,
+        num_crops: int = 1,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[int, Encoded]:
+        """Decode and encode clips.
+
+        Args:
+            clips: row of the manifest → int64[K, T], frames of the video.
+            num_crops: squares along the longer side; one is the centre.
+
+        Raises:
+            EvaluationError: too many videos cannot be decoded; or a video is missing or came twice.
+        """
+        outcomes: dict[int, Encoded] = {}
+        for outcome in self._stream(clips, output, num_crops):
+            if outcome.row in outcomes or outcome.row not in clips:
+                raise EvaluationError(
+                    f"{self.videos[outcome.row].video_id} came twice: this is a bug, please report it"
+                )
+            outcomes[outcome.row] = outcome
+            on_progress(len(outcomes), len(clips))
+        if missing := clips.keys() - outcomes.keys():
+            raise EvaluationError(f"{len(missing)} videos were lost on the way: this is a bug, please report it")
+        failed = [outcome for outcome in outcomes.values() if outcome.failure is not None]
+        if len(failed) > self.config.data.max_failed_fraction * len(clips):
+            raise EvaluationError(
+                f"{len(failed)} of {len(clips)} videos cannot be decoded, more than data.max_failed_fraction="
+                f"{self.config.data.max_failed_fraction} allows; such as {self.videos[failed[0].row].video_id}: "
+                f"{failed[0].failure}"
+            )
+        return outcomes
+
+    def _stream(self, clips: dict[int, NDArray[np.int64]], output: Output, num_crops: int) -> Iterator[Encoded]:
+        runtime.connect()
+        config, shares = self.config, self.shares
+        rows = [
+            pa.table({"row": [row], "clips": pa.array([wanted.ravel()], pa.list_(pa.int64()))})
+            for row, wanted in clips.items()
+        ]
+        weights = ray.put(self.model.state_dict())
+        videos = ray.put(list(self.videos))
+        context = DataContext.get_current().copy()
+        context.target_max_block_size = 1  # a video is a block, and goes on as soon as it is decoded
+        context.downstream_capacity_backpressure_ratio = None
+        with DataContext.current(context):
+            encoded = (
+                ray.data.from_arrow(rows)
+                .map_batches(
+                    _Decode,
+                    fn_constructor_args=(config, videos),
+                    batch_size=None,
+                    compute=ray.data.ActorPoolStrategy(size=shares.num_decode_actors),
+                    num_cpus=shares.cpus_per_decode_actor,
+                )
+                .map_batches(
+                    _Encode,
+                    fn_constructor_args=(config, self.num_classes, weights, output, num_crops, shares.use_gpu),
+                    batch_size=None,
+                    zero_copy_batch=True,
+                    compute=ray.data.ActorPoolStrategy(size=shares.num_workers),
+                    num_cpus=shares.cpus_per_worker,
+                    num_gpus=1 if shares.use_gpu else 0,
+                    runtime_env={"env_vars": {"GOMP_SPINCOUNT": SPIN_COUNT}},
+                )
+            )
+            for block in encoded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+                for row, values, failure in zip(block["row"], block["values"], block["failure"], strict=True):
+                    yield Encoded(int(row), None if failure else np.array(values), str(failure) or None)
+
+
+class _Decode:
+    """Out come, of one video, `frames` uint8[1, F, H, W, 3], each once, and `clips` int64[1, K, T], places in it."""
+
+    def __init__(self, config: Config, videos: Any) -> None:
+        self.config = config
+        self.videos: list[Video] = ray.get(videos)
+        self.decoder = DecodeProcess(config.data.decode_timeout_s)
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        video, size = self.videos[int(batch["row"][0])], self.config.augment
+        wanted, places = np.unique(np.asarray(batch["clips"][0], dtype=np.int64), return_inverse=True)
+        failure = ""
+        try:
+            if video.width * video.height > self.config.data.max_pixels:
+                too_large = f"{video.width}×{video.height} is more than data.max_pixels allows"
+                raise VideoDecodeError(video.video_id, too_large)
+            frames = self.decoder.decode(
+                video.path,
+                wanted,
+                height_px=size.resize_height_px,
+                width_px=size.resize_width_px,
+                decoder=video.decoder,
+                stream_index=video.stream_index,
+                rotation_deg=video.rotation_deg,
+                name=video.video_id,
+            )
+        except VideoDecodeError as error:
+            failure, frames = error.reason, np.zeros((1, 1, 1, 3), dtype=np.uint8)
+        clips = places.reshape(1, -1, self.config.data.clip.num_frames)
+        return {"row": batch["row"], "frames": frames[None], "clips": clips, "failure": np.asarray([failure])}
+
+
+class _Encode:
+    """Holds the model; out come `values` float32[1, K, crops, …] of one video."""
+
+    def __init__(
+        self, config: Config, num_classes: int, weights: Any, output: Output, num_crops: int, use_gpu: bool
+    ) -> None:
+        self.device = torch.device("cuda" if use_gpu else "cpu")
+        if not use_gpu:  # Ray gives a process with a share of a CPU one thread
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.train.num_workers))
+        model = empty_advise(config, num_classes)
+        model.load_state_dict(ray.get(weights))
+        self.model = model.to(self.device).eval()
+        self.config, self.output = config, output
+        self.crops = view_crops(config.augment, num_crops)
+
+    @torch.inference_mode()
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        values = np.zeros((1, 1, 1), dtype=np.float32)
+        if not batch["failure"][0]:
+            frames = torch.as_tensor(np.array(batch["frames"][0])).to(self.device)
+            clips = torch.as_tensor(np.array(batch["clips"][0])).to(self.device)
+            size_px = self.config.augment.crop_size_px
+            views = [
+                self._view(frames[:, top : top + size_px, left : left + size_px], clips) for top, left in self.crops
+            ]
+            values = torch.stack(views, dim=1).float().cpu().numpy()
+        return {"row": batch["row"], "values": values[None], "failure": batch["failure"]}
+
+    def _view(self, frames: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
+        """uint8[F, H, W, 3] and int64[K, T] → [K, …]."""
+        features = torch.cat([self.model.frame_features(chunk) for chunk in frames.split(FRAMES_AT_ONCE)])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            return torch.cat(
+                [
+                    self._apply(self.model.sfu.arrange(features[some]))
+                    for some in clips.split(self.config.train.global_batch_size)
+                ]
+            )
+
+    def _apply(self, x: torch.Tensor) -> torch.Tensor:
+        temporal = self.model.temporal
+        if self.output == "tokens":
+            return temporal.tmm(x)
+        embedding = temporal.embed(x)
+        return temporal.head(embedding) if self.output == "logits" else embedding

@@ -1,0 +1,130 @@
+"""Which labelled videos a protocol learns from and which it is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from advise_ray.config import DataConfig
+from advise_ray.errors import UsageError
+from advise_ray.video.manifest import named_classes, read_manifest, recording
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """Rows of a manifest, their classes, and the classes' names.
+
+    Attributes:
+        train, test: int64[n], int64[m] rows.
+        labels: int64[rows of the manifest], -1 where there is none.
+        groups: int64[rows of the manifest]: clips of one recording have the same.
+    """
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    names: list[str]
+
+
+def num_official_splits(manifest: pa.Table) -> int:
+    """How many official splits the manifest knows of."""
+    return max((len(splits) for splits in manifest.column("official_splits").to_pylist() if splits), default=0)
+
+
+def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, known: Sequence[str]) -> LabelledSplit:
+    """The labelled training and test videos.
+
+    Args:
+        number: of an official split, from 1; None for the manifest's `split` column.
+        known: names of the classes that the model has a head for; empty where it does not matter.
+
+    Raises:
+        UsageError: there are no labels or no test videos, or classes to be tested that nothing is known of.
+    """
+    splits = _splits(manifest, number)
+    labelled = np.asarray(manifest.column("label").is_valid())
+    if not labelled.any():
+        raise UsageError(
+            "data.manifest: this protocol needs labels, and no video has one; index the videos with the data set's "
+            "lists, or from folders named by class"
+        )
+    names, labels = named_classes(manifest), np.asarray(manifest.column("label").fill_null(-1))
+    test = np.flatnonzero(labelled & (splits == data.test_split))
+    train = np.flatnonzero(labelled & (splits == data.train_split))
+    there = ", ".join(sorted({str(value) for value in splits if value is not None})) or "none"
+    if not len(test):
+        raise UsageError(f"data.test_split: no labelled video has split {data.test_split!r}; the manifest has {there}")
+    if known:
+        names, labels = list(known), _relabelled(names, labels, test, known)
+    elif not len(train):
+        raise UsageError(
+            f"data.train_split: no labelled video has split {data.train_split!r}; the manifest has {there}"
+        )
+    else:
+        absent = sorted({names[label] for label in labels[test]} - {names[label] for label in labels[train]})
+        if absent:
+            raise UsageError(
+                f"data.manifest: {len(absent)} classes have test videos but none to learn from, such as {absent[0]}"
+            )
+    recordings = [recording(video_id) for video_id in manifest.column("video_id").to_pylist()]
+    return LabelledSplit(train, test, labels, np.unique(recordings, return_inverse=True)[1], names)
+
+
+def refuse_seen(trained_on: Path, train_split: str, manifest: pa.Table, test: NDArray[np.int64]) -> None:
+    """Refuse to test a model of actions on the videos that it learnt them from.
+
+    Args:
+        trained_on: the manifest of the run, if it is still there.
+
+    Raises:
+        UsageError: it has seen some of them, with their labels.
+    """
+    if not trained_on.is_file():
+        return
+    theirs = read_manifest(trained_on)
+    seen = {
+        video_id
+        for video_id, split in zip(
+            theirs.column("video_id").to_pylist(), theirs.column("split").to_pylist(), strict=True
+        )
+        if split == train_split
+    }
+    ids = manifest.column("video_id").take(pa.array(test)).to_pylist()
+    if both := seen.intersection(ids):
+        raise UsageError(
+            f"--split: {len(both)} of the {len(ids)} test videos are among those that the checkpoint learnt actions "
+            f"from, such as {min(both)}; evaluate it on its own split, and train one for each split"
+        )
+
+
+def _splits(manifest: pa.Table, number: int | None) -> NDArray[np.object_]:
+    if number is None:
+        return np.asarray(manifest.column("split").to_pylist(), dtype=object)
+    there = num_official_splits(manifest)
+    if number > there:
+        raise UsageError(
+            f"--split: the manifest knows {there or 'no'} official splits, not {number}; index a data set that has "
+            "them (ucf101, hmdb51) again"
+        )
+    every = manifest.column("official_splits").to_pylist()
+    return np.asarray([splits[number - 1] if splits else None for splits in every], dtype=object)
+
+
+def _relabelled(
+    names: list[str], labels: NDArray[np.int64], test: NDArray[np.int64], known: Sequence[str]
+) -> NDArray[np.int64]:
+    """Labels as the model's head counts them: another manifest may have another order."""
+    place = {name: index for index, name in enumerate(known)}
+    unknown = sorted({names[label] for label in labels[test]} - place.keys())
+    if unknown:
+        raise UsageError(
+            f"data.manifest: the model does not know {len(unknown)} of the classes to be tested, such as {unknown[0]}; "
+            f"it knows {len(known)}, such as {known[0]}"
+        )
+    return np.asarray([place.get(names[label], -1) if label >= 0 else -1 for label in labels], dtype=np.int64)

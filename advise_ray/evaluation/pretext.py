@@ -1,0 +1,168 @@
+"""How well the playback rate is perceived, and on what that rests: the honest metric and the shortcut report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advise_ray.config import ClipConfig
+from advise_ray.evaluation.encode import Encoder
+from advise_ray.evaluation.metrics import confusion_matrix
+from advise_ray.evaluation.outcome import Outcome
+from advise_ray.training.plan import rate_names
+from advise_ray.video.manifest import Video
+from advise_ray.video.sampling import Clip, fits_every_rate, keyed_rng, plan_policy_clips, plan_val_clips
+
+POLICIES = ("fit", "wrap", "hold")
+GONE_WITHIN, OPEN_ABOVE = 0.05, 0.10
+"""A control without its cue that comes so near to the honest metric, or one with a shortcut that rises so far above it,
+is called out."""
+NEAR_CHANCE = 0.05
+CONTROLS = {
+    "shuffled": "the order of the frames does not matter to it: it goes by how much changes between them",
+    "reversed": "the direction of time does not matter to it",
+    "still": "it needs no motion: what a single frame shows is enough",
+    "wrapped": "the jump where a clip starts over gives the rate away (data.clip.short_video=wrap)",
+    "held": "the repeated last frame gives the rate away (data.clip.short_video=hold)",
+}
+"""The frames of the honest clips shuffled, reversed, or all the middle one; clips of short videos that wrap or hold."""
+
+
+@dataclass(frozen=True)
+class _Played:
+    """A clip under one of the names: honest, a control, or a policy."""
+
+    name: str
+    clip: Clip
+
+    @property
+    def wraps(self) -> bool:
+        return bool((np.diff(self.clip.frame_indices) < 0).any())
+
+    @property
+    def repeats(self) -> bool:
+        return bool((np.diff(self.clip.frame_indices) == 0).any())
+
+
+def pretext(
+    encoder: Encoder, rows: NDArray[np.int64], on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Outcome:
+    """PRP top-1 on some videos of a manifest: honest, under each policy for short videos, and under the controls.
+
+    The honest clips are those that a run with this configuration validates on.
+    """
+    config, clip = encoder.config, encoder.config.data.clip
+    played = {
+        int(row): list(_play(encoder.videos[row], clip, config.seed, config.data.val_clips_per_rate)) for row in rows
+    }
+    clips = {row: np.stack([each.clip.frame_indices for each in every]) for row, every in played.items()}
+    encoded = encoder.encode(clips, "logits", on_progress=on_progress)
+    predictions: list[dict[str, Any]] = []
+    for row, every in played.items():
+        values, video = encoded[row].values, encoder.videos[row]
+        for index, each in enumerate(every):
+            predictions.append(
+                {
+                    "video_id": video.video_id,
+                    "clips": each.name,
+                    "label": each.clip.rate_index,
+                    "prediction": None if values is None else int(values[index, 0].argmax()),
+                    "frame_indices": each.clip.frame_indices.tolist(),
+                    "wraps": each.wraps,
+                    "repeats": each.repeats,
+                    "failure": encoded[row].failure,
+                }
+            )
+    return report(predictions, rate_names(config))
+
+
+def report(predictions: list[dict[str, Any]], names: list[str]) -> Outcome:
+    """From clips and what they were taken for to metrics; a clip that could not be decoded counts as wrong."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in predictions:
+        by_name.setdefault(row["clips"], []).append(row)
+    chance = 1 / len(names)
+    metrics: dict[str, float] = {"chance": chance}
+    honest = by_name.get("honest", [])
+    for policy in ("honest", *POLICIES):
+        if policy in by_name:
+            prefix = "" if policy == "honest" else f"{policy}/"
+            metrics[f"{prefix}top1"] = _top1(by_name[policy])
+            for index, name in enumerate(names):
+                if of_rate := [row for row in by_name[policy] if row["label"] == index]:
+                    metrics[f"{prefix}top1_rate_{name[1:]}"] = _top1(of_rate)
+    controls, findings = {}, []
+    if honest:
+        controls = dict(_controls(by_name))
+        metrics |= {f"control/{name}": top1 for name, (top1, _) in controls.items()}
+        if metrics["top1"] <= chance + NEAR_CHANCE:
+            findings = [f"top1 {metrics['top1']:.3f} is at chance ({chance:.3f}): the controls say nothing"]
+        else:
+            findings = list(_findings(controls))
+    else:
+        findings = ["no video is long enough for every rate: the honest metric is absent"]
+    decoded = [row for row in honest if row["prediction"] is not None]
+    confusion = confusion_matrix(_column(decoded, "label"), _column(decoded, "prediction"), len(names))
+    details = {
+        "controls": {name: {"top1": top1, "honest_top1": against} for name, (top1, against) in controls.items()},
+        "clips": {name: len(rows) for name, rows in by_name.items()},
+        "findings": findings,
+    }
+    return Outcome(metrics, predictions, names, confusion if honest else None, details)
+
+
+def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Iterator[_Played]:
+    num_frames, start = len(video.frames), video.frames.start
+
+    def placed(planned: Clip) -> Clip:
+        return Clip(planned.frame_indices + start, planned.rate_index)
+
+    if fits_every_rate(num_frames, clip, video.fps):
+        rng = keyed_rng(seed, "val", video.video_id)
+        shuffle = keyed_rng(seed, "shuffle", video.video_id)
+        for honest in map(placed, plan_val_clips(num_frames, clip, clips_per_rate, rng, video.fps)):
+            frames = honest.frame_indices
+            yield _Played("honest", honest)
+            yield _Played("shuffled", Clip(shuffle.permutation(frames), honest.rate_index))
+            yield _Played("reversed", Clip(frames[::-1], honest.rate_index))
+            yield _Played("still", Clip(np.full_like(frames, frames[len(frames) // 2]), honest.rate_index))
+    for policy in POLICIES:
+        rng = keyed_rng(seed, policy, video.video_id)
+        under = clip.model_copy(update={"short_video": policy})
+        for planned in plan_policy_clips(num_frames, under, clips_per_rate, rng, video.fps):
+            yield _Played(policy, placed(planned))
+
+
+def _controls(by_name: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Each control that has clips: its top-1, and that of the honest clips at the same rates, rate by rate alike."""
+    groups = {name: by_name[name] for name in ("shuffled", "reversed", "still")}
+    groups["wrapped"] = [row for row in by_name.get("wrap", []) if row["wraps"]]
+    groups["held"] = [row for row in by_name.get("hold", []) if row["repeats"]]
+    for name, rows in groups.items():
+        rates = {row["label"] for row in rows}
+        if rates:
+            yield name, (_balanced_top1(rows, rates), _balanced_top1(by_name["honest"], rates))
+
+
+def _findings(controls: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    for name, (top1, honest) in controls.items():
+        has_shortcut = name in ("wrapped", "held")
+        if top1 >= honest + OPEN_ABOVE if has_shortcut else top1 >= honest - GONE_WITHIN:
+            yield f"{name}: top1 {top1:.3f} against {honest:.3f} on honest clips: {CONTROLS[name]}"
+
+
+def _balanced_top1(rows: list[dict[str, Any]], rates: set[int]) -> float:
+    """Every rate counts the same, however many clips it has: wrapped clips are mostly fast ones."""
+    return float(np.mean([_top1([row for row in rows if row["label"] == rate]) for rate in rates]))
+
+
+def _top1(rows: list[dict[str, Any]]) -> float:
+    return float(np.mean([row["prediction"] == row["label"] for row in rows]))
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> NDArray[np.int64]:
+    return np.asarray([row[name] for row in rows], dtype=np.int64)
