@@ -163,8 +163,10 @@ def test_a_video_that_does_not_decode_counts_as_wrong_and_is_named(
     (row,) = (row for row in predictions(result) if row["video_id"] == broken["video_id"])
     assert (row["prediction"], bool(row["failure"])) == (None, True)
     assert result["metrics"]["top1"] <= 7 / 8
-    with pytest.raises(EvaluationError, match="1 of 24 videos cannot be decoded, more than data.max_failed_fraction"):
-        strict = ["data.max_failed_fraction=0"]
+    strict = ["data.max_failed_fraction=0"]
+    with pytest.raises(
+        EvaluationError, match=r"^1 of 24 videos cannot be decoded, more than data\.max_failed_fraction"
+    ):
         evaluate(rates["run_dir"], "knn", manifest=tmp_path / "m.parquet", settings=FEW, overrides=strict)
 
 
@@ -176,9 +178,7 @@ def test_what_makes_no_sense_is_refused(rates: Result, actions: Result, manifest
         return str(caught.value)
 
     run = rates["run_dir"]
-    assert refusal(str(tmp_path / "no"), "knn").endswith(
-        "neither a run, nor a checkpoint, nor a recipe (file or shipped name)"
-    )
+    assert "neither a run, nor a checkpoint, nor a recipe" in refusal(str(tmp_path / "no"), "knn")
     assert "neither a checkpoint nor a run" in refusal(tmp_path, "knn")
     assert "needs a model that has learnt actions" in refusal(run, "multiview")
     assert "needs a model that has learnt playback rates" in refusal(actions["run_dir"], "pretext")

@@ -104,10 +104,13 @@ def test_what_each_name_plays():
         by_name.setdefault(each.name, []).append(each.clip)
     honest = by_name["honest"]
     expected = plan_val_clips(70, CLIP, 4, keyed_rng(0, "val", "v90"))  # those that training validates on
-    assert all(np.array_equal(ours.frame_indices, its.frame_indices + 20) for ours, its in zip(honest, expected))
+    assert all(
+        np.array_equal(ours.frame_indices, its.frame_indices + 20) for ours, its in zip(honest, expected, strict=True)
+    )
     for name in ("shuffled", "reversed", "still"):
         assert [clip.rate_index for clip in by_name[name]] == [clip.rate_index for clip in honest]
-    for clip, shuffled, back, still in zip(honest, by_name["shuffled"], by_name["reversed"], by_name["still"]):
+    controls = (by_name[name] for name in ("shuffled", "reversed", "still"))
+    for clip, shuffled, back, still in zip(honest, *controls, strict=True):
         assert sorted(shuffled.frame_indices) == sorted(clip.frame_indices)
         assert back.frame_indices.tolist() == clip.frame_indices[::-1].tolist()
         assert set(still.frame_indices) == {clip.frame_indices[4]}
