@@ -35,6 +35,7 @@ def row(video_id: str = "a.mp4", **values: object) -> dict[str, object]:
         "label": None,
         "class_name": None,
         "split": None,
+        "official_splits": None,
         "start_frame": None,
         "end_frame": None,
         "num_frames": 120,
