@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
-    from advise_ray.evaluation import evaluate
+    from advise_ray.evaluation.run import evaluate
     from advise_ray.training.trainer import train
 
 __version__ = "0.1.0"
 __all__ = ["Config", "__version__", "evaluate", "train"]
 
-_HOMES = {"Config": "advise_ray.config", "evaluate": "advise_ray.evaluation", "train": "advise_ray.training.trainer"}
+_HOMES = {
+    "Config": "advise_ray.config",
+    "evaluate": "advise_ray.evaluation.run",
+    "train": "advise_ray.training.trainer",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -58,13 +58,15 @@ def evaluate(
 
     With --set model.tmm.arch=none --set model.sfu.temporal_centering=false: the image model alone.
     """
-    from advise_ray import evaluation, progress
+    from advise_ray import progress
+    from advise_ray.evaluation import run
+    from advise_ray.evaluation.actions import Settings
 
     if attentive and protocol != "linear":
         raise click.UsageError("--attentive is for --protocol linear")
-    settings = evaluation.Settings(clips, crops, k, temperature, attentive)
+    settings = Settings(clips, crops, k, temperature, attentive)
     with progress.counting("encoding videos") as on_progress:
-        result = evaluation.evaluate(
+        result = run.evaluate(
             target,
             protocol,  # type: ignore[arg-type]
             manifest=manifest and manifest.absolute(),

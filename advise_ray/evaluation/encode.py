@@ -21,12 +21,11 @@ from ray.data import DataContext
 
 from advise_ray import runtime
 from advise_ray.config import Config
-from advise_ray.errors import EvaluationError, VideoDecodeError
+from advise_ray.errors import EvaluationError
+from advise_ray.evaluation.frames import DecodeFrames
 from advise_ray.model.advise import AdViSe, empty_advise
 from advise_ray.training.plan import Shares
-from advise_ray.training.trainer import SPIN_COUNT
 from advise_ray.video.augment import view_crops
-from advise_ray.video.child import DecodeProcess
 from advise_ray.video.manifest import Video
 
 Output = Literal["logits", "embedding", "tokens"]
@@ -110,7 +109,7 @@ class Encoder:
             encoded = (
                 ray.data.from_arrow(rows)
                 .map_batches(
-                    _Decode,
+                    DecodeFrames,
                     fn_constructor_args=(config, videos),
                     batch_size=None,
                     compute=ray.data.ActorPoolStrategy(size=shares.num_decode_actors),
@@ -124,44 +123,12 @@ class Encoder:
                     compute=ray.data.ActorPoolStrategy(size=shares.num_workers),
                     num_cpus=shares.cpus_per_worker,
                     num_gpus=1 if shares.use_gpu else 0,
-                    runtime_env={"env_vars": {"GOMP_SPINCOUNT": SPIN_COUNT}},
+                    runtime_env={"env_vars": {"GOMP_SPINCOUNT": runtime.SPIN_COUNT}},
                 )
             )
             for block in encoded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
                 for row, values, failure in zip(block["row"], block["values"], block["failure"], strict=True):
                     yield Encoded(int(row), None if failure else np.array(values), str(failure) or None)
-
-
-class _Decode:
-    """Out come, of one video, `frames` uint8[1, F, H, W, 3], each once, and `clips` int64[1, K, T], places in it."""
-
-    def __init__(self, config: Config, videos: Any) -> None:
-        self.config = config
-        self.videos: list[Video] = ray.get(videos)
-        self.decoder = DecodeProcess(config.data.decode_timeout_s)
-
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        video, size = self.videos[int(batch["row"][0])], self.config.augment
-        wanted, places = np.unique(np.asarray(batch["clips"][0], dtype=np.int64), return_inverse=True)
-        failure = ""
-        try:
-            if video.width * video.height > self.config.data.max_pixels:
-                too_large = f"{video.width}×{video.height} is more than data.max_pixels allows"
-                raise VideoDecodeError(video.video_id, too_large)
-            frames = self.decoder.decode(
-                video.path,
-                wanted,
-                height_px=size.resize_height_px,
-                width_px=size.resize_width_px,
-                decoder=video.decoder,
-                stream_index=video.stream_index,
-                rotation_deg=video.rotation_deg,
-                name=video.video_id,
-            )
-        except VideoDecodeError as error:
-            failure, frames = error.reason, np.zeros((1, 1, 1, 3), dtype=np.uint8)
-        clips = places.reshape(1, -1, self.config.data.clip.num_frames)
-        return {"row": batch["row"], "frames": frames[None], "clips": clips, "failure": np.asarray([failure])}
 
 
 class _Encode:

@@ -30,11 +30,6 @@ from advise_ray.video.manifest import read_rejects, write_rejects
 log = logging.getLogger("advise_ray")
 
 POLL_S = 0.5
-SPIN_COUNT = "3000"
-"""How long a thread spins at OpenMP's barriers. With GNU's default, threads stall each other as soon as other threads
-want the cores: on 2 cores, beside another torch process, steps of a real run took up to 103 s for 1 s. Two processes
-stepping beside each other, with this: 1.5 s a step; one alone about 0.7 s, as without it; one that never spins 0.9 s to
-1 s (single timings on a noisy machine)."""
 Line = dict[str, Any]
 OnLine = Callable[[Line, int], None]
 
@@ -201,7 +196,7 @@ class _Run:
             run_config=ray.train.RunConfig(
                 name=".ray",
                 storage_path=str(run_dir),
-                worker_runtime_env={"env_vars": {"GOMP_SPINCOUNT": SPIN_COUNT}},
+                worker_runtime_env={"env_vars": {"GOMP_SPINCOUNT": runtime.SPIN_COUNT}},
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
             datasets={"clips": stream},

@@ -16,7 +16,8 @@ import torch
 from advise_ray import tracking
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import AdviseRayError, ConfigError, EvaluationError, UsageError
-from advise_ray.evaluation import Settings, evaluate
+from advise_ray.evaluation.actions import Settings
+from advise_ray.evaluation.run import evaluate
 from advise_ray.model.advise import build_advise
 from advise_ray.training import checkpoint
 from advise_ray.training.trainer import train

@@ -1,0 +1,46 @@
+"""What a decode actor of an evaluation does. Light to import: it computes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from advise_ray.config import Config
+from advise_ray.errors import VideoDecodeError
+from advise_ray.video.child import DecodeProcess
+from advise_ray.video.manifest import Video
+
+
+class DecodeFrames:
+    """Out come, of one video, `frames` uint8[1, F, H, W, 3], each once, and `clips` int64[1, K, T], places in it."""
+
+    def __init__(self, config: Config, videos: Any) -> None:
+        self.config = config
+        self.videos: list[Video] = ray.get(videos)
+        self.decoder = DecodeProcess(config.data.decode_timeout_s)
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        video, size = self.videos[int(batch["row"][0])], self.config.augment
+        wanted, places = np.unique(np.asarray(batch["clips"][0], dtype=np.int64), return_inverse=True)
+        failure = ""
+        try:
+            if video.width * video.height > self.config.data.max_pixels:
+                too_large = f"{video.width}×{video.height} is more than data.max_pixels allows"
+                raise VideoDecodeError(video.video_id, too_large)
+            frames = self.decoder.decode(
+                video.path,
+                wanted,
+                height_px=size.resize_height_px,
+                width_px=size.resize_width_px,
+                decoder=video.decoder,
+                stream_index=video.stream_index,
+                rotation_deg=video.rotation_deg,
+                name=video.video_id,
+            )
+        except VideoDecodeError as error:
+            failure, frames = error.reason, np.zeros((1, 1, 1, 3), dtype=np.uint8)
+        clips = places.reshape(1, -1, self.config.data.clip.num_frames)
+        return {"row": batch["row"], "frames": frames[None], "clips": clips, "failure": np.asarray([failure])}
