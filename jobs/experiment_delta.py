@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch is imported, see advise_ray.runtime.SPIN_COUNT
 
 import click
 import numpy as np

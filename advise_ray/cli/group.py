@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -46,6 +47,7 @@ def main(verbose: bool) -> None:
     if verbose:
         logging.getLogger("advise_ray").setLevel(logging.DEBUG)
     signal.signal(signal.SIGTERM, _terminated)
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch is imported; see runtime.SPIN_COUNT
 
 
 def _terminated(*_: Any) -> NoReturn:

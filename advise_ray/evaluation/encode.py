@@ -7,7 +7,7 @@ nothing is drawn by lot: so a frame goes through the image model once, whatever 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,55 +95,58 @@ class Encoder:
 
     def _stream(self, clips: dict[int, NDArray[np.int64]], output: Output, num_crops: int) -> Iterator[Encoded]:
         runtime.connect()
-        config, shares = self.config, self.shares
+        shares = self.shares
         rows = [
-            pa.table({"row": [row], "clips": pa.array([wanted.ravel()], pa.list_(pa.int64()))})
+            pa.Table.from_pylist([{**vars(self.videos[row]), "row": row, "clips": wanted.ravel()}])
             for row, wanted in clips.items()
         ]
-        weights = ray.put(self.model.state_dict())
-        videos = ray.put(list(self.videos))
         context = DataContext.get_current().copy()
         context.target_max_block_size = 1  # a video is a block, and goes on as soon as it is decoded
         context.downstream_capacity_backpressure_ratio = None
         with DataContext.current(context):
-            encoded = (
-                ray.data.from_arrow(rows)
-                .map_batches(
-                    DecodeFrames,
-                    fn_constructor_args=(config, videos),
-                    batch_size=None,
-                    compute=ray.data.ActorPoolStrategy(size=shares.num_decode_actors),
-                    num_cpus=shares.cpus_per_decode_actor,
-                )
-                .map_batches(
-                    _Encode,
-                    fn_constructor_args=(config, self.num_classes, weights, output, num_crops, shares.use_gpu),
-                    batch_size=None,
-                    zero_copy_batch=True,
-                    compute=ray.data.ActorPoolStrategy(size=shares.num_workers),
-                    num_cpus=shares.cpus_per_worker,
-                    num_gpus=1 if shares.use_gpu else 0,
-                    runtime_env={"env_vars": {"GOMP_SPINCOUNT": runtime.SPIN_COUNT}},
-                )
+            decoded = ray.data.from_arrow(rows).map_batches(
+                DecodeFrames,
+                fn_constructor_args=(self.config,),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=shares.num_decode_actors),
+                num_cpus=shares.cpus_per_decode_actor,
             )
-            for block in encoded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            for block in self._encoded(decoded, output, num_crops):
                 for row, values, failure in zip(block["row"], block["values"], block["failure"], strict=True):
                     yield Encoded(int(row), None if failure else np.array(values), str(failure) or None)
 
+    def _encoded(self, decoded: ray.data.Dataset, output: Output, num_crops: int) -> Iterable[dict[str, NDArray[Any]]]:
+        """By actors; a single model on CPUs needs none, and this process has it: no other one has to start."""
+        config, shares = self.config, self.shares
+        if shares.num_workers == 1 and not shares.use_gpu:
+            return map(_Encode(config, self.model, output, num_crops, torch.device("cpu")), _read(decoded))
+        encoded = decoded.map_batches(
+            _EncodeActor,
+            fn_constructor_args=(config, self.num_classes, [ray.put(self.model.state_dict())], output, num_crops),
+            batch_size=None,
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(size=shares.num_workers),
+            num_cpus=shares.cpus_per_worker,
+            num_gpus=1 if shares.use_gpu else 0,
+            runtime_env={"env_vars": {"GOMP_SPINCOUNT": runtime.SPIN_COUNT}},
+        )
+        return _read(encoded)
+
+
+def _read(dataset: ray.data.Dataset) -> Iterable[dict[str, NDArray[Any]]]:
+    """One block after the other. Split in one, the work is led by an actor: led from here, Ray (2.60) would complain on
+    the terminal of every actor with arguments (issue 53727)."""
+    (stream,) = dataset.streaming_split(1)
+    return stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+
 
 class _Encode:
-    """Holds the model; out come `values` float32[1, K, crops, …] of one video."""
+    """The model at work; out come `values` float32[1, K, crops, …] of one video."""
 
-    def __init__(
-        self, config: Config, num_classes: int, weights: Any, output: Output, num_crops: int, use_gpu: bool
-    ) -> None:
-        self.device = torch.device("cuda" if use_gpu else "cpu")
-        if not use_gpu:  # Ray gives a process with a share of a CPU one thread
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.train.num_workers))
-        model = empty_advise(config, num_classes)
-        model.load_state_dict(ray.get(weights))
-        self.model = model.to(self.device).eval()
-        self.config, self.output = config, output
+    def __init__(self, config: Config, model: AdViSe, output: Output, num_crops: int, device: torch.device) -> None:
+        self.config, self.output, self.device = config, output, device
+        self.model = model.to(device).eval()
         self.crops = view_crops(config.augment, num_crops)
 
     @torch.inference_mode()
@@ -176,3 +179,17 @@ class _Encode:
             return temporal.tmm(x)
         embedding = temporal.embed(x)
         return temporal.head(embedding) if self.output == "logits" else embedding
+
+
+class _EncodeActor(_Encode):
+    """In a process of its own, with the weights that the driver sends."""
+
+    def __init__(
+        self, config: Config, num_classes: int, weights: list[ray.ObjectRef], output: Output, num_crops: int
+    ) -> None:
+        use_gpu = bool(ray.get_gpu_ids())
+        if not use_gpu:  # Ray gives a process with a share of a CPU one thread
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.train.num_workers))
+        model = empty_advise(config, num_classes)
+        model.load_state_dict(ray.get(weights[0]))
+        super().__init__(config, model, output, num_crops, torch.device("cuda" if use_gpu else "cpu"))

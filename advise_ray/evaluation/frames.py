@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import ray
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from advise_ray.config import Config
@@ -17,14 +17,15 @@ from advise_ray.video.manifest import Video
 class DecodeFrames:
     """Out come, of one video, `frames` uint8[1, F, H, W, 3], each once, and `clips` int64[1, K, T], places in it."""
 
-    def __init__(self, config: Config, videos: Any) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
-        self.videos: list[Video] = ray.get(videos)
         self.decoder = DecodeProcess(config.data.decode_timeout_s)
 
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        video, size = self.videos[int(batch["row"][0])], self.config.augment
-        wanted, places = np.unique(np.asarray(batch["clips"][0], dtype=np.int64), return_inverse=True)
+    def __call__(self, block: pa.Table) -> dict[str, NDArray[Any]]:
+        (row,) = block.to_pylist()
+        number, clips, size = row.pop("row"), np.asarray(row.pop("clips")), self.config.augment
+        video = Video(**row)
+        wanted, places = np.unique(clips, return_inverse=True)
         failure = ""
         try:
             if video.width * video.height > self.config.data.max_pixels:
@@ -42,5 +43,9 @@ class DecodeFrames:
             )
         except VideoDecodeError as error:
             failure, frames = error.reason, np.zeros((1, 1, 1, 3), dtype=np.uint8)
-        clips = places.reshape(1, -1, self.config.data.clip.num_frames)
-        return {"row": batch["row"], "frames": frames[None], "clips": clips, "failure": np.asarray([failure])}
+        return {
+            "row": np.asarray([number]),
+            "frames": frames[None],
+            "clips": places.reshape(1, -1, self.config.data.clip.num_frames),
+            "failure": np.asarray([failure]),
+        }
