@@ -16,6 +16,8 @@ from advise_ray.errors import UsageError
 
 RETRY_AFTER_S = (0.5, 1.0, 2.0, 4.0)
 """Waits between the attempts to read; only what may pass is tried again."""
+GCS_PATIENCE_S = 5
+"""How long Google's client goes on with one attempt of ours."""
 T = TypeVar("T")
 
 
@@ -140,6 +142,9 @@ def _arrow_files(bucket: str, query: str) -> tuple[Any, str]:
     endpoint = urllib.parse.urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     if bucket.startswith("s3://") and endpoint.netloc and "endpoint_override" not in query:
         told = urllib.parse.urlencode({"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme})
+        query = f"{query}&{told}" if query else told
+    if bucket.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in query:
+        told = f"retry_limit_seconds={GCS_PATIENCE_S}"  # of its own: else it goes on for a quarter of an hour
         query = f"{query}&{told}" if query else told
 
     def connect() -> tuple[Any, str]:
