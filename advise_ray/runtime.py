@@ -10,6 +10,8 @@ import threading
 import ray
 from ray.data import DataContext
 
+from advise_ray.errors import RayError
+
 SPIN_COUNT = "3000"
 """How long a thread spins at OpenMP's barriers. With GNU's default, threads stall each other as soon as other threads
 want the cores: on 2 cores, beside another torch process, steps of a real run took up to 103 s for 1 s. Two processes
@@ -22,12 +24,19 @@ def connect() -> None:
 
     Ray's own log lines and progress bars reach the terminal only where the log level of `advise_ray` is DEBUG;
     failures reach the user as exceptions either way.
+
+    Raises:
+        RayError: it does not start, or cannot be joined.
     """
     verbose = logging.getLogger("advise_ray").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
     if not ray.is_initialized():
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
+        try:
+            ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
+        except Exception as error:  # it has no kind of its own for this
+            reason = " ".join(str(error).split())[:300]
+            raise RayError(f"Ray did not start: {reason}; is the machine very busy, or RAY_ADDRESS wrong?") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process, and nothing is put in order
     context = DataContext.get_current()

@@ -54,8 +54,9 @@ def index(
     """Read every video once and write the manifest; a second time, read only what has changed."""
     from advise_ray import dataset, progress
     from advise_ray.video import annotations as lists
+    from advise_ray.video import storage
 
-    videos = videos if "://" in videos else str(Path(videos).absolute())
+    videos = storage.local_or_url(videos)
     if (annotations is None) != (layout == "folder"):
         raise click.UsageError(f"--format {layout} needs {'no ' if layout == 'folder' else ''}--annotations")
     if split is not None and layout not in ("ucf101", "hmdb51"):

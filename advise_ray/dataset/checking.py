@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advise_ray.dataset.probing import TIMEOUT_S, probe_all
+from advise_ray.errors import UsageError
 from advise_ray.video.decode import LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
 
@@ -29,9 +30,15 @@ def check(
         rejects: where they go (Parquet); written even if there are none.
         drop: a manifest without them, to be written here.
 
+    Raises:
+        UsageError: the files are not three, or no video is left for `drop`.
+
     Returns:
         Counts: `videos`, `rejected`, the paths, and up to five of the problems.
     """
+    written = [rejects, *([drop] if drop is not None else [])]
+    if len({path.resolve() for path in (manifest, *written)}) <= len(written):
+        raise UsageError("--out, --drop: the manifest, the rejects and the clean manifest must be three files")
     table = read_manifest(manifest)
     rows = {row["video_id"]: row for row in table.to_pylist()}
     bad = []
@@ -46,6 +53,8 @@ def check(
     if drop is not None:
         bad_ids = {row["video_id"] for row in bad}
         kept = [row for row in rows.values() if row["video_id"] not in bad_ids]
+        if not kept:
+            raise UsageError(f"--drop: no video is left; all {len(rows)} fail, see {rejects}")
         write_manifest(kept, drop)
     return {
         "videos": len(rows),

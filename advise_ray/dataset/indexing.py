@@ -54,6 +54,8 @@ def index(
     Raises:
         UsageError: no video can be read.
     """
+    if out.is_dir():
+        raise UsageError(f"--out: {out} is a folder; name a file to write, such as {out / 'manifest.parquet'}")
     files = [_file(str(root), listing.stored[video.path]) for video in listing.found]
     rejects_path = out.with_name(out.name + ".rejects.parquet")
     with _Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
@@ -92,6 +94,7 @@ def index(
         "rejected": len(rejects),
         "missing": len(missing),
         "unreadable_lines": len(unread),
+        "other_files": listing.other_files,
         "rejects": str(rejects_path) if rejects_path.exists() else None,
         "first_problems": {str(row["video_id"]): row["reason"] for row in problems[:5]},
         "classes": len(listing.classes),
@@ -197,7 +200,7 @@ def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress =
     A folder is listed anew each time, and what has changed in it is read; the synthesized set is made once.
     """
     if videos is not None:
-        root = videos if storage.is_url(videos) else str(Path(videos).absolute())
+        root = storage.local_or_url(videos)
         name = f"{Path(root).name}-{zlib.crc32(root.encode()):08x}.parquet"
         out = storage_path / "manifests" / name
         summary = index(read_folder(root), root, out, on_progress=on_progress)

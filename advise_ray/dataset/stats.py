@@ -17,7 +17,7 @@ from PIL import Image
 
 from advise_ray.config import Config
 from advise_ray.dataset.summary import describe
-from advise_ray.errors import VideoDecodeError
+from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.video.augment import centre_crop
 from advise_ray.video.child import DecodeProcess
 from advise_ray.video.manifest import Video, frames_per_video, read_manifest, videos
@@ -39,6 +39,8 @@ def write_report(manifest: Path, out: Path, config: Config) -> dict[str, Any]:
     Returns:
         Counts, what the videos are like, and for each rate the share of videos that it fits.
     """
+    if out.resolve() == manifest.resolve():
+        raise UsageError("--out: that is the manifest; name another file")
     table = read_manifest(manifest)
     facts = {
         "videos": table.num_rows,

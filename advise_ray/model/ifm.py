@@ -155,12 +155,19 @@ def _build_timm(name: str, weights: str, input_size_px: int, layer: int) -> Towe
 
 def _timm_grid(backbone: Any, layer: int, name: str) -> Grid:
     index = _prune(backbone, layer, name)
-    last = layer == -1
+    norm = layer == -1
 
     def grid(images: torch.Tensor) -> torch.Tensor:
-        (features,) = backbone.forward_intermediates(
-            images, indices=[index], norm=last, stop_early=True, intermediates_only=True
-        )
+        nonlocal norm
+        try:
+            (features,) = backbone.forward_intermediates(
+                images, indices=[index], norm=norm, stop_early=True, intermediates_only=True
+            )
+        except AssertionError as error:
+            if not norm or "norm" not in str(error):
+                raise
+            norm = False  # a few (Hiera) have no norm of their last grid
+            return grid(images)
         return features
 
     return grid
@@ -180,6 +187,11 @@ def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) ->
         raise _no_weights(weights, tags)
     if weights in tags:
         _check_activation(name, weights)
+    if is_folder and weights not in ("none", IFMConfig().weights):
+        problem = (
+            f"model.ifm.weights: {weights!r}, but open_clip:{name} has weights of its own; leave it out, or `none`"
+        )
+        raise ConfigError([problem])
     # A file says nothing about its mean and std, random weights have none: then those of the model's first tag hold.
     usual = open_clip.get_pretrained_cfg(name, tags[0]) if tags and weights not in tags else {}
     try:
@@ -228,7 +240,7 @@ def _set_input_size(clip: Any, size_px: int) -> None:
 def _open_clip_grid(visual: Any, layer: int, name: str) -> Grid:
     is_vit = hasattr(visual, "prune_intermediate_layers")
     index = _prune(visual, layer, name) if is_vit else _prune_resnet(visual, layer, name)
-    last = layer == -1
+    last = layer == -1 and (not is_vit or visual.ln_post.normalized_shape[0] == visual.conv1.out_channels)  # CoCa: not
 
     def grid(images: torch.Tensor) -> torch.Tensor:
         outputs = visual.forward_intermediates(
@@ -305,7 +317,9 @@ def _prune(backbone: Any, layer: int, name: str) -> int:
 
 
 def _unknown_name(name: str, known: list[str]) -> ConfigError:
-    near = difflib.get_close_matches(name.split(":", 1)[1], known, n=3, cutoff=0.4)
+    asked = name.split(":", 1)[1]
+    begins = [each for each in known if each.startswith(asked)][:3]
+    near = [*begins, *difflib.get_close_matches(asked, known, n=3, cutoff=0.4)][:3]
     return ConfigError([f"model.ifm.name: {name} is not known; nearest: {', '.join(near) or 'none'}"])
 
 

@@ -49,13 +49,20 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         tree = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch and safetensors raise many kinds, pickle's own among them
-        raise ConfigError([f"model.ifm.weights: {path} is not a checkpoint of tensors: {one_line(error)}"]) from None
+        told = one_line(error)
+        if "weights_only" in told:  # torch's advice there is how to execute what is in the file
+            told = "it holds more than tensors, which would have to be executed; save the state dict alone"
+        elif isinstance(error, KeyError) or told.isdecimal():  # of pickle, which has met no pickle
+            told = "neither torch nor safetensors wrote it"
+        raise ConfigError([f"model.ifm.weights: {path} is not a checkpoint of tensors: {told}"]) from None
+    tree = tree if not isinstance(tree, dict) else {str(key): value for key, value in tree.items()}
     for key in ("state_dict", "model"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
     if not isinstance(tree, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tree.values()):
         raise ConfigError([f"model.ifm.weights: {path} is not a state dict: names and tensors, or these under `model`"])
-    return dict(tree)
+    wrapped = tree and all(name.startswith("module.") for name in tree)  # as DDP names them
+    return {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in tree.items()}
 
 
 def packaged_weights(weights: str, backbone: nn.Module) -> dict[str, torch.Tensor]:

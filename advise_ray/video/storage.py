@@ -34,6 +34,20 @@ class StoredFile:
     modified_ns: int | None = None
 
 
+def local_or_url(location: str) -> str:
+    """A URL as it is, with a bucket or a server; anything else, `file://` too, as an absolute path.
+
+    Raises:
+        UsageError: a URL that names neither.
+    """
+    parts = urllib.parse.urlsplit(location)
+    if parts.scheme == "file":
+        location = urllib.parse.unquote(parts.path)
+    elif is_url(location) and not parts.netloc:
+        raise UsageError(f"--videos: {location} names no bucket or server")
+    return location if is_url(location) else str(Path(location).absolute())
+
+
 def is_url(location: str) -> bool:
     """Whether a location is a URL, not a local path."""
     return "://" in location

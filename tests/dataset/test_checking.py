@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from advise_ray import dataset
+from advise_ray.errors import UsageError
 from advise_ray.video.annotations import read_folder
 from advise_ray.video.manifest import read_rejects
 
@@ -45,6 +46,23 @@ def test_what_has_broken_vanished_or_changed_is_named_and_dropped(indexed: Path,
         "changed since it was indexed: num_frames 120 → 134, width 320 → 640, height 240 → 360, decoder decord → pyav"
     )
     assert pq.read_table(clean).column("video_id").to_pylist() == ["3.mp4"]
+
+
+def test_no_manifest_is_written_over(indexed: Path) -> None:
+    manifest, other = indexed / "manifest.parquet", indexed / "other.parquet"
+    before = manifest.read_bytes()
+    for rejects, drop in ((manifest, None), (other, manifest), (other, other)):
+        with pytest.raises(UsageError, match="must be three files"):
+            dataset.check(manifest, rejects, drop=drop)
+    assert manifest.read_bytes() == before
+
+
+def test_a_clean_manifest_without_a_video_is_not_written(indexed: Path) -> None:
+    for video in (indexed / "videos").iterdir():
+        video.unlink()
+    with pytest.raises(UsageError, match="no video is left; all 4 fail"):
+        dataset.check(indexed / "manifest.parquet", indexed / "rejects.parquet", drop=indexed / "clean.parquet")
+    assert not (indexed / "clean.parquet").exists()
 
 
 def test_whole_videos_pass(indexed: Path) -> None:

@@ -237,6 +237,18 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str, reason: 
         build("timm:test_vit", tmp_path / name)
 
 
+def test_names_as_ddp_writes_them_fit(tmp_path: Path) -> None:
+    tensors = tiny_timm("test_vit", seed=1, img_size=64).state_dict()
+    torch.save(tensors, tmp_path / "plain.pt")
+    torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "wrapped.pt")
+    plain, wrapped = (build("timm:test_vit", tmp_path / f"{name}.pt") for name in ("plain", "wrapped"))
+    assert plain.hash_weights() == wrapped.hash_weights()
+
+
+def test_a_model_without_a_norm_of_its_own_gives_its_last_grid() -> None:
+    assert build("timm:hiera_tiny_224", size_px=224).grid_size == (7, 7)
+
+
 def test_random_weights_are_the_same_everywhere_and_leave_the_dice_alone() -> None:
     hashes = set()
     for seed in (1, 2):

@@ -12,11 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from advise_ray.config import IFMConfig
 from advise_ray.errors import ConfigError
 from tests.model.towers import build, noise, normalise, randomise
 
 torch.set_num_threads(1)  # models this small lose more by waiting for threads than they gain
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+OWN = IFMConfig().weights
+"""The default, which leaves a folder its own."""
 
 
 def test_weights_that_need_quickgelu_are_refused_before_they_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +78,7 @@ def tiny_clip(tmp_path: Path, vision: dict[str, object]) -> nn.Module:
 @pytest.mark.parametrize("layer", [-1, 0])
 def test_a_folder_of_open_clip_brings_weights_mean_and_std(clip: Clip, layer: int) -> None:
     folder, whole = clip
-    ifm = build(f"open_clip:local-dir:{folder}", "in the folder", layer=layer)
+    ifm = build(f"open_clip:local-dir:{folder}", OWN, layer=layer)
     frames = noise(2)
     with torch.no_grad():
         levels = whole.visual.forward_intermediates(
@@ -87,7 +91,7 @@ def test_a_folder_without_weights_is_not_trained_on_at_random(clip: Clip) -> Non
     folder, _ = clip
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"^model.ifm.weights: local-dir:.* could not be loaded\.$"):
-        build(f"open_clip:local-dir:{folder}", "in the folder")
+        build(f"open_clip:local-dir:{folder}", OWN)
     assert build(f"open_clip:local-dir:{folder}", "none").feature_dim > 0
 
 
@@ -101,7 +105,7 @@ def test_a_layer_that_open_clip_lacks(clip: Clip) -> None:
 def test_from_its_tokens_the_towers_pooling_makes_the_towers_embedding(tmp_path: Path, tower: str) -> None:
     """The adapter drops the class token, which one of the poolings takes; then the same forward pass tells it."""
     visual = tiny_clip(tmp_path, POOLED[tower]).visual
-    ifm = build(f"open_clip:local-dir:{tmp_path}", "in the folder")
+    ifm = build(f"open_clip:local-dir:{tmp_path}", OWN)
     images, grid = normalise(noise(3), OWN_MEAN, OWN_STD), ifm(noise(3))
     tokens = grid.flatten(2).mT
     with torch.no_grad():
@@ -126,10 +130,22 @@ def test_from_its_tokens_the_towers_pooling_makes_the_towers_embedding(tmp_path:
 def test_a_clip_tower_takes_another_size(tmp_path: Path, tower: str, size_px: int) -> None:
     """open_clip itself refuses weights of timm's and of its ResNets' at another size than they were trained at."""
     tiny_clip(tmp_path, VISION[tower])
-    ifm = build(f"open_clip:local-dir:{tmp_path}", "in the folder", size_px)
-    usual = build(f"open_clip:local-dir:{tmp_path}", "in the folder")
+    ifm = build(f"open_clip:local-dir:{tmp_path}", OWN, size_px)
+    usual = build(f"open_clip:local-dir:{tmp_path}", OWN)
     patch_px = 32 if tower == "resnet" else 16
     assert ifm(noise(2, size_px)).shape == (2, usual.feature_dim, size_px // patch_px, size_px // patch_px)
     own = usual.state_dict()
     differing = [name for name, tensor in ifm.state_dict().items() if not torch.equal(tensor, own[name])]
     assert len(differing) == (0 if tower == "resnet" else 1), differing  # the positions
+
+
+def test_a_folder_with_weights_of_its_own_takes_no_others(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^model.ifm.weights: 'openai', but open_clip:local-dir:.* has weights of its own"
+    ):
+        build(f"open_clip:local-dir:{tmp_path}", "openai")
+
+
+def test_a_tower_whose_last_norm_is_of_another_width_gives_its_grid_without_it():
+    """CoCa normalises what its attention pooling has seen."""
+    assert build("open_clip:coca_ViT-B-32", size_px=64).grid_size == (2, 2)

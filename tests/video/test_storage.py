@@ -151,3 +151,16 @@ def test_a_server_that_does_not_list_is_an_error_not_an_empty_folder(web: str) -
         list(storage.list_files("http://127.0.0.1:9/x"))
     with pytest.raises(UsageError, match=r"/gone: no such file or folder$"):
         list(storage.list_files(f"{web}/gone"))
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [("file:///data/my%20videos", "/data/my videos"), ("/data", "/data"), ("s3://bucket/a", "s3://bucket/a")],
+)
+def test_a_file_url_is_a_local_path(location: str, expected: str) -> None:
+    assert storage.local_or_url(location) == expected
+
+
+def test_a_url_without_a_bucket() -> None:
+    with pytest.raises(UsageError, match=r"^--videos: s3:// names no bucket or server$"):
+        storage.local_or_url("s3://")

@@ -21,23 +21,41 @@ def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
 
     Class numbers start at 1 in the files; the class of a video is the folder in its path.
     """
-    classes = [line.split(maxsplit=1) for _, line in lines(annotations / "classInd.txt", "the class list")]
-    names = [parts[1] for parts in classes if len(parts) == 2]
-    listing = Listing(names)
+    listing = Listing([])
+    numbers = _ucf101_classes(annotations / "classInd.txt", listing)
+    listing.classes = _in_order(numbers)
     files, official = Files(videos), _official(lambda number: _ucf101_splits(annotations, number))
     for split_name in ("train", "test"):
         list_file = annotations / f"{split_name}list{split:02d}.txt"
         for number, line in lines(list_file, f"the {split_name} list of split {split}"):
             path, _, label = line.partition(" ") if split_name == "train" else (line, "", "")
             class_name, where = path.split("/")[0], f"{list_file}:{number}"
-            if class_name not in names:
+            if class_name not in numbers:
                 listing.problems[where] = f"{line!r}: class {class_name!r} is not in classInd.txt"
-            elif label and [label.strip(), class_name] not in classes:
+            elif label and label.strip() != str(numbers[class_name]):
                 listing.problems[where] = f"{line!r}: label and folder name different classes"
             else:
                 video = ListedVideo(path, class_name, split_name, official_splits=official.get(path))
                 files.place(video, listing, where)
     return checked(listing, files)
+
+
+def _ucf101_classes(class_list: Path, listing: Listing) -> dict[str, int]:
+    """Names and numbers, from 1; what is neither is noted in the listing."""
+    numbers: dict[str, int] = {}
+    for where, line in lines(class_list, "the class list"):
+        number, *name = line.split(maxsplit=1)
+        if name and number.isdecimal() and int(number) > 0 and int(number) not in numbers.values():
+            numbers[name[0]] = int(number)
+        else:
+            listing.problems[f"{class_list}:{where}"] = f"{line!r}: not a number of its own and a class name"
+    return numbers
+
+
+def _in_order(numbers: Mapping[str, int]) -> list[str]:
+    """Names by their numbers from 1; a number that no name has is called by itself, so that the others keep theirs."""
+    names = {number: name for name, number in numbers.items()}
+    return [names.get(number, str(number)) for number in range(1, max(names, default=0) + 1)]
 
 
 def _ucf101_splits(annotations: Path, split: int) -> Iterator[tuple[str, str]]:
@@ -102,7 +120,7 @@ def read_diving48(videos: str | Path, annotations: Path) -> Listing:
         list_file = annotations / f"Diving48_V2_{split_name}.json"
         for where, entry in _entries(list_file, f"the {split_name} list (V2)"):
             try:
-                label, start, end = int(entry["label"]), int(entry["start_frame"]), int(entry["end_frame"])
+                label, start, end = (_whole(entry[key]) for key in ("label", "start_frame", "end_frame"))
                 video = ListedVideo(f"{entry['vid_name']}.mp4", listing.classes[label], split_name, start, end)
             except (KeyError, OverflowError, TypeError, ValueError):
                 listing.problems[where] = f"{entry!r}: not a vid_name with label, start_frame and end_frame"
@@ -115,6 +133,17 @@ def read_diving48(videos: str | Path, annotations: Path) -> Listing:
             else:
                 files.place(video, listing, where, any_folder=True)
     return checked(listing, files)
+
+
+def _whole(value: Any) -> int:
+    """A number without a fraction, as a number or as text.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
 
 
 def read_ssv2(videos: str | Path, annotations: Path) -> Listing:
@@ -133,13 +162,15 @@ def read_ssv2(videos: str | Path, annotations: Path) -> Listing:
         list_file = _named(annotations, suffix)
         if split_name == "test" and not list_file.exists():
             continue
-        answers = _answers(annotations) if split_name == "test" else {}
+        answers = _answers(annotations, listing) if split_name == "test" else {}
         for where, entry in _entries(list_file, f"the {split_name} list"):
             if not isinstance(entry, dict) or not entry.get("id"):
                 listing.problems[where] = f"{entry!r}: has no id"
                 continue
             template = str(entry.get("template", "")).replace("[", "").replace("]", "")
             class_name = template or answers.get(str(entry["id"])) or None
+            if answers and class_name is None:
+                listing.problems[where] = f"{entry['id']}: is not among the answers; kept without a label"
             if class_name is not None and class_name not in labels:
                 listing.problems[where] = f"{entry['id']}: {class_name!r} is not in the labels"
             elif class_name is None and split_name != "test":
@@ -149,12 +180,17 @@ def read_ssv2(videos: str | Path, annotations: Path) -> Listing:
     return checked(listing, files)
 
 
-def _answers(annotations: Path) -> dict[str, str]:
-    """`1420;Throwing something` a line, where the file is there."""
-    path = _named(annotations, "test-answers.csv")
-    if not path.exists():
-        return {}
-    return dict(line.split(";", 1) for _, line in lines(path, "the test answers") if ";" in line)
+def _answers(annotations: Path, listing: Listing) -> dict[str, str]:
+    """`1420;Throwing something` a line, where the file is there; what is not so is noted in the listing."""
+    path, answers = _named(annotations, "test-answers.csv"), {}
+    if path.exists():
+        for number, line in lines(path, "the test answers"):
+            video_id, separator, class_name = (part.strip() for part in line.partition(";"))
+            if separator:
+                answers[video_id] = class_name
+            else:
+                listing.problems[f"{path}:{number}"] = f"{line!r}: not an id and a class with ; between them"
+    return answers
 
 
 def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
@@ -183,6 +219,9 @@ def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
                 listing.problems[where] = "not a youtube_id with time_start and time_end"
                 continue
             class_name = row.get("label") or None
+            if class_name is None and split_name != "test":
+                listing.problems[where] = f"{row['youtube_id']}: has no label"
+                continue
             classes.add(class_name)
             files.place(ListedVideo(video, class_name, split_name), listing, where, any_folder=True)
     listing.classes = sorted(name for name in classes if name is not None)

@@ -14,8 +14,11 @@ from advise_ray.video import storage
 from advise_ray.video.storage import StoredFile
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()  # noqa: SIM905
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mkv .mov .mp4 "  # noqa: SIM905
+    ".mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .ts .vob .webm .wmv".split()
 )
+AUDIO_SUFFIXES = frozenset((".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"))
+"""A folder's sounds are named among what was rejected: some took them for videos."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Listing:
     """`file:line` (of JSON: `file:entry`) → what is wrong with it."""
     stored: dict[str, StoredFile] = field(default_factory=dict)
     """Path → the file."""
+    other_files: dict[str, int] = field(default_factory=dict)
+    """Of a folder: how many files of each suffix were passed over as no videos."""
 
 
 class Files:
@@ -54,8 +59,10 @@ class Files:
 
     def __init__(self, videos: str | Path) -> None:
         self.root = str(videos)
-        listed = [file for file in storage.list_files(self.root) if _is_video(file.path)]
+        every = list(storage.list_files(self.root))
+        listed = [file for file in every if _is_video(file.path)]
         self.stored = {file.path: file for file in listed if _is_utf8(file.path)}
+        self.others = {file.path: file for file in every if _is_utf8(file.path) and not _is_video(file.path)}
         self.unnameable = [ascii(file.path) for file in listed if file.path not in self.stored]
         self.by_stem = {path.rsplit(".", 1)[0]: path for path in sorted(self.stored, reverse=True)}
         self.by_name: dict[str, list[str]] = {}
@@ -66,7 +73,9 @@ class Files:
     def find(self, listed: str) -> str | None:
         """The file for a listed path: the path itself, else the same name with another video suffix."""
         listed = listed.removeprefix("./")
-        return listed if listed in self.stored else self.by_stem.get(_without_suffix(listed))
+        if listed in self.stored:
+            return listed
+        return self.by_stem.get(_without_suffix(listed)) or (listed if listed in self.others else None)
 
     def place(self, video: ListedVideo, listing: Listing, where: str, *, any_folder: bool = False) -> None:
         """Add a listed video to `found` or `missing`; one that leaves the root or was listed before is a problem.
@@ -98,8 +107,12 @@ def _is_utf8(path: str) -> bool:
 
 
 def _is_video(path: str) -> bool:
-    name = path.rsplit("/", 1)[-1]
-    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith(".")  # noqa: PTH122
+    return suffix_of(path) in VIDEO_SUFFIXES and not path.rsplit("/", 1)[-1].startswith(".")
+
+
+def suffix_of(path: str) -> str:
+    """`.mp4` of `a/b.MP4`."""
+    return os.path.splitext(path.rsplit("/", 1)[-1])[1].lower()  # noqa: PTH122
 
 
 def _without_suffix(listed: str) -> str:
@@ -109,7 +122,7 @@ def _without_suffix(listed: str) -> str:
 
 def checked(listing: Listing, files: Files) -> Listing:
     """The listing with its files, or UsageError where nothing of what it lists is there."""
-    listing.stored = files.stored
+    listing.stored = files.stored | files.others
     for name in files.unnameable:
         listing.problems[name] = "the file's name is not UTF-8; rename it"
     if not listing.found:

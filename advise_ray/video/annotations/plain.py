@@ -6,12 +6,14 @@ from pathlib import Path
 
 from advise_ray.errors import UsageError
 from advise_ray.video.annotations.listing import (
+    AUDIO_SUFFIXES,
     VIDEO_SUFFIXES,
     Files,
     ListedVideo,
     Listing,
     checked,
     lines,
+    suffix_of,
 )
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -24,7 +26,14 @@ def read_folder(videos: str | Path) -> Listing:
         raise UsageError(f"--videos: {videos}: no video files (looked for {', '.join(sorted(VIDEO_SUFFIXES))})")
     found = _by_folders([path.split("/") for path in sorted(files.stored)])
     classes = sorted({video.class_name for video in found if video.class_name is not None})
-    return checked(Listing(classes, found), files)
+    listing = Listing(classes, found)
+    for path in files.others:
+        suffix = suffix_of(path)
+        if suffix in AUDIO_SUFFIXES:
+            listing.problems[path] = f"no video: a {suffix} file"
+        else:
+            listing.other_files[suffix or "none"] = listing.other_files.get(suffix or "none", 0) + 1
+    return checked(listing, files)
 
 
 def _by_folders(paths: list[list[str]]) -> list[ListedVideo]:

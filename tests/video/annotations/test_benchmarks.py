@@ -59,6 +59,15 @@ def test_a_ucf101_line_that_contradicts_the_rest_is_named_with_its_number(videos
     assert [video.path for video in listing.found] == ["jump/a.avi", "jump/b.avi"]
 
 
+def test_a_class_keeps_its_number_when_another_line_is_broken(videos):
+    lists = write(
+        videos.parent / "lists", UCF_LISTS | {"classInd.txt": "3 swim\n1 jump\n2run fast\n", "testlist01.txt": ""}
+    )
+    listing = read_ucf101(videos, lists, 1)
+    assert listing.classes == ["jump", "2", "swim"]
+    assert listing.problems == {f"{lists}/classInd.txt:3": "'2run fast': not a number of its own and a class name"}
+
+
 def test_a_ucf101_list_that_is_not_there(videos):
     lists = write(videos.parent / "lists", UCF_LISTS)
     assert message(read_ucf101, videos, lists, 2) == (
@@ -191,7 +200,7 @@ def test_ssv2_templates_name_classes_without_their_brackets(tmp_path: Path, pref
             f"{prefix}train.json": json.dumps([holding, unknown, {"label": "no id"}]),
             f"{prefix}validation.json": json.dumps([{"id": "2", "template": "Throwing [something]"}]),
             f"{prefix}test.json": json.dumps([{"id": "1420"}, {"id": "1421"}]),
-            "test-answers.csv": "1420;Throwing something\r\n",
+            "test-answers.csv": "1420 ; Throwing something \r\n1421, Throwing something\r\n",
         },
     )
     listing = read_ssv2(videos, lists)
@@ -205,6 +214,10 @@ def test_ssv2_templates_name_classes_without_their_brackets(tmp_path: Path, pref
     train = lists / f"{prefix}train.json"
     assert listing.problems[f"{train}:entry 2"] == "1: 'Eating something' is not in the labels"
     assert listing.problems[f"{train}:entry 3"].endswith("has no id")
+    answers = f"{lists}/test-answers.csv:2"
+    assert listing.problems[answers] == "'1421, Throwing something': not an id and a class with ; between them"
+    unanswered = listing.problems[f"{lists}/{prefix}test.json:entry 2"]
+    assert unanswered == "1421: is not among the answers; kept without a label"
 
 
 def test_kinetics_files_are_found_in_any_folder_by_their_seconds(tmp_path: Path) -> None:

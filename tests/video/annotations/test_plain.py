@@ -118,6 +118,22 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert listing.found == [ListedVideo("a.mp4"), ListedVideo("b.MKV"), ListedVideo("deep/er/c.webm")]
 
 
+def test_sounds_are_named_and_other_files_counted(tmp_path):
+    listing = read_folder(place(tmp_path, "run/a.mp4", "run/a.mp3", "jump/b.mp4", "notes.txt", "x.TXT", "LICENSE"))
+    assert [video.path for video in listing.found] == ["jump/b.mp4", "run/a.mp4"]
+    assert listing.problems == {"run/a.mp3": "no video: a .mp3 file"}
+    assert listing.other_files == {".txt": 2, "none": 1}
+
+
+def test_a_listed_file_is_found_whatever_its_suffix(tmp_path):
+    videos = place(tmp_path / "videos", "a.xyz", "b", "c.mp4", "c.txt")
+    (tmp_path / "train.txt").write_text("a.xyz run\nb run\nc.txt run\n")
+    listing = read_list(videos, tmp_path / "train.txt")
+    assert [video.path for video in listing.found] == ["a.xyz", "b", "c.txt"]
+    assert set(listing.stored) == {"a.xyz", "b", "c.mp4", "c.txt"}
+    assert listing.missing == []
+
+
 def test_a_folder_for_each_class(tmp_path):
     listing = read_folder(place(tmp_path, "run/a.mp4", "jump/b.mp4", "run/c.mp4"))
     assert listing.classes == ["jump", "run"]
@@ -140,7 +156,7 @@ def test_a_folder_for_each_split_and_in_it_for_each_class(tmp_path):
 
 def test_a_folder_without_videos_is_an_error(tmp_path):
     place(tmp_path, "notes.txt")
-    assert message(read_folder, tmp_path).startswith(f"--videos: {tmp_path}: no video files (looked for .3gp, .avi, ")
+    assert message(read_folder, tmp_path).startswith(f"--videos: {tmp_path}: no video files (looked for .3g2, .3gp, ")
     assert message(read_folder, tmp_path / "none") == f"--videos: {tmp_path}/none is not a folder"
 
 
