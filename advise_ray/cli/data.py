@@ -20,6 +20,7 @@ timeout_option = click.option(
     "--timeout-s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help="For one video."
 )
 max_pixels_option = click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures.")
+max_frames_option = click.option("--max-frames", type=click.IntRange(1), help="Refuse videos of more frames.")
 max_duration_option = click.option(
     "--max-duration-s", type=click.FloatRange(0, min_open=True), help="Refuse longer videos."
 )
@@ -38,6 +39,7 @@ def data() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write (Parquet).")
 @timeout_option
 @max_pixels_option
+@max_frames_option
 @max_duration_option
 @json_option
 def index(
@@ -48,6 +50,7 @@ def index(
     out: Path,
     timeout_s: float,
     max_pixels: int | None,
+    max_frames: int | None,
     max_duration_s: float | None,
     as_json: bool,
 ) -> None:
@@ -68,7 +71,7 @@ def index(
             videos,
             out.absolute(),
             timeout_s=timeout_s,
-            limits=_limits(max_pixels, max_duration_s),
+            limits=_limits(max_pixels, max_frames, max_duration_s),
             on_progress=on_progress,
         )
     show(summary, as_json)
@@ -82,6 +85,7 @@ def index(
 @click.option("--drop", type=click.Path(path_type=Path), metavar="FILE", help="Write a manifest without them.")
 @timeout_option
 @max_pixels_option
+@max_frames_option
 @max_duration_option
 @json_option
 def check(
@@ -90,6 +94,7 @@ def check(
     drop: Path | None,
     timeout_s: float,
     max_pixels: int | None,
+    max_frames: int | None,
     max_duration_s: float | None,
     as_json: bool,
 ) -> None:
@@ -103,7 +108,7 @@ def check(
             rejects,
             drop=drop and drop.absolute(),
             timeout_s=timeout_s,
-            limits=_limits(max_pixels, max_duration_s),
+            limits=_limits(max_pixels, max_frames, max_duration_s),
             on_progress=on_progress,
         )
     show(summary, as_json)
@@ -139,7 +144,11 @@ def synth(directory: Path, num_videos: int, seed: int, layout: str) -> None:
     click.echo(str(directory))
 
 
-def _limits(max_pixels: int | None, max_duration_s: float | None) -> Limits:
+def _limits(max_pixels: int | None, max_frames: int | None, max_duration_s: float | None) -> Limits:
     from advise_ray.video.decode import LIMITS, Limits
 
-    return Limits(max_pixels or LIMITS.max_pixels, max_duration_s or LIMITS.max_duration_s)
+    return Limits(
+        max_pixels=max_pixels or LIMITS.max_pixels,
+        max_frames=max_frames or LIMITS.max_frames,
+        max_duration_s=max_duration_s or LIMITS.max_duration_s,
+    )

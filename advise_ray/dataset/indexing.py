@@ -95,6 +95,7 @@ def index(
         "missing": len(missing),
         "unreadable_lines": len(unread),
         "other_files": listing.other_files,
+        "end_before_listed": sum((row["end_frame"] or 0) > row["num_frames"] for row in rows),
         "rejects": str(rejects_path) if rejects_path.exists() else None,
         "first_problems": {str(row["video_id"]): row["reason"] for row in problems[:5]},
         "classes": len(listing.classes),
@@ -149,6 +150,8 @@ def _refusal(video: ListedVideo, row: Row, limits: Limits) -> str | None:
     """Why a whole video is not taken all the same: by its list, or by limits that were wider when it was read."""
     if video.start_frame is not None and video.start_frame >= row["num_frames"]:
         return f"listed from frame {video.start_frame} on, but it has {row['num_frames']} frames"
+    if row["num_frames"] > limits.max_frames:
+        return f"has more than the {limits.max_frames} frames allowed"
     return limits.refusal(row["width"], row["height"], row["duration_s"])
 
 

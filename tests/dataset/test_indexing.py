@@ -175,6 +175,21 @@ def test_a_dive_that_begins_after_the_files_end_is_rejected(local_ray: None, cop
     summary = dataset.index(listing, copies, out)
     assert [video.frames for video in videos(read_manifest(out))] == [range(120)]
     assert read_rejects(Path(summary["rejects"])) == {"1.mp4": "listed from frame 120 on, but it has 120 frames"}
+    assert summary["end_before_listed"] == 1  # 0.mp4, which is taken as far as it goes
+
+
+def test_an_out_that_is_a_folder_is_refused_before_anything_is_read(copies: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--out: .* is a folder; name a file to write"):
+        dataset.index(read_folder(copies), copies, tmp_path)
+
+
+def test_narrower_limits_hold_for_files_that_were_read_before(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "manifest.parquet"
+    dataset.index(read_folder(copies), copies, out)
+    before = out.read_bytes()
+    with pytest.raises(UsageError, match="has more than the 100 frames allowed"):
+        dataset.index(read_folder(copies), copies, out, limits=Limits(max_frames=100))
+    assert out.read_bytes() == before
 
 
 @pytest.mark.slow
