@@ -117,7 +117,8 @@ class Arms:
         at_random = Path(prp["run_dir"]).parent / f"random-{seed}.yaml"
         at_random.write_text(to_yaml(self.config(self.pretrain, seed, f"random-{seed}", self.manifest)))
         for protocol in ("linear", "knn"):
-            row[f"{protocol}_ifm"] = self.judge(prp["run_dir"], protocol, *IFM_ALONE)
+            if seed == 0:  # no seed changes the image model
+                row[f"{protocol}_ifm"] = self.judge(prp["run_dir"], protocol, *IFM_ALONE)
             row[f"{protocol}_random_tmm"] = self.judge(str(at_random), protocol)
             row[f"{protocol}_prp_tmm"] = self.judge(prp["run_dir"], protocol)
         return row | (self.of_rival(seed, prp) if self.rival else {})
@@ -189,7 +190,7 @@ def summarise(rows: list[Row]) -> Row:
     """Mean and half-width of the 95 % interval (Student's t over seeds) of every figure."""
     summary: Row = {}
     for name in rows[0]:
-        values = [row[name] for row in rows if row[name] is not None]
+        values = [row[name] for row in rows if row.get(name) is not None]
         if name != "seed" and values:
             half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else None
             summary[name] = {"mean": float(np.mean(values)), "half_width_95": None if half is None else float(half)}

@@ -31,6 +31,7 @@ def tiny() -> tuple[str, ...]:
         "data.clip={num_frames: 4, frame_stride: 1, clips_per_video: 2, rates: [1, 2, 4]}",
         "augment={resize_height_px: 120, resize_width_px: 160, crop_size_px: 96}",
         "model.ifm={name: 'timm:test_efficientnet', weights: none, precision: fp32}",
+        "model.sfu={temporal_centering: true}",
         "model.tmm={num_blocks: 1, inner_dim: 16, out_dim: 32}",
         "model.head.hidden_dim=32",
         "optim.warmup_epochs=1",

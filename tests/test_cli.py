@@ -248,7 +248,7 @@ def test_what_config_show_prints_is_a_recipe(workplace):
     (workplace / "shown.yaml").write_text(result.stdout)
     shown = load(workplace / "shown.yaml")
     assert (shown.optim.lr, shown.data.clip.rates, shown.model.ifm.weights) == (0.001, (1, 3), "none")
-    assert shown.train.epochs == 20  # of the recipe
+    assert shown.train.epochs == 30  # of the recipe
     assert run("config", "show", "--config", "shown.yaml").stdout == result.stdout
 
 
