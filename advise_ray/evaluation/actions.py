@@ -50,9 +50,9 @@ def multiview(
     """Probabilities averaged over clips × crops of each test video: what the paper calls Acc_ft."""
     encoded = _encode(encoder, splits, "logits", settings, settings.num_crops or 3, on_progress, tests_only=True)
     for split in splits:
-        seen = [row for row in split.test if encoded[row].values is not None]
-        scores = [_softmax(encoded[row].values).mean((0, 1)) for row in seen]
-        yield _classified(encoder, split, encoded, np.asarray(seen), np.asarray(scores))
+        seen = _seen(split.test, encoded)
+        scores = measure.softmax(_clips(encoded, seen)).mean(axis=1)
+        yield _classified(encoder, split, encoded, seen, scores)
 
 
 def linear(
@@ -194,12 +194,6 @@ def _clips(encoded: dict[int, Encoded], rows: NDArray[np.int64]) -> NDArray[np.f
 def _video_embeddings(encoded: dict[int, Encoded], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """float32[n, E]: the mean over a video's clips."""
     return _clips(encoded, rows).mean(axis=1)
-
-
-def _softmax(logits: NDArray[np.float32] | None) -> NDArray[np.float64]:
-    assert logits is not None
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _classified(

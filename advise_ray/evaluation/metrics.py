@@ -15,6 +15,13 @@ QUERIES_AT_ONCE = 1024
 """Rows of a similarity matrix that are held at a time."""
 
 
+def softmax(logits: Floats) -> NDArray[np.float64]:
+    """float[…, C] → probabilities of the same shape."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
 def top_k(scores: Floats, targets: Ints, k: int) -> float:
     """Share of rows of float[n, C] whose target is among the k highest scores."""
     return float((best_k(scores, k) == targets[:, None]).any(axis=1).mean())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from advise_ray.config import ClipConfig
 from advise_ray.evaluation.encode import Encoder
-from advise_ray.evaluation.metrics import confusion_matrix
+from advise_ray.evaluation.metrics import confusion_matrix, softmax
 from advise_ray.evaluation.outcome import Outcome
 from advise_ray.training.plan import rate_names
 from advise_ray.video.manifest import Video
@@ -64,13 +64,15 @@ def pretext(
     predictions: list[dict[str, Any]] = []
     for row, every in played.items():
         values, video = encoded[row].values, encoder.videos[row]
+        shares = None if values is None else softmax(values[:, 0])
         for index, each in enumerate(every):
             predictions.append(
                 {
                     "video_id": video.video_id,
                     "clips": each.name,
                     "label": each.clip.rate_index,
-                    "prediction": None if values is None else int(values[index, 0].argmax()),
+                    "prediction": None if shares is None else int(shares[index].argmax()),
+                    "score": None if shares is None else float(shares[index].max()),
                     "frame_indices": each.clip.frame_indices.tolist(),
                     "wraps": each.wraps,
                     "repeats": each.repeats,
