@@ -12,12 +12,6 @@ from ray.data import DataContext
 
 from advise_ray.errors import RayError
 
-SPIN_COUNT = "3000"
-"""How long a thread spins at OpenMP's barriers. With GNU's default, threads stall each other as soon as other threads
-want the cores: on 2 cores, beside another torch process, steps of a real run took up to 103 s for 1 s. Two processes
-stepping beside each other, with this: 1.5 s a step; one alone about 0.7 s, as without it; one that never spins 0.9 s to
-1 s (single timings on a noisy machine)."""
-
 
 def connect() -> None:
     """Join the cluster that `RAY_ADDRESS` names, or start one in this process with its dashboard on 127.0.0.1 only.

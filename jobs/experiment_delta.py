@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch is imported, see advise_ray.runtime.SPIN_COUNT
+from advise_ray import threads  # before torch is imported
+
+os.environ.update(threads.ENVIRONMENT | os.environ)
 
 import click
 import numpy as np

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from typing import Any, NoReturn
 
 import click
 
-from advise_ray import __version__
+from advise_ray import __version__, threads
 from advise_ray.errors import AdviseRayError, InterruptedRunError
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -34,8 +33,11 @@ class _Main(click.Group):
             click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
             sys.exit(AdviseRayError.exit_code)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            sys.exit(InterruptedRunError.exit_code)
+            _end_interrupted()
+        except Exception as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # it hit Ray with a lock in its hands
+                _end_interrupted()
+            raise
 
 
 @click.group(cls=_Main, context_settings=SETTINGS)
@@ -47,7 +49,12 @@ def main(verbose: bool) -> None:
     if verbose:
         logging.getLogger("advise_ray").setLevel(logging.DEBUG)
     signal.signal(signal.SIGTERM, _terminated)
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch is imported; see runtime.SPIN_COUNT
+    threads.prepare()
+
+
+def _end_interrupted() -> NoReturn:
+    click.echo("interrupted", err=True)
+    sys.exit(InterruptedRunError.exit_code)
 
 
 def _terminated(*_: Any) -> NoReturn:

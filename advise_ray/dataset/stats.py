@@ -172,10 +172,7 @@ def _sheet(video: Video, config: Config, decoder: DecodeProcess) -> str:
                 planned.frame_indices + video.frames.start,
                 height_px=size.resize_height_px,
                 width_px=size.resize_width_px,
-                decoder=video.decoder,
-                stream_index=video.stream_index,
-                rotation_deg=video.rotation_deg,
-                name=video.video_id,
+                **video.decoding,
             )
             top, left, height, width = centre_crop(size)[:4].astype(int)
             cropped = frames[:, top : top + height, left : left + width]

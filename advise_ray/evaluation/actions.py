@@ -209,11 +209,10 @@ def _classified(
     decoded_fraction = len(seen) / len(split.test)
     confusion = measure.confusion_matrix(targets, scores.argmax(axis=1), num_classes)
     of_class = np.bincount(split.labels[split.test], minlength=num_classes)
-    recognised = confusion.diagonal()[of_class > 0] / of_class[of_class > 0]
     metrics = {"top1": measure.top_k(scores, targets, 1) * decoded_fraction}
     if num_classes > 5:
         metrics["top5"] = measure.top_k(scores, targets, 5) * decoded_fraction
-    metrics["mean_class_accuracy"] = float(recognised.mean())
+    metrics["mean_class_accuracy"] = measure.mean_class_accuracy(confusion, of_class)
     best = dict(zip(seen.tolist(), measure.best_k(scores, 5), strict=True))
     places = {row: index for index, row in enumerate(seen.tolist())}
     predictions = []

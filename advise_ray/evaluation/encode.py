@@ -6,7 +6,6 @@ nothing is drawn by lot: so a frame goes through the image model once, whatever 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from ray.data import DataContext
 
-from advise_ray import runtime
+from advise_ray import runtime, threads
 from advise_ray.config import Config
 from advise_ray.errors import EvaluationError
 from advise_ray.evaluation.frames import DecodeFrames
@@ -129,7 +128,7 @@ class Encoder:
             compute=ray.data.ActorPoolStrategy(size=shares.num_workers),
             num_cpus=shares.cpus_per_worker,
             num_gpus=1 if shares.use_gpu else 0,
-            runtime_env={"env_vars": {"GOMP_SPINCOUNT": runtime.SPIN_COUNT}},
+            runtime_env={"env_vars": threads.ENVIRONMENT},
         )
         return _read(encoded)
 
@@ -188,8 +187,8 @@ class _EncodeActor(_Encode):
         self, config: Config, num_classes: int, weights: list[ray.ObjectRef], output: Output, num_crops: int
     ) -> None:
         use_gpu = bool(ray.get_gpu_ids())
-        if not use_gpu:  # Ray gives a process with a share of a CPU one thread
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.train.num_workers))
+        if not use_gpu:
+            threads.use_cores(config.train.num_workers)
         model = empty_advise(config, num_classes)
         model.load_state_dict(ray.get(weights[0]))
         super().__init__(config, model, output, num_crops, torch.device("cuda" if use_gpu else "cpu"))

@@ -94,10 +94,7 @@ def _strip(mistake: Mistake, config: Config, decoder: DecodeProcess) -> NDArray[
         mistake.frame_indices,
         height_px=size.resize_height_px,
         width_px=size.resize_width_px,
-        decoder=video.decoder,
-        stream_index=video.stream_index,
-        rotation_deg=video.rotation_deg,
-        name=video.video_id,
+        **video.decoding,
     )
     ((top, left),) = view_crops(size, 1)
     return np.concatenate(list(frames[:, top : top + size.crop_size_px, left : left + size.crop_size_px]), axis=1)

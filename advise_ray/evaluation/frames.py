@@ -28,18 +28,13 @@ class DecodeFrames:
         wanted, places = np.unique(clips, return_inverse=True)
         failure = ""
         try:
-            if video.width * video.height > self.config.data.max_pixels:
-                too_large = f"{video.width}×{video.height} is more than data.max_pixels allows"
-                raise VideoDecodeError(video.video_id, too_large)
+            video.refuse_above(self.config.data.max_pixels)
             frames = self.decoder.decode(
                 video.path,
                 wanted,
                 height_px=size.resize_height_px,
                 width_px=size.resize_width_px,
-                decoder=video.decoder,
-                stream_index=video.stream_index,
-                rotation_deg=video.rotation_deg,
-                name=video.video_id,
+                **video.decoding,
             )
         except VideoDecodeError as error:
             failure, frames = error.reason, np.zeros((1, 1, 1, 3), dtype=np.uint8)

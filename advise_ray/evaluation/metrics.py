@@ -39,16 +39,20 @@ def confusion_matrix(targets: Ints, predictions: Ints, num_classes: int) -> Ints
     return confusion
 
 
-def class_accuracies(confusion: Ints) -> Floats:
-    """float64[C]: the share of each class that was recognised, nan where there is nothing of it."""
-    totals = confusion.sum(axis=1)
+def class_accuracies(confusion: Ints, totals: Ints | None = None) -> Floats:
+    """float64[C]: the share of each class that was recognised, nan where there is nothing of it.
+
+    Args:
+        totals: int64[C], where there is more of the classes than the matrix knows: videos that could not be decoded.
+    """
+    totals = confusion.sum(axis=1) if totals is None else totals
     with np.errstate(invalid="ignore"):
         return np.where(totals > 0, confusion.diagonal() / totals, np.nan)
 
 
-def mean_class_accuracy(confusion: Ints) -> float:
+def mean_class_accuracy(confusion: Ints, totals: Ints | None = None) -> float:
     """Every class counts the same, however many videos it has; classes without a video do not count."""
-    return float(np.nanmean(class_accuracies(confusion)))
+    return float(np.nanmean(class_accuracies(confusion, totals)))
 
 
 def knn_scores(

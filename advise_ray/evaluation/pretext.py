@@ -15,7 +15,7 @@ from advise_ray.evaluation.metrics import confusion_matrix, softmax
 from advise_ray.evaluation.outcome import Outcome
 from advise_ray.training.plan import rate_names
 from advise_ray.video.manifest import Video
-from advise_ray.video.sampling import Clip, fits_every_rate, keyed_rng, plan_policy_clips, plan_val_clips
+from advise_ray.video.sampling import Clip, fits_every_rate, keyed_rng, plan_val_clips
 
 POLICIES = ("fit", "wrap", "hold")
 GONE_WITHIN, OPEN_ABOVE = 0.05, 0.10
@@ -135,7 +135,7 @@ def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Ite
     for policy in POLICIES:
         rng = keyed_rng(seed, policy, video.video_id)
         under = clip.model_copy(update={"short_video": policy})
-        for planned in plan_policy_clips(num_frames, under, clips_per_rate, rng, video.fps):
+        for planned in plan_val_clips(num_frames, under, clips_per_rate, rng, video.fps):
             yield _Played(policy, placed(planned))
 
 

@@ -55,14 +55,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         elif isinstance(error, KeyError) or told.isdecimal():  # of pickle, which has met no pickle
             told = "neither torch nor safetensors wrote it"
         raise ConfigError([f"model.ifm.weights: {path} is not a checkpoint of tensors: {told}"]) from None
-    tree = tree if not isinstance(tree, dict) else {str(key): value for key, value in tree.items()}
     for key in ("state_dict", "model"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
     if not isinstance(tree, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tree.values()):
         raise ConfigError([f"model.ifm.weights: {path} is not a state dict: names and tensors, or these under `model`"])
-    wrapped = tree and all(name.startswith("module.") for name in tree)  # as DDP names them
-    return {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in tree.items()}
+    tensors = {str(name): tensor for name, tensor in tree.items()}
+    prefix = "module." if all(name.startswith("module.") for name in tensors) else ""  # as DDP names them
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def packaged_weights(weights: str, backbone: nn.Module) -> dict[str, torch.Tensor]:

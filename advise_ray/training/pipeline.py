@@ -213,15 +213,11 @@ class DecodeClips:
     def _decode(
         self, video: Video, frame_indices: NDArray[np.int64], frames: NDArray[np.uint8], places: NDArray[np.int64]
     ) -> None:
-        if video.width * video.height > self.config.data.max_pixels:
-            raise VideoDecodeError(video.video_id, f"{video.width}×{video.height} is more than data.max_pixels allows")
+        video.refuse_above(self.config.data.max_pixels)
         self.decoder.decode_into(
             frames,
             places,
             video.path,
             frame_indices,
-            decoder=video.decoder,
-            stream_index=video.stream_index,
-            rotation_deg=video.rotation_deg,
-            name=video.video_id,
+            **video.decoding,
         )

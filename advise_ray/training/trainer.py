@@ -17,7 +17,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from advise_ray import runtime
+from advise_ray import runtime, threads
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.tracking import RunTracker, ui_command
@@ -196,7 +196,7 @@ class _Run:
             run_config=ray.train.RunConfig(
                 name=".ray",
                 storage_path=str(run_dir),
-                worker_runtime_env={"env_vars": {"GOMP_SPINCOUNT": runtime.SPIN_COUNT}},
+                worker_runtime_env={"env_vars": threads.ENVIRONMENT},
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
             datasets={"clips": stream},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from advise_ray import threads
 from advise_ray.config import Config
 from advise_ray.errors import AdviseRayError, TrainingError
 from advise_ray.model.advise import empty_advise
@@ -197,8 +197,7 @@ def _open_stream() -> Iterator[Block]:
 def _set_up_torch(config: Config, device: torch.device, workers_on_node: int) -> None:
     torch.manual_seed(config.seed)  # the same first weights on all workers
     if device.type == "cpu":
-        # Ray gives a process with a share of a CPU one thread; the image model wants all cores of the node.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers_on_node))
+        threads.use_cores(workers_on_node)
     if config.data.deterministic:
         with contextlib.suppress(RuntimeError):
             torch.use_deterministic_algorithms(True, warn_only=True)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from advise_ray.config import DataConfig
-from advise_ray.errors import UsageError
+from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.video.storage import is_url
 
 SCHEMA = pa.schema(
@@ -79,6 +80,17 @@ class Video:
     rotation_deg: int
     start_frame: int | None = None
     end_frame: int | None = None
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What `DecodeProcess` wants to know of it, beside its path, the frames and their size."""
+        how = {name: getattr(self, name) for name in ("decoder", "stream_index", "rotation_deg")}
+        return {**how, "name": self.video_id}
+
+    def refuse_above(self, max_pixels: int) -> None:
+        """Raise VideoDecodeError where its pictures are larger than `data.max_pixels`."""
+        if self.width * self.height > max_pixels:
+            raise VideoDecodeError(self.video_id, f"{self.width}×{self.height} is more than data.max_pixels allows")
 
     @property
     def frames(self) -> range:

@@ -86,27 +86,16 @@ def plan_val_clips(
     rng: np.random.Generator,
     fps: float = DEFAULT_FPS,
 ) -> list[Clip]:
-    """Draw `clips_per_rate` clips at every rate, slowest first, from a video that `fits_every_rate`."""
-    return [
-        _place(num_source_frames, clip, rate_index, _strides(clip, rng, fps)[rate_index], rng)
-        for rate_index in range(len(clip.rates))
-        for _ in range(clips_per_rate)
-    ]
+    """Draw `clips_per_rate` clips at every rate that the policy plays a video at, slowest first.
 
-
-def plan_policy_clips(
-    num_source_frames: int,
-    clip: ClipConfig,
-    clips_per_rate: int,
-    rng: np.random.Generator,
-    fps: float = DEFAULT_FPS,
-) -> list[Clip]:
-    """Draw `clips_per_rate` clips at every rate that the `short_video` policy plays a video at, slowest first."""
-    clips: list[Clip] = []
-    for _ in range(clips_per_rate):
-        strides = _strides(clip, rng, fps)
-        rate_indices = _playable(num_source_frames, clip, strides, fps)
-        clips += [_place(num_source_frames, clip, index, strides[index], rng) for index in rate_indices]
+    Where a video `fits_every_rate`, as those of validation do, that is every rate under any policy.
+    """
+    clips = []
+    for rate_index in range(len(clip.rates)):
+        for _ in range(clips_per_rate):
+            strides = _strides(clip, rng, fps)
+            if rate_index in _playable(num_source_frames, clip, strides, fps):
+                clips.append(_place(num_source_frames, clip, rate_index, strides[rate_index], rng))
     return clips
 
 
