@@ -53,6 +53,10 @@ class EvaluationError(AdviseRayError):
     """A protocol that could not be carried out: too many videos that cannot be decoded."""
 
 
+class CacheError(AdviseRayError):
+    """A feature cache that was not finished: no room, or too many videos that cannot be decoded."""
+
+
 class RayError(AdviseRayError):
     """Ray cannot be started or joined."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from advise_ray.config.section import Cpus, Fraction, LocalPath, Positive, Section
+from advise_ray.config.section import Cpus, Fraction, LocalPath, Location, Positive, Section
 
 
 class ClipConfig(Section):
@@ -79,6 +79,9 @@ class DataConfig(Section):
     """CPUs that a decoding process reserves."""
     max_clips_in_flight: Positive = 512
     """Decoded clips that may wait for the workers: bounds the object store that a run uses."""
+    features: Location | None = None
+    """A feature cache, made by `advise-ray cache`: a folder, or the URL of one. Clips are then taken from it, and the
+    image model does not run."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds that the clips of one video may take to decode; then the video counts as failed."""
     max_pixels: Positive = 8192 * 4320
@@ -139,3 +142,13 @@ class AugmentConfig(Section):
         if self.crop_scale is not None and not self.random_crop:
             raise ValueError("crop_scale is for random crops; unset it, or set random_crop to true")
         return self
+
+
+class CacheConfig(Section):
+    """What `advise-ray cache` keeps of a video. A training run takes a cache as it is."""
+
+    frame_step: Positive = 1
+    """Every so many frames are kept; clips are drawn on this grid."""
+    views: Positive = 1
+    """Views of each video: the centre crop, as validation sees it, and others under one draw of `augment` each. A
+    training clip shows one of them, by lot."""

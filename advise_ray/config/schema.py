@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from advise_ray.config.data import AugmentConfig, ClipConfig, DataConfig
+from advise_ray.config.data import AugmentConfig, CacheConfig, ClipConfig, DataConfig
 from advise_ray.config.model import ModelConfig
 from advise_ray.config.section import Cpus, LocalPath, Positive, Section
 
@@ -96,6 +96,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    cache: CacheConfig = CacheConfig()
     tracking: TrackingConfig = TrackingConfig()
     storage: StorageConfig = Field(default_factory=StorageConfig)  # its default depends on the working directory
 
@@ -108,6 +109,12 @@ class Config(Section):
                 f"{self.train.num_workers} worker(s) in whole videos of {self.data.clip.clips_per_video} clips; "
                 f"use a multiple of {unit}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_an_image_models(self) -> Config:
+        if self.data.features is not None and self.model.kind == "r3d50":
+            raise ValueError("data.features: model.kind=r3d50 learns from pixels; unset it")
         return self
 
 

@@ -20,7 +20,13 @@ def absolute(path: str) -> str:
     return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 (Path's own raises for an unknown user)
 
 
+def absolute_or_url(location: str) -> str:
+    """A URL as it is, a path as `absolute` makes it."""
+    return location if "://" in location else absolute(location)
+
+
 LocalPath = Annotated[str, AfterValidator(absolute)]
+Location = Annotated[str, AfterValidator(absolute_or_url)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Cpus = Annotated[float, Field(ge=0.25)]

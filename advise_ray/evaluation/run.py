@@ -21,7 +21,7 @@ from advise_ray.evaluation.labels import LabelledSplit, labelled_split, num_offi
 from advise_ray.evaluation.pretext import pretext
 from advise_ray.evaluation.report import leave
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
-from advise_ray.training.plan import share_cpus
+from advise_ray.shares import share_cpus
 from advise_ray.video.manifest import read_manifest, split_videos, videos
 
 Protocol = Literal["pretext", "multiview", "linear", "knn", "retrieval"]

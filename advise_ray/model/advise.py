@@ -51,10 +51,28 @@ class TemporalModel(nn.Module):
         return logits
 
 
+class Absent(nn.Module):
+    """What stands in the image model's place where its features come from a cache, SFU's fixed part and all."""
+
+    interpolation = "bilinear"
+
+    def __init__(self, channels: int, grid_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.feature_dim, self.grid_size = channels, grid_size
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Not to be called."""
+        raise RuntimeError("the image model is not here: its features come from a cache")
+
+    def hash_weights(self) -> str:
+        """Of no weights."""
+        return ""
+
+
 class AdViSe(nn.Module):
     """The whole model, from pixels to logits."""
 
-    def __init__(self, ifm: IFM | Pixels, sfu: SFU, temporal: TemporalModel) -> None:
+    def __init__(self, ifm: IFM | Pixels | Absent, sfu: SFU, temporal: TemporalModel) -> None:
         super().__init__()
         self.ifm = ifm
         self.sfu = sfu
@@ -69,6 +87,10 @@ class AdViSe(nn.Module):
     def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
         """What of it depends on a frame alone, whatever clip it is in: uint8[N, H, W, 3] → [N, C, s, s]."""
         return self.sfu.compress(self.ifm(frames))
+
+    def cached_features(self, clips: torch.Tensor) -> torch.Tensor:
+        """The same from a cache: float16[B, T, s, s, C] → float32[B, C, T, s, s], channels last in memory."""
+        return self.sfu.arrange(clips.permute(0, 1, 4, 2, 3))
 
     def encode(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8[B, T, H, W, 3] → embedding float[B, E]."""
@@ -94,7 +116,12 @@ def empty_advise(config: Config, num_classes: int) -> AdViSe:
     return _assemble(config, num_classes, empty_ifm)
 
 
-def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, int], IFM]) -> AdViSe:
+def cached_advise(config: Config, num_classes: int, channels: int, grid_size: tuple[int, int]) -> AdViSe:
+    """The same without an image model, for features of a cache, which have so many channels and cells."""
+    return _assemble(config, num_classes, lambda _config, _size_px: Absent(channels, grid_size))
+
+
+def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, int], IFM | Absent]) -> AdViSe:
     model, size_px = config.model, config.augment.crop_size_px
     is_rival = model.kind == "r3d50"  # it sees its pixels as they are
     ifm = Pixels(size_px) if is_rival else make_ifm(model.ifm, size_px)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advise_ray.config import Config
 from advise_ray.training.schedule import Schedule
+from advise_ray.video.storage import is_url
+
+if TYPE_CHECKING:
+    from advise_ray.cache.identity import Identity
+    from advise_ray.model.advise import AdViSe
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,22 @@ class Job:
     ifm_sha256: str
     manifest_sha256: str
     use_gpu: bool
+    cached: Identity | None
+    """Of the feature cache that takes the image model's place."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether clips come by Ray Data; a local feature cache is mapped by the workers themselves."""
+        location = self.config.data.features
+        return location is None or is_url(location)
+
+    def empty_model(self) -> AdViSe:
+        """The model, to be filled with `weights`."""
+        from advise_ray.model.advise import cached_advise, empty_advise
+
+        if self.cached is None:
+            return empty_advise(self.config, len(self.classes))
+        return cached_advise(self.config, len(self.classes), self.cached.channels, self.cached.grid)
 
 
 def run(settings: dict[str, Job]) -> dict[str, Any]:

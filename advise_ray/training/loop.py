@@ -38,7 +38,7 @@ class Learner:
         """One optimizer step on this worker's share of a batch.
 
         Args:
-            block: see `pipeline.DecodeClips`.
+            block: see `clips.ClipReader`.
             step: optimizer steps done before.
 
         Returns:
@@ -92,7 +92,10 @@ class Learner:
         return targets, torch.tensor(block["weights"][0], device=self.device)
 
     def _features(self, block: dict[str, NDArray[Any]]) -> torch.Tensor:
-        """Augment on the device, then the frozen half: uint8[1, B, T, H, W, 3] → float32[B, C, T, s, s]."""
+        """What the frozen half makes of the clips, float32[B, C, T, s, s]: augmented and encoded here, or cached."""
+        if "features" in block:
+            cached = torch.as_tensor(block["features"][0]).to(self.device, non_blocking=True)
+            return self.model.cached_features(cached)
         frames = torch.as_tensor(block["frames"][0]).to(self.device, non_blocking=True)
         size_px, interpolation = self.config.augment.crop_size_px, self.model.ifm.interpolation
         return self.model.features(augment.apply(frames, block["draws"][0], size_px, interpolation))

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +24,12 @@ from ray.data import DataContext, ExecutionOptions
 from ray.data.block import BlockMetadata
 from ray.train import DataConfig
 
-from advise_ray.config import Config, played_clip
-from advise_ray.errors import VideoDecodeError
-from advise_ray.training.schedule import Schedule
-from advise_ray.video import augment
-from advise_ray.video.child import DecodeProcess
+from advise_ray.config import Config
+from advise_ray.training.clips import ClipReader
+from advise_ray.training.schedule import Batch, Schedule
 from advise_ray.video.manifest import Video
-from advise_ray.video.sampling import Clip, keyed_rng, plan_clips, plan_val_clips
 
-GREY = 128
-"""What a masked clip shows where its whole share of the batch failed."""
+MAPPED_BLOCKS_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class ClipStream:
                 override_num_blocks=1,
             )
             decoded = rows.map_batches(
-                DecodeClips,
+                ReadClips,
                 fn_constructor_args=(self.config, self.videos),
                 batch_size=None,
                 zero_copy_batch=True,
@@ -129,10 +127,18 @@ def _plan_rows(
     for count, batch in enumerate(schedule.batches(start_step)):
         if count - taken >= ahead:
             taken = ray.get(pace.wait_for.remote(count - ahead + 1))
-        shares = [np.split(column, num_workers) for column in (batch.videos, batch.clips, batch.weights)]
-        for videos, clips, weights in zip(*shares, strict=True):
-            row = {"train": batch.train, "epoch": batch.epoch, "step": batch.step, "pace": pace_name}
-            yield pa.Table.from_pylist([{**row, "videos": videos, "clips": clips, "weights": weights}])
+        for row in plan_rows(batch, num_workers):
+            yield pa.Table.from_pylist([{**row, "pace": pace_name}])
+
+
+def plan_rows(batch: Batch, num_workers: int) -> list[dict[str, Any]]:
+    """Each worker's share of a batch."""
+    shares = [np.split(column, num_workers) for column in (batch.videos, batch.clips, batch.weights)]
+    return [
+        {"train": batch.train, "epoch": batch.epoch, "step": batch.step, "videos": videos, "clips": clips}
+        | {"weights": weights}
+        for videos, clips, weights in zip(*shares, strict=True)
+    ]
 
 
 def clip_bytes(config: Config) -> int:
@@ -140,84 +146,31 @@ def clip_bytes(config: Config) -> int:
     return config.data.clip.num_frames * config.augment.resize_height_px * config.augment.resize_width_px * 3
 
 
-class DecodeClips:
-    """What a decode actor does: turn a plan row into pixels.
-
-    Out of a row come, with a leading axis of 1 and B clips: `frames` uint8[1, B, T, H, W, 3], `draws` float32[1, B, D]
-    (augmentation), `targets` int64[1, B], `weights` float32[1, B], `frame_indices` int64[1, B, T], `rate_indices`
-    int64[1, B], the row's own `videos` and `clips`, and `failures`, one "video_id<tab>reason" a line.
-
-    A video that cannot be decoded becomes clips of weight 0 that show a valid clip of the same row, so that batch
-    norm sees only real clips.
-    """
+class ReadClips:
+    """What a decode actor does; with a remote feature cache, it reads that instead."""
 
     def __init__(self, config: Config, videos: Any) -> None:
-        self.config = config
-        self.videos: list[Video] = ray.get(videos)
-        self.decoder = DecodeProcess(config.data.decode_timeout_s)
+        self.reader = ClipReader(config, ray.get(videos))
 
     def __call__(self, row: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        train, epoch = bool(row["train"][0]), int(row["epoch"][0])
-        videos, clips = np.asarray(row["videos"][0]), np.asarray(row["clips"][0])
-        weights = np.array(row["weights"][0], dtype=np.float32)
-        size = self.config.augment
-        shape = (len(videos), self.config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
-        frames = self.decoder.frames(shape)
-        plans: list[Clip] = [Clip(np.empty(0, dtype=np.int64), 0)] * len(videos)
-        draws = np.tile(augment.centre_crop(size), (len(videos), 1))
-        failed = np.zeros(len(videos), dtype=bool)
-        failures = []
-        for index in dict.fromkeys(videos.tolist()):
-            video, places = self.videos[index], np.flatnonzero(videos == index)
-            planned = self._plan(video, train, epoch)
-            for place in places:
-                plans[place] = planned[clips[place]]
-                if train:
-                    rng = keyed_rng(self.config.seed, "augment", epoch, video.video_id, int(clips[place]))
-                    draws[place] = augment.draw(size, rng)
-            try:
-                wanted = np.stack([plans[place].frame_indices for place in places])
-                self._decode(video, wanted, frames, places)
-            except VideoDecodeError as error:
-                failed[places] = True
-                failures.append(f"{video.video_id}\t{error.reason}")
-        if failures:
-            valid = np.flatnonzero(~failed)
-            frames[failed] = frames[valid[0]] if len(valid) else GREY
-            weights[failed] = 0
-        rate_indices = np.asarray([[plan.rate_index for plan in plans]])
-        labels = np.asarray([[self.videos[index].label for index in videos]])
-        return {
-            **{name: row[name] for name in ("train", "epoch", "step", "pace")},
-            "videos": videos[None],
-            "clips": clips[None],
-            "weights": weights[None],
-            "frames": frames[None],
-            "draws": draws[None],
-            "targets": rate_indices if self.config.task == "prp" else labels,
-            "rate_indices": rate_indices,
-            "frame_indices": np.stack([plan.frame_indices for plan in plans])[None],
-            "failures": np.asarray(["\n".join(failures)]),
-        }
+        return {**self.reader(row), "pace": row["pace"]}
 
-    def _plan(self, video: Video, train: bool, epoch: int) -> list[Clip]:
-        clip, num_frames = played_clip(self.config), len(video.frames)
-        if train:
-            rng = keyed_rng(self.config.seed, "clip", epoch, video.video_id)
-            clips = plan_clips(num_frames, clip, rng, video.fps)
-        else:
-            rng = keyed_rng(self.config.seed, "val", video.video_id)  # the same clips after every epoch
-            clips = plan_val_clips(num_frames, clip, self.config.data.val_clips_per_rate, rng, video.fps)
-        return [Clip(planned.frame_indices + video.frames.start, planned.rate_index) for planned in clips]
 
-    def _decode(
-        self, video: Video, frame_indices: NDArray[np.int64], frames: NDArray[np.uint8], places: NDArray[np.int64]
-    ) -> None:
-        video.refuse_above(self.config.data.max_pixels)
-        self.decoder.decode_into(
-            frames,
-            places,
-            video.path,
-            frame_indices,
-            **video.decoding,
-        )
+def mapped_clips(
+    config: Config, schedule: Schedule, videos: list[Video], start_step: int, rank: int, num_workers: int
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """A worker's blocks from a local feature cache, which it maps itself: no other process, and one copy.
+
+    They are read in a thread, a few ahead of the worker.
+    """
+    reader = ClipReader(config, videos)
+    rows = (plan_rows(batch, num_workers)[rank] for batch in schedule.batches(start_step))
+    blocks = ({name: [value] for name, value in row.items()} for row in rows)
+    with ThreadPoolExecutor(1, thread_name_prefix="features") as thread:
+        ahead: deque[Future[dict[str, NDArray[Any]]]] = deque()
+        for block in blocks:
+            ahead.append(thread.submit(reader, block))  # type: ignore[arg-type]
+            if len(ahead) > MAPPED_BLOCKS_AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

@@ -9,32 +9,21 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from advise_ray import runtime
+from advise_ray.cache.identity import Identity
+from advise_ray.cache.matching import match
 from advise_ray.config import ClipConfig, Config
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import AdViSe, build_advise
+from advise_ray.shares import Shares, share_cpus
 from advise_ray.training import checkpoint
 from advise_ray.training.pipeline import clip_bytes
 from advise_ray.training.schedule import Schedule, build_schedule
 from advise_ray.video.manifest import Video, check_videos_exist, named_classes, read_manifest, videos
 from advise_ray.video.sampling import longest_span_frames
-
-LEAST_CPUS = 0.25
-"""The smallest share of a CPU that a process is given."""
-ROUNDING = 1e-6
-"""CPUs; shares such as 0.1 do not add up exactly."""
-
-
-@dataclass(frozen=True)
-class Shares:
-    """The processes of a run and what each reserves."""
-
-    num_workers: int
-    cpus_per_worker: float
-    num_decode_actors: int
-    cpus_per_decode_actor: float
-    use_gpu: bool
+from advise_ray.video.storage import is_url
 
 
 @dataclass(frozen=True)
@@ -49,6 +38,13 @@ class Plan:
     model: AdViSe
     ifm_sha256: str
     manifest_sha256: str
+    cached: Identity | None = None
+    """Of the feature cache that clips are taken from."""
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What the workers need of the model's."""
+        state = self.model.state_dict()
+        return state if self.cached is None else {name: value for name, value in state.items() if name[:4] != "ifm."}
 
     def summary(self) -> dict[str, Any]:
         """What `--dry-run` prints; names carry their units."""
@@ -72,10 +68,17 @@ class Plan:
             "parameters_trained": self.parameters_trained,
             "parameters_frozen": sum(p.numel() for p in self.model.ifm.parameters()),
             "ifm_sha256": self.ifm_sha256,
-            "clip_bytes": clip_bytes(config),
-            "clips_in_flight_bytes": config.data.max_clips_in_flight * clip_bytes(config),
+            "clip_bytes": self.clip_bytes,
+            "clips_in_flight_bytes": config.data.max_clips_in_flight * self.clip_bytes,
             "notes": self.notes(),
         }
+
+    @property
+    def clip_bytes(self) -> int:
+        """Of one clip on its way to a worker, decoded or cached."""
+        if self.cached is None:
+            return clip_bytes(self.config)
+        return self.config.data.clip.num_frames * self.cached.frame_bytes
 
     @property
     def parameters_trained(self) -> int:
@@ -91,6 +94,8 @@ class Plan:
             )
         elif not schedule.val_batches:
             notes.append("there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent")
+        if self.cached is not None and self.cached.views == 1:
+            notes.append("the feature cache has one view of each video: nothing of augment is applied in training")
         if model.ifm.compile and not self.shares.use_gpu:
             notes.append("model.ifm.compile: on CPUs this makes most image models slower")
         if model.freeze_tmm and model.init_from is None and (model.kind, model.tmm.arch) != ("advise", "none"):
@@ -124,14 +129,20 @@ def make_plan(config: Config, *, begun: bool = False) -> Plan:
     manifest = read_manifest(Path(config.data.manifest))
     manifest_sha256 = hashlib.sha256(Path(config.data.manifest).read_bytes()).hexdigest()
     schedule = build_schedule(config, manifest)
-    check_videos_exist(manifest, schedule.train_videos)
-    shares = share_cpus(config, runtime.available_cpus(), runtime.available_gpus())
+    if config.data.features is None:
+        check_videos_exist(manifest, schedule.train_videos)
+    maps = config.data.features is not None and not is_url(config.data.features)
+    shares = share_cpus(config, runtime.available_cpus(), runtime.available_gpus(), decodes=not maps)
     classes = rate_names(config) if config.task == "prp" else class_names(manifest, schedule)
     model = build_advise(config, len(classes))
     ifm_sha256 = model.ifm.hash_weights()
     if config.model.init_from is not None and not begun:
         checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal.tmm, ifm_sha256)
-    return Plan(config, schedule, videos(manifest), classes, shares, model, ifm_sha256, manifest_sha256)
+    every, cached = videos(manifest), None
+    if config.data.features is not None:
+        used = [every[row] for row in (*schedule.train_videos, *schedule.val_videos)]
+        cached = match(config, model, ifm_sha256, used)
+    return Plan(config, schedule, every, classes, shares, model, ifm_sha256, manifest_sha256, cached)
 
 
 def rate_names(config: Config) -> list[str]:
@@ -159,55 +170,3 @@ def class_names(manifest: pa.Table, schedule: Schedule) -> list[str]:
             "lists"
         )
     return names
-
-
-def share_cpus(config: Config, cpus: float, gpus: float) -> Shares:
-    """Split the CPUs there are among workers and decode actors; what the configuration fixes is kept.
-
-    Left to choose, there is a decode actor for each CPU that GPU workers leave, and one for every four CPUs where the
-    workers compute on CPUs: there the image model takes nearly all the time.
-
-    Raises:
-        UsageError: there is less than 0.25 CPU for each process, or too few GPUs.
-    """
-    workers, data = config.train.num_workers, config.data
-    use_gpu = gpus >= workers if config.train.use_gpu is None else config.train.use_gpu
-    if use_gpu and gpus < workers:
-        raise UsageError(
-            f"train.num_workers: {workers} workers need as many GPUs, there are {gpus:g}; "
-            "lower it or set train.use_gpu=false"
-        )
-    least_worker, least_actor = _least_cpus(config)
-    room = int((cpus - workers * least_worker) / least_actor + ROUNDING)
-    wanted = int(cpus - workers if use_gpu else cpus / 4)
-    actors = data.num_decode_actors or max(1, min(wanted, room))
-    if actors > room:
-        least = workers * least_worker + actors * least_actor
-        raise UsageError(
-            f"train.num_workers: {workers} workers and {actors} decode actors need {least:g} CPUs, there are {cpus:g}; "
-            f"{_what_fits(config, cpus)}"
-        )
-    equal_share = cpus / (workers + actors)
-    spare = cpus - workers * (config.train.cpus_per_worker or min(equal_share, 1.0))
-    per_actor = data.cpus_per_decode_actor or _floor(min(1.0, spare / actors))
-    per_worker = config.train.cpus_per_worker or _floor((cpus - actors * per_actor) / workers)
-    return Shares(workers, per_worker, actors, per_actor, use_gpu)
-
-
-def _least_cpus(config: Config) -> tuple[float, float]:
-    """CPUs that a worker and a decode actor cannot do without."""
-    return config.train.cpus_per_worker or LEAST_CPUS, config.data.cpus_per_decode_actor or LEAST_CPUS
-
-
-def _what_fits(config: Config, cpus: float) -> str:
-    least_worker, least_actor = _least_cpus(config)
-    workers = int((cpus - least_actor) / least_worker + ROUNDING)
-    if workers < 1:
-        return "not even one worker fits beside a decode actor"
-    actors = int((cpus - least_worker) / least_actor + ROUNDING)
-    return f"at most {workers} worker(s) beside one decode actor, or {actors} decode actor(s) beside one worker"
-
-
-def _floor(cpus: float) -> float:
-    """Down to hundredths, so that the sum of the shares never exceeds the whole."""
-    return int(cpus * 100 + ROUNDING) / 100

@@ -169,10 +169,11 @@ class _Run:
             classes=self.plan.classes,
             run_dir=self.run_dir,
             videos=videos,
-            weights=ray.put(self.plan.model.state_dict()),
+            weights=ray.put(self.plan.weights()),
             ifm_sha256=self.plan.ifm_sha256,
             manifest_sha256=self.plan.manifest_sha256,
             use_gpu=shares.use_gpu,
+            cached=self.plan.cached,
         )
         run_dir, schedule = self.run_dir, self.plan.schedule
 
@@ -199,7 +200,7 @@ class _Run:
                 worker_runtime_env={"env_vars": threads.ENVIRONMENT},
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
-            datasets={"clips": stream},
+            datasets={"clips": stream} if job.streams else {},
             dataset_config=StreamConfig(),
         )
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from advise_ray import threads
 from advise_ray.config import Config
 from advise_ray.errors import AdviseRayError, TrainingError
-from advise_ray.model.advise import empty_advise
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
 from advise_ray.training.job import Job
 from advise_ray.training.loop import Learner
+from advise_ray.training.pipeline import mapped_clips
 from advise_ray.training.record import FLUSH_EVERY_STEPS, Recorder
 from advise_ray.training.schedule import due
 from advise_ray.video.manifest import Video
@@ -57,9 +57,9 @@ class _Worker:
         self.job, self.config, self.schedule = job, job.config, job.schedule
         self.rank = context.get_world_rank()
         self.device = ray.train.torch.get_device() if job.use_gpu else torch.device("cpu")
-        self.blocks = _open_stream()
+        blocks = _open_stream() if job.streams else None
         _set_up_torch(self.config, self.device, context.get_local_world_size())
-        model = empty_advise(self.config, len(job.classes))
+        model = job.empty_model()
         model.load_state_dict(ray.get(job.weights))
         self.learner = Learner(self.config, self.schedule, model, self.device)
         videos: list[Video] = ray.get(job.videos)
@@ -69,11 +69,13 @@ class _Worker:
         last = checkpoint.latest(job.run_dir)
         if last is not None:
             self.state = checkpoint.load(last, model.temporal, self.learner.optimizer)
+        workers = self.learner.num_workers
+        self.blocks = blocks or mapped_clips(self.config, self.schedule, videos, self.state.step, self.rank, workers)
 
     def run(self) -> dict[str, Any]:
         for epoch in range(self.state.step // self.schedule.steps_per_epoch, self.config.train.epochs):
             self._train_epoch(epoch)
-        if self.learner.model.ifm.hash_weights() != self.job.ifm_sha256:
+        if self.config.data.features is None and self.learner.model.ifm.hash_weights() != self.job.ifm_sha256:
             raise TrainingError("the image model's weights changed during training: this is a bug, please report it")
         return {"clips_seen": self.state.clips_seen, "steps": self.state.step}
 
@@ -96,9 +98,9 @@ class _Worker:
         started_s = time.perf_counter()
         block = next(self.blocks)
         self.taken += 1
-        if self.taken == 1:
-            self.pace = ray.get_actor(str(block["pace"][0]))
-        if self.rank == 0:
+        if self.rank == 0 and self.job.streams:
+            if self.taken == 1:
+                self.pace = ray.get_actor(str(block["pace"][0]))
             self.pace.advance.remote(self.taken)
         totals.wait_s += time.perf_counter() - started_s
         totals.clips += float(block["weights"].sum())

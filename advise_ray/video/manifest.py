@@ -46,7 +46,16 @@ SCHEMA = pa.schema(
 `end_frame` belong to the label. `official_splits` has the split of each of a benchmark's official ones, the first one
 first; `split` is the one that was chosen. `modified_ns` is when the file was last written, since 1970."""
 
-MAY_BE_NULL = ("label", "class_name", "split", "official_splits", "start_frame", "end_frame", "modified_ns")
+MAY_BE_NULL = (
+    "label",
+    "class_name",
+    "split",
+    "official_splits",
+    "start_frame",
+    "end_frame",
+    "bytes",
+    "modified_ns",
+)
 """Columns that need no value; a manifest may lack them altogether."""
 
 REJECTS_SCHEMA = pa.schema(
@@ -80,6 +89,7 @@ class Video:
     rotation_deg: int
     start_frame: int | None = None
     end_frame: int | None = None
+    bytes: int | None = None
 
     @property
     def decoding(self) -> dict[str, Any]:

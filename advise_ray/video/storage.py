@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
 import re
 import time
@@ -85,6 +87,66 @@ def read(location: str) -> bytes:
     return _remote(location).read()
 
 
+def read_file(location: str) -> bytes:
+    """A file, local or behind a URL.
+
+    Raises:
+        OSError: it cannot be read; of a URL a StorageError.
+    """
+    return read(location) if is_url(location) else Path(location).read_bytes()
+
+
+def open_random(location: str) -> Any:
+    """A file to be read here and there, as pyarrow's `NativeFile`: mapped where it is local.
+
+    Raises:
+        OSError: it is not there; of a URL a StorageError.
+    """
+    if not is_url(location):
+        import pyarrow as pa
+
+        return pa.memory_map(location)
+    return _writable(location).open_random()
+
+
+@contextlib.contextmanager
+def writing(location: str) -> Iterator[Any]:
+    """A binary file to be written; where the block fails, there is none, and a file of that name stays as it was.
+
+    Raises:
+        OSError: there is no room, or no right to write; of a URL a StorageError where it cannot be reached.
+    """
+    if is_url(location):
+        content = io.BytesIO()  # pyarrow closes a stream that fails, and with that the half of it is there
+        yield content
+        _writable(location).write(content.getbuffer())
+        return
+    path = Path(location)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def delete(location: str) -> None:
+    """Remove a file, local or behind a URL; one that is not there is no error."""
+    if is_url(location):
+        _writable(location).delete()
+    else:
+        Path(location).unlink(missing_ok=True)
+
+
+def _writable(location: str) -> _Arrow:
+    remote = _remote(location)
+    if not isinstance(remote, _Arrow):
+        raise UsageError(f"{location}: a web server cannot hold a feature cache; use a folder, s3://, gs:// or hdfs://")
+    return remote
+
+
 def _list_local(root: str) -> Iterator[StoredFile]:
     if not Path(root).is_dir():
         raise UsageError(f"--videos: {root} is not a folder")
@@ -143,6 +205,22 @@ class _Arrow:
                 return content
 
         return _retrying(once)
+
+    def open_random(self) -> Any:
+        return _retrying(lambda: self.files.open_input_file(self.path))
+
+    def write(self, content: memoryview) -> None:
+        """The object appears whole: what is sent is complete before the first byte of it."""
+
+        def once() -> None:
+            with self.files.open_output_stream(self.path) as file:
+                file.write(content)
+
+        _retrying(once)
+
+    def delete(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.files.delete_file(self.path)
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from advise_ray.config import Config, load
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import build_advise
+from advise_ray.shares import Shares, share_cpus
 from advise_ray.training import checkpoint
 from advise_ray.training.optim import build_optimizer
-from advise_ray.training.plan import Plan, Shares, make_plan, share_cpus
+from advise_ray.training.plan import Plan, make_plan
 from advise_ray.video.manifest import write_manifest
 
 CPUS = st.integers(1, 3200).map(lambda hundredths: hundredths / 100)

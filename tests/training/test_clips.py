@@ -1,4 +1,4 @@
-"""What a decode actor makes of a plan row, called directly: real files, no Ray."""
+"""What a decode reader makes of a plan row, called directly: real files, no Ray."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from advise_ray.config import Config, flatten, load
-from advise_ray.training.pipeline import GREY, DecodeClips
+from advise_ray.training.clips import GREY, ClipReader
 from advise_ray.video import augment
-from advise_ray.video.child import DecodeProcess
 from advise_ray.video.manifest import Video
 
 NUM_FRAMES = 30
@@ -53,35 +52,32 @@ def config(tiny: tuple[str, ...]) -> Config:
 
 
 @pytest.fixture(scope="module")
-def actor(config: Config, tmp_path_factory: pytest.TempPathFactory) -> DecodeClips:
+def reader(config: Config, tmp_path_factory: pytest.TempPathFactory) -> ClipReader:
     """Videos 0 to 3 are whole, 4 is missing, 5 has lost its end."""
     folder = tmp_path_factory.mktemp("videos")
     paths = [write_video(folder / f"{index}.mp4", index) for index in range(4)]
     paths += [folder / "missing.mp4", folder / "cut.mp4"]
     paths[5].write_bytes(paths[0].read_bytes()[:900])
-    actor = object.__new__(DecodeClips)  # its constructor asks Ray for the videos
-    actor.config = config
-    actor.decoder = DecodeProcess(deadline_s=60)
-    actor.videos = [
+    videos = [
         Video(path.stem, str(path), 7, NUM_FRAMES, 160, 120, 30.0, "pyav" if path.stem == "3" else "decord", 0, 0)
         for path in paths
     ]
-    return actor
+    return ClipReader(config, videos)
 
 
 def row(videos: list[int], clips: list[int], *, train: bool = True, epoch: int = 0, weights=None) -> Block:
     """As the numpy batch of one row that Ray Data hands over."""
     columns = {"videos": np.array([videos]), "clips": np.array([clips])}
     weights = np.array([weights or [1.0] * len(videos)], dtype=np.float32)
-    single = {"train": np.array([train]), "epoch": np.array([epoch]), "step": np.array([7]), "pace": np.array(["p"])}
+    single = {"train": np.array([train]), "epoch": np.array([epoch]), "step": np.array([7])}
     return {**single, **columns, "weights": weights}
 
 
-def test_pixels_frames_and_targets_belong_together(actor: DecodeClips, config: Config) -> None:
+def test_pixels_frames_and_targets_belong_together(reader: ClipReader, config: Config) -> None:
     videos, clips = [2, 2, 0, 0, 3, 3, 1, 1], [0, 1] * 4
     seen = set()
     for epoch in range(4):
-        block = actor(row(videos, clips, epoch=epoch))
+        block = reader(row(videos, clips, epoch=epoch))
         assert (block["frames"].shape, block["frames"].dtype) == ((1, 8, 4, 120, 160, 3), np.uint8)
         assert (block["draws"].shape, block["draws"].dtype) == ((1, 8, 10), np.float32)
         assert levels(block["frames"][0], FRAME_STEP) == block["frame_indices"][0].tolist()
@@ -95,24 +91,24 @@ def test_pixels_frames_and_targets_belong_together(actor: DecodeClips, config: C
     assert seen == {0, 1, 2}
 
 
-def test_a_clip_does_not_depend_on_the_row_it_is_in(actor: DecodeClips) -> None:
-    together = actor(row([0, 0, 1, 1, 2, 2], [0, 1] * 3))
+def test_a_clip_does_not_depend_on_the_row_it_is_in(reader: ClipReader) -> None:
+    together = reader(row([0, 0, 1, 1, 2, 2], [0, 1] * 3))
     for videos, clips, place in [([1], [1], 0), ([1, 0, 4], [1, 0, 0], 0), ([2, 3, 1, 1], [0, 0, 0, 1], 3)]:
-        alone = actor(row(videos, clips))
+        alone = reader(row(videos, clips))
         for name in ("frames", "draws", "frame_indices", "targets"):
             np.testing.assert_array_equal(alone[name][0, place], together[name][0, 3])
 
 
-def test_every_clip_of_every_epoch_is_drawn_anew(actor: DecodeClips) -> None:
-    blocks = [actor(row([0, 0, 1, 1], [0, 1, 0, 1], epoch=epoch)) for epoch in range(3)]
+def test_every_clip_of_every_epoch_is_drawn_anew(reader: ClipReader) -> None:
+    blocks = [reader(row([0, 0, 1, 1], [0, 1, 0, 1], epoch=epoch)) for epoch in range(3)]
     draws = np.concatenate([block["draws"][0] for block in blocks])
     assert len(np.unique(draws, axis=0)) == len(draws)
     assert len({str(block["frame_indices"]) for block in blocks}) == 3
 
 
-def test_a_broken_video_shows_a_valid_one_and_counts_for_nothing(actor: DecodeClips) -> None:
-    whole = actor(row([0, 0, 2, 2], [0, 1, 0, 1]))
-    block = actor(row([4, 4, 0, 0, 5, 5, 2, 2], [0, 1] * 4))
+def test_a_broken_video_shows_a_valid_one_and_counts_for_nothing(reader: ClipReader) -> None:
+    whole = reader(row([0, 0, 2, 2], [0, 1, 0, 1]))
+    block = reader(row([4, 4, 0, 0, 5, 5, 2, 2], [0, 1] * 4))
     assert block["weights"].tolist() == [[0, 0, 1, 1, 0, 0, 1, 1]]
     np.testing.assert_array_equal(block["frames"][0, [2, 3, 6, 7]], whole["frames"][0])
     assert levels(block["frames"][0, [0, 1, 4, 5]], VIDEO_STEP) == [[0] * 4] * 4
@@ -124,21 +120,21 @@ def test_a_broken_video_shows_a_valid_one_and_counts_for_nothing(actor: DecodeCl
     assert block["videos"].tolist() == [[4, 4, 0, 0, 5, 5, 2, 2]]
 
 
-def test_a_share_without_any_whole_video_is_grey(actor: DecodeClips) -> None:
-    block = actor(row([4, 4, 5, 5], [0, 1, 0, 1]))
+def test_a_share_without_any_whole_video_is_grey(reader: ClipReader) -> None:
+    block = reader(row([4, 4, 5, 5], [0, 1, 0, 1]))
     assert (block["frames"] == GREY).all()
     assert not block["weights"].any()
     assert block["frames"].shape == (1, 4, 4, 120, 160, 3)
 
 
-def test_what_only_fills_the_batch_stays_without_weight(actor: DecodeClips) -> None:
-    block = actor(row([1, 1, 1, 1], [0, 1, 0, 1], weights=[1, 1, 0, 0]))
+def test_what_only_fills_the_batch_stays_without_weight(reader: ClipReader) -> None:
+    block = reader(row([1, 1, 1, 1], [0, 1, 0, 1], weights=[1, 1, 0, 0]))
     assert block["weights"].tolist() == [[1, 1, 0, 0]]
     np.testing.assert_array_equal(block["frames"][0, :2], block["frames"][0, 2:])
 
 
-def test_validation_is_the_same_after_every_epoch(actor: DecodeClips, config: Config) -> None:
-    first, later = (actor(row([1, 1, 1, 2], [0, 1, 2, 0], train=False, epoch=epoch)) for epoch in (0, 9))
+def test_validation_is_the_same_after_every_epoch(reader: ClipReader, config: Config) -> None:
+    first, later = (reader(row([1, 1, 1, 2], [0, 1, 2, 0], train=False, epoch=epoch)) for epoch in (0, 9))
     for name in ("frames", "draws", "frame_indices", "targets"):
         np.testing.assert_array_equal(first[name], later[name])
     np.testing.assert_array_equal(first["draws"][0], np.tile(augment.centre_crop(config.augment), (4, 1)))
@@ -147,10 +143,10 @@ def test_validation_is_the_same_after_every_epoch(actor: DecodeClips, config: Co
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_frames_that_belong_to_no_label_are_never_shown(actor: DecodeClips, train: bool) -> None:
-    actor = copy.copy(actor)
-    actor.videos = [dataclasses.replace(video, start_frame=10, end_frame=22) for video in actor.videos]
-    block = actor(row([0, 0, 1, 1], [0, 1, 0, 1], train=train))
+def test_frames_that_belong_to_no_label_are_never_shown(reader: ClipReader, train: bool) -> None:
+    reader = copy.copy(reader)
+    reader.videos = [dataclasses.replace(video, start_frame=10, end_frame=22) for video in reader.videos]
+    block = reader(row([0, 0, 1, 1], [0, 1, 0, 1], train=train))
     indices = block["frame_indices"][0]
     assert (indices.min() >= 10, indices.max() < 22) == (True, True)
     assert levels(block["frames"][0], FRAME_STEP) == indices.tolist()
@@ -158,11 +154,11 @@ def test_frames_that_belong_to_no_label_are_never_shown(actor: DecodeClips, trai
 
 @pytest.mark.parametrize("train", [True, False])
 def test_an_action_is_shown_as_it_was_filmed_and_named_by_its_label(
-    actor: DecodeClips, config: Config, train: bool
+    reader: ClipReader, config: Config, train: bool
 ) -> None:
-    actor = copy.copy(actor)
-    actor.config = load(None, [*flat(config), "task=action", "data.clip.frame_stride=2", "data.val_clips_per_rate=2"])
-    block = actor(row([0, 0, 1, 1], [0, 1, 0, 1], train=train))
+    reader = copy.copy(reader)
+    reader.config = load(None, [*flat(config), "task=action", "data.clip.frame_stride=2", "data.val_clips_per_rate=2"])
+    block = reader(row([0, 0, 1, 1], [0, 1, 0, 1], train=train))
     assert block["targets"].tolist() == [[7, 7, 7, 7]]
     assert (np.diff(block["frame_indices"][0]) == 2).all()
     assert len(np.unique(block["frame_indices"][0, :, 0])) > 1

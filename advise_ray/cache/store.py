@@ -1,0 +1,162 @@
+"""A cache as it is read: which pieces there are, and the features of a clip's frames."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from advise_ray.cache.identity import FORMAT, PIECE_FRAMES, Identity
+from advise_ray.cache.parts import DESCRIBES, SCHEMA, Features, Part
+from advise_ray.errors import UsageError, VideoDecodeError
+from advise_ray.video import storage
+from advise_ray.video.manifest import Video
+
+OPEN_PARTS = 256
+"""At most so many files are open, and mapped, at a time."""
+INDEX_SCHEMA = pa.schema(
+    [
+        ("part", pa.string()),
+        ("part_bytes", pa.int64()),
+        ("row", pa.int64()),
+        ("first_frame", pa.int64()),
+        ("frames", pa.int64()),
+        *(SCHEMA.field(name) for name in (*DESCRIBES, "crc32")),
+    ]
+)
+Row = dict[str, Any]
+
+
+def read_identity(location: str) -> Identity:
+    """What the cache was made of.
+
+    Raises:
+        UsageError: there is none, or one of another version.
+    """
+    try:
+        held = json.loads(storage.read_file(storage.join(location, "cache.json")))
+    except (OSError, ValueError):
+        raise UsageError(
+            f"data.features: {location} is not a feature cache (it has no cache.json); make one with `advise-ray cache`"
+        ) from None
+    if held.get("format") != FORMAT:
+        raise UsageError(f"data.features: {location} has format {held.get('format')}, not {FORMAT}; make it anew")
+    return Identity(**{**held, "grid": tuple(held["grid"])})
+
+
+def write_identity(location: str, identity: Identity) -> None:
+    with storage.writing(storage.join(location, "cache.json")) as file:
+        file.write(json.dumps(asdict(identity), indent=2).encode())
+
+
+def read_index(location: str) -> list[Row]:
+    """The pieces that there are.
+
+    Raises:
+        UsageError: the job that made the cache never came to its end.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_file(storage.join(location, "index.parquet"))))
+    except (OSError, pa.ArrowInvalid):
+        raise UsageError(
+            f"data.features: {location} has no index: it was not finished; run its `advise-ray cache` again"
+        ) from None
+    rows: list[Row] = table.to_pylist()
+    return rows
+
+
+def write_index(location: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    with storage.writing(storage.join(location, "index.parquet")) as file:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA), file)
+
+
+def rows_of(part: Part) -> Iterator[Row]:
+    """A part's rows of the index."""
+    for number in range(len(part)):
+        row = part.row(number)
+        frames = row.pop("frame_indices")
+        yield {**row, "part": part.name, "part_bytes": part.bytes, "row": number} | {
+            "first_frame": frames[0],
+            "frames": len(frames),
+        }
+
+
+def describes(row: Mapping[str, Any], video: Video) -> bool:
+    """Whether what was cached is the video as it is now."""
+    return all(row[name] == getattr(video, name) for name in DESCRIBES)
+
+
+class FeatureStore:
+    """Reads a cache; what it has opened stays mapped, and a process that reads the same file shares its memory."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self.identity = read_identity(location)
+        self.pieces: dict[str, list[Row]] = defaultdict(list)
+        for row in read_index(location):
+            self.pieces[row["video_id"]].append(row)
+        for rows in self.pieces.values():
+            rows.sort(key=lambda row: row["first_frame"])
+        self._parts: dict[str, Part] = {}
+        self._checked: set[tuple[str, int]] = set()
+
+    def has(self, video: Video) -> bool:
+        """Whether all kept frames of a video, as it is now, are there."""
+        rows = [row for row in self.pieces.get(video.video_id, []) if describes(row, video)]
+        return sum(row["frames"] for row in rows) == len(self.identity.frames(video))
+
+    def snap(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The frames that are shown for some: each itself, or the last kept one before it."""
+        step, start = self.identity.frame_step, video.frames.start
+        return start + (frame_indices - start) // step * step
+
+    def read_into(
+        self, out: Sequence[Features], video: Video, frame_indices: NDArray[np.int64], views: Sequence[int]
+    ) -> None:
+        """Copy the features of K clips, frames int64[K, T] of a video and their views → K of float16[T, h, w, C].
+
+        Raises:
+            VideoDecodeError: the video is not there, or its part is damaged or gone.
+        """
+        if video.video_id not in self.pieces:
+            raise VideoDecodeError(video.video_id, "not in the feature cache; run `advise-ray cache` again")
+        positions = (frame_indices - video.frames.start) // self.identity.frame_step
+        for number in np.unique(positions // PIECE_FRAMES):
+            features = self._features(video, int(number))
+            for clip, view, places in zip(out, views, positions, strict=True):
+                here = places // PIECE_FRAMES == number
+                if here.all():
+                    np.take(features[view], places % PIECE_FRAMES, axis=0, out=clip)
+                else:
+                    clip[here] = features[view][places[here] % PIECE_FRAMES]
+
+    def _features(self, video: Video, number: int) -> Features:
+        row = self.pieces[video.video_id][number]
+        key = (row["part"], row["row"])
+        try:
+            part = self._open(row)
+            crc32 = None if key in self._checked else row["crc32"]
+            features = part.features(row["row"], self.identity.views, self.identity.frame_shape, crc32=crc32)
+        except (OSError, pa.ArrowInvalid) as error:
+            reason = f"{row['part']} of the feature cache is damaged ({error}); run `advise-ray cache` again"
+            raise VideoDecodeError(video.video_id, reason, lasting=False) from None
+        self._checked.add(key)
+        return features
+
+    def _open(self, row: Row) -> Part:
+        name = row["part"]
+        if name not in self._parts:
+            if len(self._parts) >= OPEN_PARTS:
+                self._parts.pop(next(iter(self._parts))).close()
+            part = Part(self.location, name)
+            if part.bytes != row["part_bytes"]:
+                raise pa.ArrowInvalid(f"it has {part.bytes} bytes, not {row['part_bytes']}")
+            self._parts[name] = part
+        return self._parts[name]

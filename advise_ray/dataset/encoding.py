@@ -1,0 +1,83 @@
+"""Every video once through the frozen model, on Ray Data: decode actors, then the model, where there is room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from numpy.typing import NDArray
+from ray.data import DataContext
+
+from advise_ray import runtime, threads
+from advise_ray.config import Config
+from advise_ray.model.advise import AdViSe, empty_advise
+from advise_ray.shares import Shares
+from advise_ray.video.frames import DecodeFrames
+
+Block = dict[str, NDArray[Any]]
+Function = Callable[[AdViSe, torch.device, Block], Block]
+"""What is done with the decoded frames of a group of videos, see `DecodeFrames`; it is sent to other processes."""
+
+
+def encode_groups(
+    groups: list[pa.Table], function: Function, config: Config, model: AdViSe, num_classes: int, shares: Shares
+) -> Iterator[Block]:
+    """Decode groups of videos (`frames.group_of`) on actors and apply `function`; blocks come in any order.
+
+    A single model on CPUs needs no actor: this process has it, and no other one has to start.
+    """
+    runtime.connect()
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = 1  # a group is a block, and goes on as soon as it is decoded
+    context.downstream_capacity_backpressure_ratio = None
+    with DataContext.current(context):
+        decoded = ray.data.from_arrow(groups).map_batches(
+            DecodeFrames,
+            fn_constructor_args=(config,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(shares.num_decode_actors, len(groups))),
+            num_cpus=shares.cpus_per_decode_actor,
+        )
+        if shares.num_workers == 1 and not shares.use_gpu:
+            yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded))
+            return
+        encoded = decoded.map_batches(
+            _Model,
+            fn_constructor_args=(config, num_classes, [ray.put(model.state_dict())], function),
+            batch_size=None,
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(size=min(shares.num_workers, len(groups))),
+            num_cpus=shares.cpus_per_worker,
+            num_gpus=1 if shares.use_gpu else 0,
+            runtime_env={"env_vars": threads.ENVIRONMENT},
+        )
+        yield from _read(encoded)
+
+
+def _read(dataset: ray.data.Dataset) -> Iterable[Block]:
+    """One block after the other. Split in one, the work is led by an actor: led from here, Ray (2.60) would complain on
+    the terminal of every actor with arguments (issue 53727)."""
+    (stream,) = dataset.streaming_split(1)
+    return stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+
+
+class _Model:
+    """The model in a process of its own, with the weights that the driver sends."""
+
+    def __init__(self, config: Config, num_classes: int, weights: list[ray.ObjectRef], function: Function) -> None:
+        use_gpu = bool(ray.get_gpu_ids())
+        if not use_gpu:
+            threads.use_cores(config.train.num_workers)
+        model = empty_advise(config, num_classes)
+        model.load_state_dict(ray.get(weights[0]))
+        self.device = torch.device("cuda" if use_gpu else "cpu")
+        self.model, self.function = model.to(self.device).eval(), function
+
+    def __call__(self, block: Block) -> Block:
+        return self.function(self.model, self.device, block)

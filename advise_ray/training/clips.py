@@ -1,0 +1,172 @@
+"""One worker's share of one batch: from a row of the plan to what the model is shown, decoded or from a cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advise_ray.cache.parts import Features
+from advise_ray.cache.store import FeatureStore
+from advise_ray.config import Config, played_clip
+from advise_ray.errors import VideoDecodeError
+from advise_ray.video import augment
+from advise_ray.video.child import DecodeProcess
+from advise_ray.video.manifest import Video
+from advise_ray.video.sampling import Clip, keyed_rng, plan_clips, plan_val_clips
+
+GREY = 128
+"""What a masked clip shows where its whole share of the batch failed."""
+Block = dict[str, NDArray[Any]]
+
+
+class ClipReader:
+    """Turns a plan row into clips.
+
+    Out of a row come, with a leading axis of 1 and B clips: what the source reads, `targets` int64[1, B], `weights`
+    float32[1, B], `frame_indices` int64[1, B, T], `rate_indices` int64[1, B], the row's own `videos` and `clips`, and
+    `failures`, one "video_id<tab>reason" a line. A source reads
+
+    - `frames` uint8[1, B, T, H, W, 3] and `draws` float32[1, B, D], the augmentation that is due (`Pixels`), or
+    - `features` float16[1, B, T, h, w, C] (`CachedFeatures`).
+
+    A video that cannot be read becomes clips of weight 0 that show a valid clip of the same row, so that batch norm
+    sees only real clips.
+    """
+
+    def __init__(self, config: Config, videos: list[Video], source: Pixels | CachedFeatures | None = None) -> None:
+        self.config = config
+        self.videos = videos
+        self.source = source or open_source(config)
+
+    def __call__(self, row: Block) -> Block:
+        train, epoch = bool(row["train"][0]), int(row["epoch"][0])
+        videos, clips = np.asarray(row["videos"][0]), np.asarray(row["clips"][0])
+        weights = np.array(row["weights"][0], dtype=np.float32)
+        read = self.source.start(len(videos))
+        plans: list[Clip] = [Clip(np.empty(0, dtype=np.int64), 0)] * len(videos)
+        failed = np.zeros(len(videos), dtype=bool)
+        failures = []
+        for index in dict.fromkeys(videos.tolist()):
+            video, places = self.videos[index], np.flatnonzero(videos == index)
+            planned = self._plan(video, train, epoch)
+            for place in places:
+                plans[place] = planned[clips[place]]
+            drawn = [
+                keyed_rng(self.config.seed, "augment", epoch, video.video_id, int(clips[place])) if train else None
+                for place in places
+            ]
+            try:
+                self.source.read(read, video, places, np.stack([plans[place].frame_indices for place in places]), drawn)
+            except VideoDecodeError as error:
+                failed[places] = True
+                failures.append(f"{video.video_id}\t{error.reason}")
+        if failures:
+            valid = np.flatnonzero(~failed)
+            pictures = read[self.source.name]
+            pictures[failed] = pictures[valid[0]] if len(valid) else self.source.blank
+            weights[failed] = 0
+        rate_indices = np.asarray([[plan.rate_index for plan in plans]])
+        labels = np.asarray([[self.videos[index].label for index in videos]])
+        return {
+            **{name: row[name] for name in ("train", "epoch", "step")},
+            "videos": videos[None],
+            "clips": clips[None],
+            "weights": weights[None],
+            **{name: values[None] for name, values in read.items()},
+            "targets": rate_indices if self.config.task == "prp" else labels,
+            "rate_indices": rate_indices,
+            "frame_indices": np.stack([plan.frame_indices for plan in plans])[None],
+            "failures": np.asarray(["\n".join(failures)]),
+        }
+
+    def _plan(self, video: Video, train: bool, epoch: int) -> list[Clip]:
+        clip, num_frames = played_clip(self.config), len(video.frames)
+        if train:
+            rng = keyed_rng(self.config.seed, "clip", epoch, video.video_id)
+            clips = plan_clips(num_frames, clip, rng, video.fps)
+        else:
+            rng = keyed_rng(self.config.seed, "val", video.video_id)  # the same clips after every epoch
+            clips = plan_val_clips(num_frames, clip, self.config.data.val_clips_per_rate, rng, video.fps)
+        return [
+            Clip(self.source.snap(video, planned.frame_indices + video.frames.start), planned.rate_index)
+            for planned in clips
+        ]
+
+
+class Pixels:
+    """Clips as they are decoded, and the augmentation that is due."""
+
+    name, blank = "frames", GREY
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.decoder = DecodeProcess(config.data.decode_timeout_s)
+
+    def start(self, num_clips: int) -> Block:
+        """Room for the clips of a row."""
+        size = self.config.augment
+        shape = (num_clips, self.config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
+        return {"frames": self.decoder.frames(shape), "draws": np.tile(augment.centre_crop(size), (num_clips, 1))}
+
+    def snap(self, _video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Any frame can be decoded."""
+        return frame_indices
+
+    def read(
+        self,
+        into: Block,
+        video: Video,
+        places: NDArray[np.int64],
+        frame_indices: NDArray[np.int64],
+        drawn: list[np.random.Generator | None],
+    ) -> None:
+        """The clips of one video to their places; without a generator the centre crop, unchanged.
+
+        Raises:
+            VideoDecodeError: the places may have been written to.
+        """
+        for place, rng in zip(places, drawn, strict=True):
+            if rng is not None:
+                into["draws"][place] = augment.draw(self.config.augment, rng)
+        video.refuse_above(self.config.data.max_pixels)
+        self.decoder.decode_into(into["frames"], places, video.path, frame_indices, **video.decoding)
+
+
+class CachedFeatures:
+    """Clips of a feature cache: in training under one of its views, by lot, else the first, the centre crop."""
+
+    name, blank = "features", 0
+
+    def __init__(self, config: Config, location: str) -> None:
+        self.store = FeatureStore(location)
+        self.num_frames = config.data.clip.num_frames
+
+    def start(self, num_clips: int) -> Block:
+        """Room for the clips of a row."""
+        shape = (num_clips, self.num_frames, *self.store.identity.frame_shape)
+        return {"features": np.empty(shape, dtype=np.float16)}
+
+    def snap(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The frames that are shown for some."""
+        return self.store.snap(video, frame_indices)
+
+    def read(
+        self,
+        into: Block,
+        video: Video,
+        places: NDArray[np.int64],
+        frame_indices: NDArray[np.int64],
+        drawn: list[np.random.Generator | None],
+    ) -> None:
+        """See `Pixels.read`."""
+        views = [0 if rng is None else int(rng.integers(self.store.identity.views)) for rng in drawn]
+        out: list[Features] = [into["features"][place] for place in places]
+        self.store.read_into(out, video, frame_indices, views)
+
+
+def open_source(config: Config) -> Pixels | CachedFeatures:
+    """What a configuration takes its clips from."""
+    location = config.data.features
+    return Pixels(config) if location is None else CachedFeatures(config, location)

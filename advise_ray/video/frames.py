@@ -1,0 +1,66 @@
+"""What a decode actor does where every frame is wanted once, not clip by clip. Light to import: it computes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from advise_ray.config import Config
+from advise_ray.errors import VideoDecodeError
+from advise_ray.video.child import DecodeProcess
+from advise_ray.video.manifest import Video
+
+Wanted = tuple[int, Video, NDArray[np.int64]]
+"""A row of the manifest, and int64[F], the frames wanted of it."""
+
+
+def group_of(wanted: list[Wanted]) -> pa.Table:
+    """The input of `DecodeFrames`."""
+    return pa.Table.from_pylist([{**vars(video), "row": row, "wanted": frames} for row, video, frames in wanted])
+
+
+class DecodeFrames:
+    """Decode the wanted frames of a group of k videos.
+
+    Out come, with a leading axis of 1: `rows` int64[1, k], `counts` int64[1, k], the frames of each, `frames`
+    uint8[1, N, H, W, 3] and `indices` int64[1, N], those of all videos after each other, and `failures`, a line for
+    each video, empty where it was decoded. The frames of one that failed are undefined.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.decoder = DecodeProcess(config.data.decode_timeout_s)
+
+    def __call__(self, group: pa.Table) -> dict[str, NDArray[Any]]:
+        rows: list[int] = []
+        counts: list[int] = []
+        failures: list[str] = []
+        size = self.config.augment
+        wanted = [np.asarray(frames) for frames in group.column("wanted").to_pylist()]
+        total = sum(map(len, wanted))
+        frames = self.decoder.frames((total, 1, size.resize_height_px, size.resize_width_px, 3))
+        for row, indices in zip(group.drop_columns("wanted").to_pylist(), wanted, strict=True):
+            rows.append(row.pop("row"))
+            places = np.arange(len(indices)) + sum(counts)
+            counts.append(len(indices))
+            failures.append(self._decode(Video(**row), indices, frames, places))
+        return {
+            "rows": np.asarray([rows]),
+            "counts": np.asarray([counts]),
+            "indices": np.concatenate(wanted)[None],
+            "frames": frames.reshape(1, total, *frames.shape[2:]),
+            "failures": np.asarray(["\n".join(failures)]),
+        }
+
+    def _decode(
+        self, video: Video, indices: NDArray[np.int64], frames: NDArray[np.uint8], places: NDArray[np.int64]
+    ) -> str:
+        try:
+            video.refuse_above(self.config.data.max_pixels)
+            self.decoder.decode_into(frames, places, video.path, indices[:, None], **video.decoding)
+        except VideoDecodeError as error:
+            return " ".join(error.reason.split())
+        return ""
