@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ Row = dict[str, Any]
 @click.option("--labels-per-class", type=click.IntRange(1), help="Fine-tune and probe on so many videos of each class.")
 @click.option("--rival", is_flag=True, help="Add the R3D-50, trained end to end.")
 @click.option("--clips", type=click.IntRange(1), default=10, show_default=True, help="Of each test video.")
+@click.option(
+    "--crops", type=click.IntRange(1), default=3, show_default=True, help="Of each clip; 1 is what a feature cache has."
+)
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="kNN: neighbours that vote.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="For all runs; repeatable.")
 def main(
@@ -63,6 +67,7 @@ def main(
     labels_per_class: int | None,
     rival: bool,
     clips: int,
+    crops: int,
     k: int,
     overrides: tuple[str, ...],
 ) -> None:
@@ -73,7 +78,9 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     own = (*overrides, f"storage.path={out}", "tracking.experiment=delta")
     labelled = few_labels(manifest, labels_per_class, out) if labels_per_class else manifest
-    arms = Arms(str(recipes.find(pretrain)), str(recipes.find(finetune)), manifest, labelled, own, clips, k, rival)
+    arms = Arms(
+        str(recipes.find(pretrain)), str(recipes.find(finetune)), manifest, labelled, own, clips, crops, k, rival
+    )
     try:
         rows = side_by_side(arms, range(seeds))
     except AdviseRayError as error:
@@ -97,13 +104,14 @@ class Arms:
         labelled: Path,
         overrides: Sequence[str],
         clips: int,
+        crops: int,
         k: int,
         rival: bool,
     ) -> None:
         self.pretrain, self.finetune = pretrain, finetune
         self.manifest, self.labelled = manifest, labelled
         self.overrides, self.rival = tuple(overrides), rival
-        self.settings = Settings(num_clips=clips, k=k)
+        self.settings, self.crops = Settings(num_clips=clips, k=k), crops
 
     def config(self, recipe: str, seed: int, name: str, manifest: Path, *more: str) -> Config:
         own = (f"data.manifest={json.dumps(str(manifest))}", f"seed={seed}", f"tracking.run_name={name}")
@@ -151,7 +159,8 @@ class Arms:
 
     def judge(self, target: str, protocol: Any, *overrides: str) -> float:
         labelled = f"data.manifest={json.dumps(str(self.labelled))}"
-        result = evaluate(target, protocol, settings=self.settings, overrides=[labelled, *overrides])
+        settings = replace(self.settings, num_crops=self.crops) if protocol == "multiview" else self.settings
+        result = evaluate(target, protocol, settings=settings, overrides=[labelled, *overrides])
         return float(result["metrics"]["top1"])
 
 

@@ -103,6 +103,5 @@ class EncodePart:
                 images[span] = augment.apply(clip, draw[None], size_px, interpolation)[0]
             for start in range(0, len(frames), FRAMES_AT_ONCE):
                 chunk = slice(start, start + FRAMES_AT_ONCE)
-                grid = model.frame_features(images[chunk]).to(torch.float16)
-                out[view, chunk] = grid.permute(0, 2, 3, 1).cpu().numpy()
+                out[view, chunk] = model.frame_features(images[chunk]).permute(0, 2, 3, 1).cpu().numpy()
         return out

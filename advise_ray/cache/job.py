@@ -74,6 +74,7 @@ class CacheJob:
         """
         started_s = time.monotonic()
         with _lock(self.location):
+            _sweep(self.location)
             if not self.begun:
                 store.write_identity(self.location, self.identity)
             index, damaged = self._held()
@@ -181,6 +182,13 @@ def _is_cache(location: str) -> bool:
     if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
         raise UsageError(f"--out: {path} is there, and is not a feature cache; name a new folder")
     return False
+
+
+def _sweep(location: str) -> None:
+    """Remove what a killed job had half written."""
+    if not storage.is_url(location):
+        for path in Path(location).glob(".*.partial"):
+            path.unlink()
 
 
 def _part_names(location: str) -> list[str]:

@@ -145,7 +145,8 @@ class FeatureStore:
             crc32 = None if key in self._checked else row["crc32"]
             features = part.features(row["row"], self.identity.views, self.identity.frame_shape, crc32=crc32)
         except (OSError, pa.ArrowInvalid) as error:
-            reason = f"{row['part']} of the feature cache is damaged ({error}); run `advise-ray cache` again"
+            what = " ".join(str(error).split())
+            reason = f"{row['part']} of the feature cache is damaged ({what}); run `advise-ray cache` again"
             raise VideoDecodeError(video.video_id, reason, lasting=False) from None
         self._checked.add(key)
         return features

@@ -85,8 +85,12 @@ class AdViSe(nn.Module):
 
     @torch.no_grad()
     def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
-        """What of it depends on a frame alone, whatever clip it is in: uint8[N, H, W, 3] → [N, C, s, s]."""
-        return self.sfu.compress(self.ifm(frames))
+        """What of it depends on a frame alone, whatever clip it is in: uint8[N, H, W, 3] → float16[N, C, s, s].
+
+        In the format of a cache, so that training from one is the same; the rival's pixels stay as they are.
+        """
+        features = self.sfu.compress(self.ifm(frames))
+        return features if isinstance(self.ifm, Pixels) else features.half()
 
     def cached_features(self, clips: torch.Tensor) -> torch.Tensor:
         """The same from a cache: float16[B, T, s, s, C] → float32[B, C, T, s, s], channels last in memory."""

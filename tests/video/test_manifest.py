@@ -73,7 +73,9 @@ def test_what_is_written_is_read(tmp_path):
     write_manifest(rows, path)
     manifest = read_manifest(path)
     assert manifest.to_pylist() == rows
-    assert videos(manifest)[1] == Video("ä b.webm", "/videos/ä b.webm", None, 120, 320, 240, 30.0, "pyav", 1, 90)
+    assert videos(manifest)[1] == Video(
+        "ä b.webm", "/videos/ä b.webm", None, 120, 320, 240, 30.0, "pyav", 1, 90, bytes=rows[1]["bytes"]
+    )
     assert [file.name for file in path.parent.iterdir()] == ["manifest.parquet"]
 
 
@@ -84,7 +86,7 @@ def test_a_manifest_that_another_tool_made_is_read(tmp_path):
     pq.write_table(pa.table({"camera": ["left"]} | own), tmp_path / "manifest.parquet")
     manifest = read_manifest(tmp_path / "manifest.parquet")
     assert manifest.schema.equals(SCHEMA)
-    assert videos(manifest) == [Video("a.mp4", "/a.mp4", 2, 120, 320, 240, 30.0, "decord", 0, 90)]
+    assert videos(manifest) == [Video("a.mp4", "/a.mp4", 2, 120, 320, 240, 30.0, "decord", 0, 90, bytes=row()["bytes"])]
 
 
 def test_a_manifest_that_cannot_be_trained_on_is_refused(tmp_path):

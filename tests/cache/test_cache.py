@@ -1,0 +1,243 @@
+"""Whole jobs: features are cached and trained on, on real Ray, with real videos."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from advise_ray.cache.encoding import EncodePart
+from advise_ray.cache.job import CacheJob
+from advise_ray.cache.store import FeatureStore
+from advise_ray.config import Config, load
+from advise_ray.errors import CacheError, ConfigError, UsageError
+from advise_ray.evaluation.actions import Settings
+from advise_ray.evaluation.run import evaluate
+from advise_ray.training.trainer import train
+from advise_ray.video.manifest import read_manifest, write_manifest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PLAIN = ("augment.random_crop=false", "augment.flip=false", "augment.colour_jitter=0")
+Configure = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def configure(manifest: Path, tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...]) -> Configure:
+    storage = tmp_path_factory.mktemp("runs")
+
+    def configure(*overrides: str) -> Config:
+        return load(None, [*tiny, f"data.manifest={manifest}", f"storage.path={storage}", *overrides])
+
+    return configure
+
+
+@pytest.fixture(scope="module")
+def cache(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("caches") / "plain"
+    result = CacheJob(configure(), str(out)).run()
+    assert (result["videos"], result["encoded"], result["failed_videos"]) == (24, 24, 0)
+    assert result["bytes"] == sum(file.stat().st_size for file in out.glob("part-*"))
+    return out
+
+
+def losses(result: dict[str, Any]) -> list[float]:
+    lines = (Path(result["run_dir"]) / "metrics.jsonl").read_text().splitlines()
+    values = [json.loads(line)["values"] for line in lines]
+    return [each["train/loss"] for each in values if "train/loss" in each]
+
+
+def test_cached_and_live_training_give_the_same_losses(configure: Configure, cache: Path) -> None:
+    own = (*PLAIN, "train.epochs=13", "train.val_every_epochs=13", "data.log_clips=true")
+    live = train(configure(*own, "tracking.run_name=live"))
+    cached = train(configure(*own, "tracking.run_name=cached", f"data.features={cache}"))
+    assert len(losses(live)) == 52
+    np.testing.assert_allclose(losses(cached), losses(live), rtol=1e-3)
+    assert cached["metrics"]["val/loss"] == pytest.approx(live["metrics"]["val/loss"], rel=1e-3)
+    assert cached["rates"]["clips_per_s"] > 2 * live["rates"]["clips_per_s"]
+    logged = [pq.read_table(Path(run["run_dir"]) / "clips").drop_columns(["worker"]) for run in (live, cached)]
+    assert logged[0].sort_by("step").equals(logged[1].sort_by("step"))
+
+
+def test_two_workers_and_a_stream_train_on_the_same(
+    configure: Configure, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remote cache comes by Ray Data, a local one is mapped by each worker; here both are the same folder."""
+    own = (*PLAIN, f"data.features={cache}", "train.epochs=2")
+    mapped = train(configure(*own, "tracking.run_name=mapped"))
+    two = train(configure(*own, "tracking.run_name=two", "train.num_workers=2", "train.cpus_per_worker=0.5"))
+    np.testing.assert_allclose(losses(two), losses(mapped), rtol=1e-4)
+
+
+def test_views_are_drawn_once_and_all_of_them_are_shown(configure: Configure, tmp_path: Path) -> None:
+    config = configure("cache.views=3", "cache.frame_step=2", "data.clip.frame_stride=3")
+    job = CacheJob(config, str(tmp_path / "views"))
+    job.run()
+    store, video = FeatureStore(str(tmp_path / "views")), job.videos[0]
+    out = np.empty((3, 2, *store.identity.frame_shape), dtype=np.float16)
+    store.read_into(out, video, np.tile([0, 50], (3, 1)), [0, 1, 2])
+    assert not np.allclose(out[0], out[1])
+    assert not np.allclose(out[1], out[2])
+    other_seed = CacheJob(configure("cache.views=3", "cache.frame_step=2", "seed=5"), str(tmp_path / "again"))
+    other_seed.run()
+    again = np.empty_like(out)
+    FeatureStore(str(tmp_path / "again")).read_into(again, video, np.tile([0, 50], (3, 1)), [0, 1, 2])
+    np.testing.assert_array_equal(again, out)
+    result = train(
+        configure(
+            f"data.features={tmp_path / 'views'}",
+            "data.clip.frame_stride=3",
+            "data.log_clips=true",
+            "tracking.run_name=views",
+        )
+    )
+    frames = pq.read_table(Path(result["run_dir"]) / "clips").column("frame_indices").to_pylist()
+    assert all(frame % 2 == 0 for clip in frames for frame in clip)
+    with pytest.raises(ConfigError, match=r"would be shown twice.*\n.*does not fit"):
+        train(configure(f"data.features={tmp_path / 'views'}"))
+    with pytest.raises(ConfigError, match=r"augment.flip: the cache has True, the recipe False"):
+        train(configure(f"data.features={tmp_path / 'views'}", "data.clip.frame_stride=3", "augment.flip=false"))
+
+
+def test_a_cache_of_another_model_is_refused(configure: Configure, cache: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(configure(f"data.features={cache}", "model.sfu.channels=8", "augment.crop_size_px=64"))
+    assert caught.value.problems[:2] == (
+        "augment.crop_size_px: the cache has 96, the recipe 64",
+        "model.sfu.spatial_size: the cache has 3, the recipe 2",
+    )
+    with pytest.raises(ConfigError, match=r"cache.views: the cache has 1, the recipe 2\n.*holds another cache"):
+        CacheJob(configure("cache.views=2"), str(cache))
+    with pytest.raises(UsageError, match="is not a feature cache; name a new folder"):
+        CacheJob(configure(), str(cache.parents[1]))
+
+
+def test_videos_are_added_and_changed_ones_done_again(configure: Configure, manifest: Path, tmp_path: Path) -> None:
+    rows = read_manifest(manifest).to_pylist()
+    few, all_of_them = tmp_path / "few.parquet", tmp_path / "all.parquet"
+    write_manifest(rows[:20], few)
+    write_manifest([rows[0] | {"bytes": 1}, *rows[1:]], all_of_them)
+    out = tmp_path / "cache"
+    assert CacheJob(configure(f"data.manifest={few}"), str(out)).run()["encoded"] == 20
+    with pytest.raises(UsageError, match=r"lacks 5 of 24 videos"):
+        train(configure(f"data.manifest={all_of_them}", f"data.features={out}"))
+    assert CacheJob(configure(f"data.manifest={all_of_them}"), str(out)).run()["encoded"] == 5
+    assert CacheJob(configure(f"data.manifest={all_of_them}"), str(out)).run()["encoded"] == 0
+    train(configure(f"data.manifest={all_of_them}", f"data.features={out}", "tracking.run_name=added"))
+
+
+def test_damaged_parts_are_masked_in_training_and_made_again_by_the_job(
+    configure: Configure, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("advise_ray.cache.encoding.GROUP_BYTES", 2**23)  # several parts
+    out = tmp_path / "cache"
+    CacheJob(configure(), str(out)).run()
+    part = next(iter(sorted(out.glob("part-*"), key=lambda path: path.stat().st_size)))
+    part.write_bytes(part.read_bytes()[:-10])
+    result = train(configure(f"data.features={out}", "data.max_failed_fraction=0.5", "tracking.run_name=damaged"))
+    assert result["failed_videos"] > 0
+    rejects = pq.read_table(Path(result["run_dir"]) / "rejects.parquet").column("reason").to_pylist()
+    assert all(part.name in reason for reason in rejects)
+    again = CacheJob(configure(), str(out)).run()
+    assert again["damaged_parts"] == [part.name]
+    assert f"{part.name} is damaged" in caplog.text
+    assert again["encoded"] > 0
+    assert train(configure(f"data.features={out}", "tracking.run_name=mended"))["failed_videos"] == 0
+
+
+def test_a_video_that_fails_is_a_reject_and_fails_in_training_too(
+    configure: Configure, manifest: Path, tmp_path: Path
+) -> None:
+    rows = read_manifest(manifest).to_pylist()
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(Path(rows[3]["path"]).read_bytes()[:2000])
+    rows[3]["path"] = str(broken)
+    listed = tmp_path / "manifest.parquet"
+    write_manifest(rows, listed)
+    result = CacheJob(configure(f"data.manifest={listed}"), str(tmp_path / "cache")).run()
+    assert (result["encoded"], result["failed_videos"]) == (23, 1)
+    rejects = pq.read_table(tmp_path / "cache" / "rejects.parquet").to_pylist()
+    assert [row["video_id"] for row in rejects] == [rows[3]["video_id"]]
+    assert rejects[0]["reason"]
+    own = (f"data.manifest={listed}", f"data.features={tmp_path / 'cache'}", "tracking.run_name=rejected")
+    assert train(configure(*own))["failed_videos"] == (rows[3]["split"] in ("train", "test"))
+
+
+def test_a_full_disk_ends_the_job_and_what_is_there_stays(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("advise_ray.cache.encoding.GROUP_BYTES", 2**23)
+    real, calls = EncodePart.__call__, []
+
+    def full(self: EncodePart, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 2:
+            monkeypatch.setattr("advise_ray.cache.encoding.write_part", _no_room)
+        return real(self, *args)
+
+    monkeypatch.setattr(EncodePart, "__call__", full)
+    with pytest.raises(CacheError, match=r"No space left on device; \d+ of 24 videos are there and stay"):
+        CacheJob(configure(), str(tmp_path / "cache")).run()
+    monkeypatch.undo()
+    kept = len(FeatureStore(str(tmp_path / "cache")).pieces)
+    assert 0 < kept < 24
+    assert CacheJob(configure(), str(tmp_path / "cache")).run()["encoded"] == 24 - kept
+
+
+def _no_room(*_: Any) -> str:
+    raise OSError(28, "No space left on device")
+
+
+def test_evaluation_takes_what_is_cached(configure: Configure, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = (*PLAIN, "tracking.run_name=evaluated")
+    run_dir = train(configure(*own))["run_dir"]
+    few = Settings(num_clips=2, k=5)
+    live = evaluate(run_dir, "knn", settings=few)
+    cached = evaluate(run_dir, "knn", settings=few, overrides=[f"data.features={cache}"])
+    assert cached["metrics"]["top1"] == pytest.approx(live["metrics"]["top1"], abs=0.13)
+    assert cached["wall_s"] < live["wall_s"]
+    evaluate(run_dir, "pretext", overrides=[f"data.features={cache}"])
+
+
+def test_a_killed_job_goes_on_and_a_second_one_is_refused(
+    manifest: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "cache"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{}")
+    # 6 views at 120 px take some seconds, so that there is a middle to kill it in.
+    settings = [*tiny, f"data.manifest={manifest}", "cache.views=6"]
+    command = [sys.executable, "-c", _MANY_PARTS, "cache", "--config", str(recipe), "--out", str(out), "--json"]
+    command += [word for each in settings for word in ("--set", each)]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("part-*")) and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.1)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if first.poll() is None:
+        assert second.returncode == 2
+        assert "another `advise-ray cache` is writing" in second.stderr
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    kept = len(list(out.glob("part-*")))
+    assert kept
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    result = json.loads(done.stdout)
+    assert result["encoded"] < 24
+    assert not list(out.glob(".part-*"))
+    shutil.rmtree(out)
+
+
+_MANY_PARTS = (
+    "import advise_ray.cache.encoding as e; e.GROUP_BYTES = 2**23; from advise_ray.__main__ import main; main()"
+)
