@@ -17,6 +17,7 @@ from advise_ray.cache import store
 from advise_ray.cache.encoding import EncodePart, group_pieces
 from advise_ray.cache.identity import Identity, identify
 from advise_ray.cache.parts import Part
+from advise_ray.cache.sizes import cache_bytes, free_bytes, smaller
 from advise_ray.config import Config
 from advise_ray.dataset.encoding import encode_groups
 from advise_ray.errors import CacheError, ConfigError, InterruptedRunError, UsageError
@@ -65,6 +66,24 @@ class CacheJob:
                     [*problems, f"{self.location} holds another cache; use another folder, or its recipe"]
                 )
 
+    def summary(self) -> Row:
+        """What `run` would add: bytes, the room that there is, and where it does not suffice, what would fit."""
+        index = store.read_index(self.location) if self.begun else []
+        missing = [self.videos[row] for row in self._missing(index)]
+        needed = cache_bytes(self.identity, missing)
+        free = free_bytes(self.location)
+        return {
+            "cache": self.location,
+            "videos": len(self.videos),
+            "videos_to_encode": len(missing),
+            "frames_to_encode": sum(len(self.identity.frames(video)) for video in missing),
+            "frame_bytes": self.identity.frame_bytes,
+            "bytes": needed,
+            "free_bytes": free,
+            "fits": free is None or needed <= free,
+            "would_fit": {} if free is None or needed <= free else smaller(self.identity, missing, free),
+        }
+
     def run(self, on_progress: OnProgress = lambda done, total: None) -> Row:
         """Encode what is not there yet; `on_progress` is called with pieces done and pieces to do.
 
@@ -79,6 +98,7 @@ class CacheJob:
                 store.write_identity(self.location, self.identity)
             index, damaged = self._held()
             missing = self._missing(index)
+            self._refuse_too_large(missing)
             rejects: list[Row] = []
             try:
                 self._encode(missing, index, rejects, on_progress)
@@ -106,6 +126,16 @@ class CacheJob:
             "bytes": sum({row["part"]: row["part_bytes"] for row in index}.values()),
             "wall_s": round(time.monotonic() - started_s, 1),
         }
+
+    def _refuse_too_large(self, missing: list[int]) -> None:
+        wanted = [self.videos[row] for row in missing]
+        needed, free = cache_bytes(self.identity, wanted), free_bytes(self.location)
+        if free is not None and needed > free:
+            fitting = ", ".join(f"{how} ({size:,} bytes)" for how, size in smaller(self.identity, wanted, free).items())
+            raise UsageError(
+                f"--out: {self.location} has {free:,} bytes free, and the cache takes {needed:,}; "
+                + (f"what would fit: {fitting}" if fitting else "no smaller one fits either")
+            )
 
     def _held(self) -> tuple[list[Row], list[str]]:
         """The pieces that are there and whole; parts that are damaged are named, and go."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from advise_ray.cli.group import main
-from advise_ray.cli.shared import config_option, json_option, load, set_option, show
+from advise_ray.cli.shared import config_option, estimate, json_option, load, rates_option, set_option, show
 
 
 @main.command()
 @config_option
 @set_option
 @click.option("--out", metavar="DIR_OR_URL", required=True, help="The cache: a folder, or s3://, gs://, hdfs://.")
+@click.option("--dry-run", is_flag=True, help="Say how many bytes and hours it takes, and what takes less.")
+@rates_option
 @json_option
-def cache(recipe: str | None, overrides: tuple[str, ...], out: str, as_json: bool) -> None:
+def cache(
+    recipe: str | None, overrides: tuple[str, ...], out: str, dry_run: bool, rates: Path | None, as_json: bool
+) -> None:
     """Compute the frozen features of a manifest once; train from them by --set data.features=DIR.
 
     An interrupted job goes on where it was; videos that the manifest has got since are added.
@@ -21,7 +27,16 @@ def cache(recipe: str | None, overrides: tuple[str, ...], out: str, as_json: boo
     from advise_ray import progress
     from advise_ray.cache.job import CacheJob
 
+    if rates is not None and not dry_run:
+        raise click.UsageError("--rates is for --dry-run")
     job = CacheJob(load(recipe or "quickstart", overrides), out)
+    if dry_run:
+        from advise_ray.training.plan import make_plan
+
+        # A cache is made before what it serves: that has neither its features nor its first weights yet.
+        config = load(recipe or "quickstart", (*overrides, "data.features=null"))
+        show(job.summary() | {"cost": estimate(make_plan(config, begun=True), rates)}, as_json)
+        return
     with progress.counting("encoding videos") as on_progress:
         result = job.run(on_progress)
     show(result, as_json)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
+    from advise_ray.training.plan import Plan
 
 config_option = click.option(
     "--config", "recipe", metavar="FILE", help="A recipe (YAML), or the name of a shipped one."
 )
 set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key; repeatable.")
+rates_option = click.option(
+    "--rates", type=click.Path(path_type=Path), help="Of --dry-run: a YAML with the rates of hardware elsewhere."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 
 
@@ -25,16 +30,46 @@ def load(recipe: str | None, overrides: tuple[str, ...]) -> Config:
     return configuration.load(recipes.find(recipe) if recipe is not None else None, overrides)
 
 
+def estimate(plan: Plan, rates: Path | None) -> dict[str, Any] | None:
+    """What a plan costs, by the rates of a file or by those of this machine; why not, where they cannot be measured."""
+    from advise_ray import calibration, cost
+    from advise_ray.errors import TrainingError
+
+    try:
+        return calibration.estimate(plan, cost.read_rates(rates) if rates is not None else None)
+    except TrainingError as error:
+        click.echo(f"note: no cost is predicted: {error}", err=True)
+        return None
+
+
 def show(values: dict[str, Any], as_json: bool) -> None:
     """Print a result: one JSON object, or a line for each value."""
     if as_json:
         click.echo(json.dumps(values))
-    else:
-        for name, value in values.items():
+        return
+    for name, value in values.items():
+        if name == "cost":
+            _show_cost(value)
+        else:
             click.echo(f"{name.replace('_', ' ')}: {_readable(value)}")
 
 
+def _show_cost(cost: dict[str, Any] | None) -> None:
+    if cost is None:
+        return
+    for kind in ("live", "cached"):
+        click.echo(f"predicted, {kind}: {cost[f'{kind}_hours']:.3g} h ({cost[f'{kind}_epoch_s']:.3g} s an epoch)")
+    size = f"{cost['cache_bytes'] / 1e9:.3g} GB"
+    pays = cost["cache_pays_from_epoch"]
+    pays = f"it pays from epoch {pays} on" if pays else "it never pays"
+    click.echo(f"predicted, to make the cache: {cost['cache_hours']:.3g} h and {size}; {pays}")
+    click.echo(f"decode cores that keep one worker busy, live: {cost['decode_cores_per_worker']:.2g}")
+    click.echo(f"by these rates: {_readable(cost['rates'])}")
+
+
 def _readable(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_readable(inner)}" for name, inner in value.items()) or "none"
     return "none" if value is None else str(value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advise_ray.cli.group import main
-from advise_ray.cli.shared import config_option, json_option, load, set_option, show
+from advise_ray.cli.shared import config_option, estimate, json_option, load, rates_option, set_option, show
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @set_option
 @click.option("--videos", metavar="DIR_OR_URL", help="Train on this folder of videos; no labels needed.")
 @click.option("--resume", "run_dir", type=click.Path(path_type=Path), help="Go on with this run.")
-@click.option("--dry-run", is_flag=True, help="Say what would happen; start nothing, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and how long it takes; write nothing.")
+@rates_option
 @json_option
 def train(
     recipe: str | None,
@@ -28,6 +29,7 @@ def train(
     videos: str | None,
     run_dir: Path | None,
     dry_run: bool,
+    rates: Path | None,
     as_json: bool,
 ) -> None:
     """Train a temporal module. Without --config: the quickstart recipe, on synthesized videos if none are given."""
@@ -44,11 +46,14 @@ def train(
             result = resume(run_dir, on_line=on_line)
         _print_result(result, as_json)
         return
+    if rates is not None and not dry_run:
+        raise click.UsageError("--rates is for --dry-run")
     config = _with_manifest(recipe, overrides, videos, dry_run)
     if dry_run:
         from advise_ray.training.plan import make_plan
 
-        _print_plan(make_plan(config).summary(), as_json)
+        plan = make_plan(config)
+        _print_plan(plan.summary() | {"cost": estimate(plan, rates)}, as_json)
         return
     from advise_ray.training.trainer import train as run
 

@@ -50,7 +50,7 @@ class Learner:
         total_weight = weights.sum()
         if self.num_workers > 1:
             dist.all_reduce(total_weight)
-        features = self._features(block)
+        features = self.features(block)
         self.trained.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
             logits = self.trained(features)
@@ -83,7 +83,7 @@ class Learner:
         targets, weights = self._labels(block)
         self.model.temporal.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
-            logits = self.model.temporal(self._features(block))
+            logits = self.model.temporal(self.features(block))
         confusion.index_put_((targets, logits.argmax(1)), weights, accumulate=True)
         return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
 
@@ -91,7 +91,7 @@ class Learner:
         targets = torch.tensor(block["targets"][0], device=self.device)
         return targets, torch.tensor(block["weights"][0], device=self.device)
 
-    def _features(self, block: dict[str, NDArray[Any]]) -> torch.Tensor:
+    def features(self, block: dict[str, NDArray[Any]]) -> torch.Tensor:
         """What the frozen half makes of the clips, float32[B, C, T, s, s]: augmented and encoded here, or cached."""
         if "features" in block:
             cached = torch.as_tensor(block["features"][0]).to(self.device, non_blocking=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from advise_ray.cache import store
 from advise_ray.cache.identity import PIECE_FRAMES, Identity
 from advise_ray.cache.parts import Part, Piece, write_part
+from advise_ray.cache.sizes import cache_bytes, smaller
 from advise_ray.cache.store import FeatureStore
 from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.video.manifest import Video
@@ -107,3 +108,19 @@ def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         write_part(str(tmp_path), [broken])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_is_made_smaller_by_what_fits() -> None:
+    identity, videos = Identity({}, 768, (7, 7), 1, 4), [video(str(number), 300) for number in range(100)]
+    whole = cache_bytes(identity, videos)
+    assert whole == pytest.approx(100 * 300 * 4 * 7 * 7 * 768 * 2, rel=0.01)
+    fitting = smaller(identity, videos, whole // 3)
+    assert list(fitting) == [
+        "model.sfu.spatial_size=4",
+        "model.sfu.channels=192",
+        "cache.frame_step=4",
+        "cache.views=1",
+        "model.sfu.spatial_size=5, cache.frame_step=2",
+    ]
+    assert all(size <= whole // 3 for size in fitting.values())
+    assert smaller(identity, videos, 1000) == {}

@@ -1,0 +1,158 @@
+"""What a run will cost, live and from a feature cache: arithmetic on rates that were measured here or are given.
+
+Where workers have GPUs, decoding goes on beside them, and the slower of the two sets the pace; on CPUs all of it
+shares the cores, and the times add up. A validation clip costs a third of a training clip's step (no backward pass).
+The time that processes take to start is not in it: some 20 s a run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advise_ray.cache.identity import Identity
+from advise_ray.config import Config
+from advise_ray.errors import UsageError
+from advise_ray.training.schedule import Schedule
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the hardware does.
+
+    Attributes:
+        decode_clips_per_s: of a training run, by one core.
+        decode_frames_per_s: of whole videos, by one core.
+        ifm_frames_per_s: image model, SFU and augmentation, by one worker.
+        tmm_clips_per_s: training steps on features, by one worker.
+        read_bytes_per_s: from the cache, by all workers; infinite where it stays in memory.
+        workers, cores: that there are. Without GPUs a worker's rates are those of all cores.
+    """
+
+    decode_clips_per_s: float
+    decode_frames_per_s: float
+    ifm_frames_per_s: float
+    tmm_clips_per_s: float
+    workers: int
+    cores: float
+    use_gpu: bool
+    read_bytes_per_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a run does, in clips and frames."""
+
+    train_clips: int
+    """Of an epoch."""
+    val_clips: int
+    """Of a validation."""
+    epochs: int
+    validations: int
+    frames_per_clip: int
+    cached_frames: int
+    """Of all videos of the manifest that would be cached."""
+    views: int
+    frame_bytes: int
+    """Of a cached frame under one view."""
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.cached_frames * self.views * self.frame_bytes
+
+
+def workload(config: Config, schedule: Schedule, identity: Identity, cached_frames: int) -> Workload:
+    """The workload of a run whose cache would have such an identity."""
+    return Workload(
+        train_clips=len(schedule.train_videos) * schedule.clips_per_video,
+        val_clips=len(schedule.val_videos) * schedule.val_clips_per_video,
+        epochs=schedule.epochs,
+        validations=sum(schedule.validates(epoch) for epoch in range(schedule.epochs)),
+        frames_per_clip=config.data.clip.num_frames,
+        cached_frames=cached_frames,
+        views=identity.views,
+        frame_bytes=identity.frame_bytes,
+    )
+
+
+def read_rates(path: Path) -> Rates:
+    """Rates of hardware elsewhere, a YAML mapping with the names of `Rates`.
+
+    Raises:
+        UsageError: every problem with it.
+    """
+    try:
+        given = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"--rates: {path} cannot be read: {' '.join(str(error).split())}") from None
+    names = {field.name for field in fields(Rates)}
+    needed = names - {"read_bytes_per_s"}
+    given = given if isinstance(given, dict) else {}
+    problems = [f"--rates: {name} is missing" for name in sorted(needed - given.keys())]
+    problems += [
+        f"--rates: {name} is not a rate; there are {', '.join(sorted(names))}" for name in given.keys() - names
+    ]
+    problems += [
+        f"--rates: {name} must be {'true or false' if name == 'use_gpu' else 'a number above 0'}, got {value!r}"
+        for name, value in given.items()
+        if name in names and not _fits(name, value)
+    ]
+    if problems:
+        raise UsageError("\n".join(problems))
+    return Rates(**given)
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name == "use_gpu" or isinstance(value, bool):
+        return name == "use_gpu" and isinstance(value, bool)
+    return isinstance(value, int | float) and value > 0
+
+
+def predict(work: Workload, rates: Rates) -> Row:
+    """Hours and bytes of live and cached training, and from which epoch on the cache has paid for itself."""
+    live_s = _run_s(work, rates, cached=False)
+    cached_s = _run_s(work, rates, cached=True)
+    cache_s = _cache_s(work, rates)
+    saved_s = (live_s - cached_s) / work.epochs
+    step_s = work.frames_per_clip / rates.ifm_frames_per_s + 1 / rates.tmm_clips_per_s
+    return {
+        "live_hours": live_s / 3600,
+        "live_epoch_s": live_s / work.epochs,
+        "cached_hours": cached_s / 3600,
+        "cached_epoch_s": cached_s / work.epochs,
+        "cache_hours": cache_s / 3600,
+        "cache_bytes": work.cache_bytes,
+        "cache_pays_from_epoch": math.ceil(cache_s / saved_s) if saved_s > 0 else None,
+        "decode_cores_per_worker": 1 / step_s / rates.decode_clips_per_s,
+        "rates": {name: None if value == math.inf else value for name, value in asdict(rates).items()},
+    }
+
+
+def _run_s(work: Workload, rates: Rates, *, cached: bool) -> float:
+    clips = work.epochs * work.train_clips + work.validations * work.val_clips
+    steps = work.epochs * work.train_clips + work.validations * work.val_clips / 3
+    compute_s = steps / rates.tmm_clips_per_s / rates.workers
+    if cached:
+        read_s = clips * work.frames_per_clip * work.frame_bytes / rates.read_bytes_per_s
+        return max(compute_s, read_s)
+    compute_s += clips * work.frames_per_clip / rates.ifm_frames_per_s / rates.workers
+    return _beside(compute_s, clips / rates.decode_clips_per_s, rates)
+
+
+def _cache_s(work: Workload, rates: Rates) -> float:
+    compute_s = work.cached_frames * work.views / rates.ifm_frames_per_s / rates.workers
+    return _beside(compute_s, work.cached_frames / rates.decode_frames_per_s, rates)
+
+
+def _beside(compute_s: float, decode_core_s: float, rates: Rates) -> float:
+    """The time of computing and decoding together."""
+    if rates.use_gpu:
+        return max(compute_s, decode_core_s / max(rates.cores - rates.workers, 1))
+    # A worker was measured with all cores to itself, and now has its share of them.
+    return compute_s * rates.workers + decode_core_s / rates.cores
