@@ -58,7 +58,7 @@ def decode(on_case: Callable[[str, dict[str, float]], None] = lambda name, figur
     return result | machine()
 
 
-def make_manifest(folder: Path, num_files: int, duration_s: int) -> Path:
+def make_manifest(folder: Path, num_files: int, duration_s: int, num_listed: int = VIDEOS_LISTED) -> Path:
     """Synthesized H.264 files with a keyframe every 250 frames, as x264's defaults give, each listed several times."""
     folder.mkdir(parents=True)
     rows: list[dict[str, object]] = []
@@ -67,7 +67,7 @@ def make_manifest(folder: Path, num_files: int, duration_s: int) -> Path:
         _write(path, duration_s, keyed_rng("bench", number))
         info = {"path": str(path), "label": 0, "split": "train", **vars(probe(path))}
         assert info["decoder"] == "decord", info  # what is compared is the way around it
-        rows += [{"video_id": f"{time}/{path.name}", **info} for time in range(VIDEOS_LISTED // num_files)]
+        rows += [{"video_id": f"{time}/{path.name}", **info} for time in range(num_listed // num_files)]
     write_manifest(rows, folder / "manifest.parquet")
     return folder / "manifest.parquet"
 

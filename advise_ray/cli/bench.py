@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from advise_ray.cli.group import main
-from advise_ray.cli.shared import json_option
+from advise_ray.cli.shared import json_option, set_option
 
 
 @main.group()
@@ -51,3 +51,29 @@ def decode(as_json: bool) -> None:
         click.echo(json.dumps(result))
     else:
         click.echo(f"memory growth over 5,000 decodes: {result['resident_growth_bytes'] / 2**20:.0f} MiB")
+
+
+@bench.command()
+@click.option("--ifm", "ifms", multiple=True, metavar="NAME", help="Only this image model; repeatable.")
+@set_option
+@json_option
+def pipeline(ifms: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
+    """Clips per second of whole training: live, from a feature cache, a plain PyTorch program, and the limits."""
+    from advise_ray.bench import pipeline as bench_pipeline
+
+    def show(ifm: str, arm: str, clips_per_s: float) -> None:
+        click.echo(f"{ifm:<28} {arm:<12} {clips_per_s:8.1f} clips/s", err=True)
+
+    result = bench_pipeline.pipeline(show, ifms or bench_pipeline.IFMS, overrides)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for ifm in ifms or bench_pipeline.IFMS:
+        figures = {name.removesuffix("_clips_per_s"): value for name, value in result[ifm].items()}
+        click.echo(f"{ifm}: " + ", ".join(f"{name} {value:.1f}" for name, value in figures.items()))
+        click.echo(
+            f"  live / torch {figures['live'] / figures['torch']:.2f}, "
+            f"cached / TMM only {figures['cached'] / figures['tmm_only']:.2f}, "
+            f"cached / live {figures['cached'] / figures['live']:.1f}, cached / R3D-50 "
+            f"{figures['cached'] / figures['r3d50']:.1f}"
+        )

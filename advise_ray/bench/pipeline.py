@@ -1,0 +1,149 @@
+"""`bench pipeline`: clips per second of whole training, ours live and cached, a plain PyTorch program, and the limits.
+
+One manifest, one model (the TMM on 7×7 cells, four ResNet3D blocks, 256 → 512), steps of 4 clips of 8 frames at 224 px.
+The arms take turns, and each figure is the median of its rounds. Ours are real runs of `train`, as their epochs report
+them; the plain program has the number of DataLoader workers that served it best.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from advise_ray import threads
+from advise_ray.bench import decode
+from advise_ray.bench.machine import Row, machine
+from advise_ray.bench.plain import plain_clips_per_s
+from advise_ray.cache.job import CacheJob
+from advise_ray.config import Config, load
+from advise_ray.model.advise import build_advise
+from advise_ray.training.clips import ClipReader
+from advise_ray.training.loop import Learner
+from advise_ray.training.pipeline import plan_rows
+from advise_ray.training.schedule import build_schedule
+from advise_ray.training.trainer import train
+from advise_ray.video.manifest import read_manifest, videos
+
+IFMS = ("open_clip:ViT-B-32", "open_clip:ViT-B-16", "timm:tf_efficientnet_lite0")
+NUM_VIDEOS, DURATION_S = 8, 4
+LIVE_EPOCHS, CACHED_EPOCHS = 4, 24
+"""Of 8 steps; the first third does not count: processes warm up."""
+ROUNDS = 3
+LEAST_S = 3.0
+Arm = Callable[[], float]
+
+
+def pipeline(
+    on_arm: Callable[[str, str, float], None] = lambda ifm, arm, clips_per_s: None,
+    ifms: tuple[str, ...] = IFMS,
+    settings: tuple[str, ...] = (),
+) -> Row:
+    """Clips per second of every arm, for each image model with random weights.
+
+    Args:
+        settings: `key=value`, for all arms: a stronger SFU, say.
+    """
+    threads.use_cores(1)
+    result: Row = {}
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = decode.make_manifest(Path(folder) / "videos", NUM_VIDEOS, DURATION_S, NUM_VIDEOS)
+        for ifm in ifms:
+            arms = _arms(ifm, manifest, Path(folder), settings)
+            measured: dict[str, list[float]] = {name: [] for name in arms}
+            for _ in range(ROUNDS):
+                for name, arm in arms.items():
+                    measured[name].append(arm())
+                    on_arm(ifm, name, measured[name][-1])
+            result[ifm] = {f"{name}_clips_per_s": statistics.median(values) for name, values in measured.items()}
+    return result | machine()
+
+
+def bench_config(ifm: str, manifest: Path, storage: Path, *settings: str) -> Config:
+    """Precision of all that is trained: bf16, the fastest here of all arms."""
+    return load(
+        None,
+        [
+            f"data.manifest={manifest}",
+            "data.val_fraction=0",
+            "data.clip={num_frames: 8, frame_stride: 2, clips_per_video: 4, rates: [1, 2, 4]}",
+            f"model.ifm={{name: '{ifm}', weights: none, precision: bf16}}",
+            "model.sfu.spatial_size=7",
+            "train={epochs: 20, global_batch_size: 4, precision: bf16, checkpoint_every_epochs: 1000}",
+            f"storage.path={storage}",
+            *settings,
+        ],
+    )
+
+
+def _arms(ifm: str, manifest: Path, folder: Path, settings: tuple[str, ...]) -> dict[str, Arm]:
+    storage = folder / ifm.replace(":", "-")
+    config = bench_config(ifm, manifest, storage, *settings)
+    cache = storage / "cache"
+    CacheJob(config, str(cache)).run()
+    schedule = build_schedule(config, read_manifest(manifest))
+    reader = ClipReader(config, videos(read_manifest(manifest)))
+    block = reader(_rows(config, manifest))
+    learner = Learner(config, schedule, build_advise(config, 3), torch.device("cpu"))
+    features = learner.features(block)
+    rival = load(None, [*_flat(config), "model.kind=r3d50"])
+    rival_learner = Learner(rival, schedule, build_advise(rival, 3), torch.device("cpu"))
+    cached = {**block, "features": features.permute(0, 2, 3, 4, 1)[None].half().numpy()}
+    numbers = itertools.count()
+    run = itertools.count()
+    num_clips = config.train.global_batch_size
+
+    def trained(name: str, epochs: int, *more: str) -> float:
+        own = (f"tracking.run_name={name}-{next(run)}", f"train.epochs={epochs}", *more)
+        return _epochs_clips_per_s(load(None, [*_flat(config), *own]))
+
+    return {
+        "torch": lambda: plain_clips_per_s(config, learner),
+        "live": lambda: trained("live", LIVE_EPOCHS),
+        "cached": lambda: trained("cached", CACHED_EPOCHS, f"data.features={cache}"),
+        "decode_only": lambda: decode.loop_clips_per_s(config, whole=False),
+        "ifm_only": lambda: _per_s(num_clips, lambda: learner.features(block).sum().item()),
+        "tmm_only": lambda: _per_s(num_clips, lambda: learner.train_step(cached, next(numbers)).tolist()),
+        "r3d50": lambda: _per_s(num_clips, lambda: rival_learner.train_step(block, next(numbers)).tolist()),
+    }
+
+
+def _rows(config: Config, manifest: Path) -> dict[str, Any]:
+    """The first batch's plan."""
+    batch = next(build_schedule(config, read_manifest(manifest)).batches())
+    return {name: [value] for name, value in plan_rows(batch, 1)[0].items()}
+
+
+def _flat(config: Config) -> Iterator[str]:
+    from advise_ray.config import flatten
+
+    return (f"{key}={json.dumps(value)}" for key, value in flatten(config).items())
+
+
+def _epochs_clips_per_s(config: Config) -> float:
+    """A real run's own report, without its first epochs."""
+    result = train(config)
+    lines = (Path(result["run_dir"]) / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["values"].get("rate/clips_per_s") for line in lines]
+    rates = [value for value in rates if value is not None]
+    return statistics.median(rates[-(-len(rates) // 3) :])
+
+
+def _per_s(num_clips: int, once: Callable[[], Any]) -> float:
+    """Clips per second of one thing done over and over, the median of its times."""
+    times: list[float] = []
+    once()
+    until_s = time.perf_counter() + LEAST_S
+    while len(times) < 3 or time.perf_counter() < until_s:
+        started_s = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - started_s)
+    return num_clips / float(np.median(times))

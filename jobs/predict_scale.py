@@ -1,0 +1,54 @@
+"""What live and cached training would take on large data sets and many GPUs: predictions, by assumed rates.
+
+    python jobs/predict_scale.py --rates jobs/rates_gpu.yaml
+
+The paper's model: 8 frames a clip, 4 clips a video, CLIP ViT-B/16 features of 7×7 cells and 768 channels in float16.
+Rates are those of one GPU; for more, GPUs, cores and the speed of the disks are multiplied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from advise_ray.cost import Rates, Workload, predict, read_rates
+
+FRAME_BYTES = 7 * 7 * 768 * 2
+SMALL_FRAME_BYTES = 4 * 4 * 768 * 2
+GPUS = (1, 8, 64)
+SETS = {
+    # videos to train on, frames of a video, frame step, bytes of a frame, epochs
+    "UCF101, all frames, 7×7": (9_537, 187, 1, FRAME_BYTES, 800),
+    "Kinetics-400, every 2nd frame, 7×7": (240_000, 300, 2, FRAME_BYTES, 100),
+    "10 million videos of 10 s, every 4th frame, 4×4": (10_000_000, 300, 4, SMALL_FRAME_BYTES, 30),
+}
+
+
+@click.command()
+@click.option("--rates", type=click.Path(exists=True, path_type=Path), required=True, help="Of one GPU.")
+def main(rates: Path) -> None:
+    """Print the table of the README."""
+    one = read_rates(rates)
+    click.echo("| data set | GPUs | live, h | cached, h | to make the cache, h | cache, TB | pays from epoch |")
+    click.echo("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, (videos, frames, step, frame_bytes, epochs) in SETS.items():
+        work = Workload(4 * videos, 0, epochs, 0, 8, videos * -(-frames // step), 1, frame_bytes)
+        for gpus in GPUS:
+            cost = predict(work, of_gpus(one, gpus))
+            click.echo(
+                f"| {name}, {epochs} epochs | {gpus} | {cost['live_hours']:,.3g} | {cost['cached_hours']:,.3g} "
+                f"| {cost['cache_hours']:,.3g} | {cost['cache_bytes'] / 1e12:,.3g} | {cost['cache_pays_from_epoch']} |"
+            )
+
+
+def of_gpus(one: Rates, gpus: int) -> Rates:
+    """So many of one GPU's machine."""
+    return replace(
+        one, workers=one.workers * gpus, cores=one.cores * gpus, read_bytes_per_s=one.read_bytes_per_s * gpus
+    )
+
+
+if __name__ == "__main__":
+    main()
