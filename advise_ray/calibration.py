@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from advise_ray import runtime, threads
-from advise_ray.cache.identity import Identity, identify
+from advise_ray.cache.identity import Identity
+from advise_ray.cache.matching import identify
 from advise_ray.config import Config
 from advise_ray.cost import Rates, predict, workload
 from advise_ray.errors import TrainingError, VideoDecodeError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
 import signal
@@ -10,7 +12,29 @@ import threading
 import ray
 from ray.data import DataContext
 
+from advise_ray import threads
 from advise_ray.errors import RayError
+
+_begun: threading.Event | None = None
+
+
+def connect_ahead() -> None:
+    """Begin with `connect` in a thread, which the next call of it waits for: Ray starts while other code is imported.
+
+    Its failure is left to that call. The thread stays, since Linux ends the processes of a Ray of our own when the
+    thread that started them ends (PR_SET_PDEATHSIG); and this process does not end while Ray is half started.
+    """
+    global _begun
+    _begun = begun = threading.Event()
+
+    def begin() -> None:
+        with contextlib.suppress(RayError):
+            _connect()
+        begun.set()
+        threading.Event().wait()
+
+    atexit.register(begun.wait)
+    threading.Thread(target=begin, name="ray-init", daemon=True).start()
 
 
 def connect() -> None:
@@ -22,9 +46,16 @@ def connect() -> None:
     Raises:
         RayError: it does not start, or cannot be joined.
     """
+    if _begun is not None:
+        _begun.wait()
+    _connect()
+
+
+def _connect() -> None:
     verbose = logging.getLogger("advise_ray").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
     if not ray.is_initialized():
+        threads.prepare()  # for the processes that a Ray of our own starts
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
@@ -39,8 +70,16 @@ def connect() -> None:
         logging.getLogger(name).setLevel(level)
 
 
+def worker_environment() -> dict[str, dict[str, str]]:
+    """The `runtime_env` of processes that compute with torch; on a Ray of our own they have it already, and one that
+    waits for work is taken instead of a new one."""
+    return {"env_vars": threads.ENVIRONMENT} if os.environ.get("RAY_ADDRESS") else {}
+
+
 def available_cpus() -> float:
     """CPUs of the cluster that this process works on; before it is connected, those that a local one would have."""
+    if _begun is not None:
+        _begun.wait()
     if ray.is_initialized():
         return float(ray.cluster_resources().get("CPU", 0))
     return float(len(os.sched_getaffinity(0)))

@@ -15,7 +15,8 @@ import pyarrow as pa
 from advise_ray import runtime
 from advise_ray.cache import store
 from advise_ray.cache.encoding import EncodePart, group_pieces
-from advise_ray.cache.identity import Identity, identify
+from advise_ray.cache.identity import Identity
+from advise_ray.cache.matching import differences, identify
 from advise_ray.cache.parts import Part
 from advise_ray.cache.sizes import cache_bytes, free_bytes, smaller
 from advise_ray.config import Config
@@ -55,7 +56,7 @@ class CacheJob:
         self.begun = _is_cache(self.location)
         if self.begun:
             held = store.read_identity(self.location)
-            problems = held.differences(config, self.model, ifm_sha256)
+            problems = differences(held, config, self.model, ifm_sha256)
             for key in ("frame_step", "views"):
                 if getattr(held, key) != getattr(self.identity, key):
                     problems.append(

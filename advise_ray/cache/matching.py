@@ -7,12 +7,44 @@ from pathlib import Path
 
 from advise_ray.cache.identity import Identity
 from advise_ray.cache.store import FeatureStore
-from advise_ray.config import Config, played_clip
+from advise_ray.config import Config, flatten, played_clip
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import AdViSe
+from advise_ray.model.sfu import output_shape
 from advise_ray.video import storage
 from advise_ray.video.manifest import Video, read_rejects
 from advise_ray.video.sampling import stride_frames
+
+COMPARED = (
+    "model.ifm.name",
+    "model.ifm.layer",
+    "model.ifm.precision",
+    "augment.resize_height_px",
+    "augment.resize_width_px",
+    "augment.crop_size_px",
+)
+"""Keys that every feature depends on, beside the weights and the size after the SFU."""
+
+
+def identify(config: Config, model: AdViSe, ifm_sha256: str, *, frame_step: int, views: int) -> Identity:
+    """The identity of the cache that a configuration makes."""
+    channels, grid = output_shape(config.model.sfu, model.ifm.feature_dim, model.ifm.grid_size)
+    keys = flatten(config)
+    depends_on = {key: keys[key] for key in COMPARED}
+    if views > 1:
+        depends_on |= {key: value for key, value in keys.items() if key.startswith("augment.")}
+    depends_on |= {"ifm_sha256": ifm_sha256, "model.sfu.spatial_size": grid[0], "model.sfu.channels": channels}
+    return Identity(depends_on, channels, grid, frame_step, views)
+
+
+def differences(held: Identity, config: Config, model: AdViSe, ifm_sha256: str) -> list[str]:
+    """What a configuration would make otherwise, a line a key; its `cache` section does not count."""
+    wanted = identify(config, model, ifm_sha256, frame_step=held.frame_step, views=held.views)
+    return [
+        f"{key}: the cache has {held.depends_on.get(key)!r}, the recipe {value!r}"
+        for key, value in wanted.depends_on.items()
+        if held.depends_on.get(key) != value
+    ]
 
 
 def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video]) -> Identity:
@@ -26,7 +58,7 @@ def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video
     """
     location = str(config.data.features)
     store = FeatureStore(location)
-    problems = store.identity.differences(config, model, ifm_sha256)
+    problems = differences(store.identity, config, model, ifm_sha256)
     step, clip, videos = store.identity.frame_step, played_clip(config), list(videos)
     slowest = min(stride_frames(clip, video.fps) * clip.rates[0] * (1 - clip.rate_jitter) for video in videos)
     if max(slowest, 1.0) < step:

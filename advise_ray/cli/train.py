@@ -40,6 +40,9 @@ def train(
             raise click.UsageError("--resume goes on with the run's own configuration; it takes no other")
         if dry_run:
             raise click.UsageError(f"--resume has no --dry-run; use --config {run_dir / 'config.yaml'} --dry-run")
+        from advise_ray import runtime
+
+        runtime.connect_ahead()
         from advise_ray.training.trainer import resume
 
         with progress.training() as on_line:
@@ -49,6 +52,10 @@ def train(
     if rates is not None and not dry_run:
         raise click.UsageError("--rates is for --dry-run")
     config = _with_manifest(recipe, overrides, videos, dry_run)
+    if not dry_run:
+        from advise_ray import runtime
+
+        runtime.connect_ahead()
     if dry_run:
         from advise_ray.training.plan import make_plan
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from advise_ray.cache.matching import differences
 from advise_ray.cache.store import FeatureStore
 from advise_ray.config import Config
 from advise_ray.dataset.encoding import encode_groups
@@ -101,7 +102,7 @@ class Encoder:
         if location is None:
             return None
         cached = FeatureStore(location)
-        if problems := cached.identity.differences(self.config, self.model, self.model.ifm.hash_weights()):
+        if problems := differences(cached.identity, self.config, self.model, self.model.ifm.hash_weights()):
             raise ConfigError([*problems, "data.features: another model's features; set data.features=null to decode"])
         missing = sum(not cached.has(self.videos[row]) for row in clips)
         if num_crops > 1:

@@ -6,12 +6,8 @@ import itertools
 
 import torch
 from torch import nn
-from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformerBlock
 
 from advise_ray.config import TMMConfig
-
-WINDOW = (4, 7, 7)
-"""Frames, rows and columns of a Video Swin attention window, for the 8 frames and 7×7 grid of a clip."""
 
 
 def build_tmm(config: TMMConfig, in_dim: int, num_frames: int, grid_size: tuple[int, int]) -> nn.Module:
@@ -24,6 +20,8 @@ def build_tmm(config: TMMConfig, in_dim: int, num_frames: int, grid_size: tuple[
     if config.arch == "transformer":
         return SpaceTimeTransformer(config, in_dim, num_frames, grid_size)
     if config.arch == "video_swin":
+        from advise_ray.model.swin import VideoSwin  # torchvision's models take more than a second to import
+
         return VideoSwin(config, in_dim)
     block = Bottleneck3D if config.arch == "resnet3d" else conv3d_pair
     spatial_kernel = 3 if max(grid_size) > 1 else 1
@@ -84,36 +82,6 @@ class Bottleneck3D(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float[B, in_dim, T, s, s] → float[B, out_dim, T, s / stride, s / stride]."""
         return torch.relu(self.branch(x) + self.shortcut(x))
-
-
-class VideoSwin(nn.Module):
-    """Blocks of attention within windows of 4×7×7 cells, every second time with the windows shifted by half.
-
-    torchvision's blocks (arXiv 2106.13230); a window larger than the clip or its grid shrinks to it.
-    """
-
-    def __init__(self, config: TMMConfig, in_dim: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(in_dim, config.out_dim)
-        self.blocks = nn.Sequential(
-            *(
-                SwinTransformerBlock(
-                    config.out_dim,
-                    config.num_heads,
-                    window_size=list(WINDOW),
-                    shift_size=[size // 2 if number % 2 else 0 for size in WINDOW],
-                    mlp_ratio=config.inner_dim / config.out_dim,
-                    attn_layer=ShiftedWindowAttention3d,
-                )
-                for number in range(config.num_blocks)
-            )
-        )
-        self.norm = nn.LayerNorm(config.out_dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, in_dim, T, s, s] → float[B, out_dim, T, s, s]."""
-        out: torch.Tensor = self.norm(self.blocks(self.project(x.movedim(1, -1)))).movedim(-1, 1)
-        return out
 
 
 class SpaceTimeTransformer(nn.Module):

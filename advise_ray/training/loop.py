@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from advise_ray.config import Config
-from advise_ray.model import augment
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.norm import synchronise_batch_norm
 from advise_ray.training.optim import build_optimizer, learning_rate
@@ -96,6 +95,8 @@ class Learner:
         if "features" in block:
             cached = torch.as_tensor(block["features"][0]).to(self.device, non_blocking=True)
             return self.model.cached_features(cached)
+        from advise_ray.model import augment  # torchvision takes a second to import; cached features need none
+
         frames = torch.as_tensor(block["frames"][0]).to(self.device, non_blocking=True)
         size_px, interpolation = self.config.augment.crop_size_px, self.model.ifm.interpolation
         return self.model.features(augment.apply(frames, block["draws"][0], size_px, interpolation))

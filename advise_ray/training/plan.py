@@ -131,13 +131,13 @@ def make_plan(config: Config, *, begun: bool = False) -> Plan:
     schedule = build_schedule(config, manifest)
     if config.data.features is None:
         check_videos_exist(manifest, schedule.train_videos)
-    maps = config.data.features is not None and not is_url(config.data.features)
-    shares = share_cpus(config, runtime.available_cpus(), runtime.available_gpus(), decodes=not maps)
     classes = rate_names(config) if config.task == "prp" else class_names(manifest, schedule)
     model = build_advise(config, len(classes))
     ifm_sha256 = model.ifm.hash_weights()
     if config.model.init_from is not None and not begun:
         checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal.tmm, ifm_sha256)
+    maps = config.data.features is not None and not is_url(config.data.features)
+    shares = share_cpus(config, runtime.available_cpus(), runtime.available_gpus(), decodes=not maps)
     every, cached = videos(manifest), None
     if config.data.features is not None:
         used = [every[row] for row in (*schedule.train_videos, *schedule.val_videos)]

@@ -17,7 +17,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from advise_ray import runtime, threads
+from advise_ray import runtime
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.tracking import RunTracker, ui_command
@@ -104,9 +104,9 @@ class _Run:
         for note in self.plan.notes():
             log.warning("note: %s", note)
         try:
-            self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")
             self._fit()
         except TrackingError:  # only the start raises it
+            ray.shutdown()  # the workers are about to start
             if fresh:  # nothing has been done: leave nothing behind
                 shutil.rmtree(self.run_dir)
             raise
@@ -142,6 +142,7 @@ class _Run:
 
         thread = threading.Thread(target=fit, name="ray-train", daemon=True)
         thread.start()
+        self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")  # while the workers start
         metrics = self.run_dir / "metrics.jsonl"
         self.tracker.follow(metrics)
         lines = _new_lines(metrics)
@@ -197,7 +198,7 @@ class _Run:
             run_config=ray.train.RunConfig(
                 name=".ray",
                 storage_path=str(run_dir),
-                worker_runtime_env={"env_vars": threads.ENVIRONMENT},
+                worker_runtime_env=runtime.worker_environment(),
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
             datasets={"clips": stream} if job.streams else {},
