@@ -46,9 +46,12 @@ def connect() -> None:
     Raises:
         RayError: it does not start, or cannot be joined.
     """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if _begun is not None:
         _begun.wait()
     _connect()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process, and nothing is put in order
 
 
 def _connect() -> None:
@@ -56,14 +59,11 @@ def _connect() -> None:
     level = logging.INFO if verbose else logging.ERROR
     if not ray.is_initialized():
         threads.prepare()  # for the processes that a Ray of our own starts
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
         except Exception as error:  # it has no kind of its own for this
             reason = " ".join(str(error).split())[:300]
             raise RayError(f"Ray did not start: {reason}; is the machine very busy, or RAY_ADDRESS wrong?") from error
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process, and nothing is put in order
     context = DataContext.get_current()
     context.enable_progress_bars = verbose
     for name in ("ray.data", "ray.train"):
