@@ -135,7 +135,7 @@ class Arms:
 
     def of_rival(self, seed: int, prp: Row) -> Row:
         """The R3D-50 with the same PRP for as many steps, and for as long as ours took; each fine-tuned after it."""
-        kind = ("model.kind=r3d50", "train.precision=bf16")
+        kind = ("model.kind=r3d50", "train.precision=bf16", "data.features=null")
         equal_steps = self.run(self.config(self.pretrain, seed, f"rival-steps-{seed}", self.manifest, *kind))
         row: Row = {"rival_prp_s": equal_steps["wall_s"], "rival_prp_top1": equal_steps["metrics"].get("val/top1")}
         init = f"model.init_from={equal_steps['run_dir']}"
