@@ -69,10 +69,7 @@ def test_cached_and_live_training_give_the_same_losses(configure: Configure, cac
     assert logged[0].sort_by("step").equals(logged[1].sort_by("step"))
 
 
-def test_two_workers_and_a_stream_train_on_the_same(
-    configure: Configure, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A remote cache comes by Ray Data, a local one is mapped by each worker; here both are the same folder."""
+def test_two_workers_train_on_the_same(configure: Configure, cache: Path) -> None:
     own = (*PLAIN, f"data.features={cache}", "train.epochs=2")
     mapped = train(configure(*own, "tracking.run_name=mapped"))
     two = train(configure(*own, "tracking.run_name=two", "train.num_workers=2", "train.cpus_per_worker=0.5"))
