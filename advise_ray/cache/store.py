@@ -44,8 +44,8 @@ def read_identity(location: str) -> Identity:
         held = json.loads(storage.read_file(storage.join(location, "cache.json")))
     except (OSError, ValueError):
         raise UsageError(
-            f"data.features: {location} is not a feature cache (it has no cache.json); make one with `advise-ray cache`, "
-            "or decode (data.features=null)"
+            f"data.features: {location} is not a feature cache (it has no cache.json); make one with "
+            "`advise-ray cache`, or decode (data.features=null)"
         ) from None
     if held.get("format") != FORMAT:
         raise UsageError(f"data.features: {location} has format {held.get('format')}, not {FORMAT}; make it anew")
