@@ -73,7 +73,11 @@ def measure_rates(
         threads.use_cores(1)
     learner = Learner(config, schedule, model, device)
     reader = ClipReader(config, videos, Pixels(config))
-    rows = ({name: [value] for name, value in plan_rows(batch, 1)[0].items()} for batch in schedule.batches())
+    rows = (
+        {name: [value] for name, value in plan_rows(batch, 1)[0].items()}
+        for run in itertools.repeat(schedule)  # a short one is over before the rates are measured
+        for batch in run.batches()
+    )
     blocks: list[dict[str, Any]] = []
 
     def decode() -> float:

@@ -53,6 +53,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """An own working directory, no way to start Ray, and the test process's own answer to SIGTERM."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runtime, "connect", lambda: pytest.fail("the command would have started Ray"))
+    monkeypatch.setattr(runtime, "connect_ahead", lambda: None)  # it only begins what connect would do
     on_sigterm = signal.getsignal(signal.SIGTERM)
     yield tmp_path
     signal.signal(signal.SIGTERM, on_sigterm)
