@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,8 @@ def measure_rates(
     if not use_gpu:
         threads.use_cores(1)
     learner = Learner(config, schedule, model, device)
-    reader = ClipReader(config, videos, Pixels(config))
+    pixels = Pixels(config)
+    reader = ClipReader(config, videos, pixels)
     rows = (
         {name: [value] for name, value in plan_rows(batch, 1)[0].items()}
         for run in itertools.repeat(schedule)  # a short one is over before the rates are measured
@@ -84,7 +85,10 @@ def measure_rates(
         blocks.append(reader(next(rows)))  # type: ignore[arg-type]
         return float(blocks[-1]["weights"].sum())
 
-    decode_clips_per_s = _per_s(decode)
+    with pixels.decoder as decoder:
+        decode_clips_per_s = _per_s(decode)
+        wholes = _whole_videos(config, [videos[row] for row in schedule.train_videos], decoder)
+        decode_frames_per_s = _per_s(wholes)
     block = max(blocks, key=lambda block: float(block["weights"].sum()))
     num_clips, num_frames = block["frames"].shape[1:3]
     shape = (1, num_clips, num_frames, *identity.frame_shape)
@@ -101,7 +105,7 @@ def measure_rates(
 
     return Rates(
         decode_clips_per_s=decode_clips_per_s,
-        decode_frames_per_s=_per_s(_whole_videos(config, [videos[row] for row in schedule.train_videos])),
+        decode_frames_per_s=decode_frames_per_s,
         ifm_frames_per_s=_per_s(encode),
         tmm_clips_per_s=_per_s(step),
         workers=config.train.num_workers,
@@ -125,9 +129,8 @@ def _per_s(once: Callable[[], float]) -> float:
     return done / elapsed_s
 
 
-def _whole_videos(config: Config, videos: list[Video]) -> Callable[[], float]:
-    decoder, size = DecodeProcess(config.data.decode_timeout_s), config.augment
-    some: Iterator[Video] = itertools.cycle(videos)
+def _whole_videos(config: Config, videos: list[Video], decoder: DecodeProcess) -> Callable[[], float]:
+    size, some = config.augment, itertools.cycle(videos)
 
     def decode() -> float:
         video = next(some)
