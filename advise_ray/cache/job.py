@@ -26,7 +26,7 @@ from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.shares import share_cpus
 from advise_ray.video import storage
 from advise_ray.video.frames import group_of
-from advise_ray.video.manifest import Video, read_manifest, videos, write_rejects
+from advise_ray.video.manifest import Video, read_manifest, videos
 
 log = logging.getLogger("advise_ray")
 OnProgress = Callable[[int, int], None]
@@ -100,7 +100,7 @@ class CacheJob:
             index, damaged = self._held()
             missing = self._missing(index)
             self._refuse_too_large(missing)
-            rejects: list[Row] = []
+            rejects: dict[str, str] = {}
             try:
                 self._encode(missing, index, rejects, on_progress)
             except KeyboardInterrupt:
@@ -110,13 +110,12 @@ class CacheJob:
                 ) from None
             finally:
                 store.write_index(self.location, index)
-                write_rejects_to(self.location, rejects)
+                store.write_rejects(self.location, rejects)
         left = self._missing(index)
         if len(rejects) > self.config.data.max_failed_fraction * len(self.videos):
             raise CacheError(
                 f"{len(rejects)} of {len(self.videos)} videos cannot be decoded, more than data.max_failed_fraction="
-                f"{self.config.data.max_failed_fraction} allows; such as {rejects[0]['video_id']}: "
-                f"{rejects[0]['reason']}"
+                f"{self.config.data.max_failed_fraction} allows; such as {': '.join(next(iter(rejects.items())))}"
             )
         return {
             "cache": self.location,
@@ -157,18 +156,10 @@ class CacheJob:
 
     def _missing(self, index: list[Row]) -> list[int]:
         """Rows of the manifest of which a frame is not there."""
-        by_id = {video.video_id: number for number, video in enumerate(self.videos)}
-        frames = [0] * len(self.videos)
-        for row in index:
-            number = by_id.get(row["video_id"])
-            if number is not None and store.describes(row, self.videos[number]):
-                frames[number] += row["frames"]
-        return [number for number, video in enumerate(self.videos) if frames[number] < len(self.identity.frames(video))]
+        pieces = store.Pieces(index)
+        return [number for number, video in enumerate(self.videos) if not pieces.complete(video, self.identity)]
 
-    def _encode(self, missing: list[int], index: list[Row], rejects: list[Row], on_progress: OnProgress) -> None:
-        # What is left of a video that was not finished, or has changed, would be there twice.
-        gone = {self.videos[row].video_id for row in missing}
-        index[:] = [row for row in index if row["video_id"] not in gone]
+    def _encode(self, missing: list[int], index: list[Row], rejects: dict[str, str], on_progress: OnProgress) -> None:
         groups = list(group_pieces(self.config, self.identity, self.videos, missing))
         done, total = 0, sum(map(len, groups))
         if not groups:
@@ -188,16 +179,9 @@ class CacheJob:
                 index += store.rows_of(Part(self.location, str(block["part"][0])))
             for row, failure in zip(block["rows"][0], str(block["failures"][0]).split("\n"), strict=True):
                 if failure:
-                    video = self.videos[row]
-                    rejects.append({"video_id": video.video_id, "path": video.path, "reason": failure})
+                    rejects[self.videos[row].video_id] = failure
             done += len(block["rows"][0])
             on_progress(done, total)
-
-
-def write_rejects_to(location: str, rejects: list[Row]) -> None:
-    """`rejects.parquet` of a cache: the videos that it lacks, with reasons, each once."""
-    if not storage.is_url(location):
-        write_rejects(list({row["video_id"]: row for row in rejects}.values()), Path(location) / "rejects.parquet")
 
 
 def _is_cache(location: str) -> bool:
@@ -223,10 +207,7 @@ def _sweep(location: str) -> None:
 
 
 def _part_names(location: str) -> list[str]:
-    try:
-        return sorted(file.path for file in storage.list_files(location) if file.path.startswith("part-"))
-    except UsageError:
-        return []
+    return sorted(file.path for file in storage.list_files(location) if file.path.startswith("part-"))
 
 
 @contextlib.contextmanager

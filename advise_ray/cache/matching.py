@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from advise_ray.cache.identity import Identity
-from advise_ray.cache.store import FeatureStore
+from advise_ray.cache.store import FeatureStore, read_rejects
 from advise_ray.config import Config, flatten, played_clip
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.sfu import output_shape
-from advise_ray.video import storage
-from advise_ray.video.manifest import Video, read_rejects
+from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import stride_frames
 
 COMPARED = (
@@ -69,7 +67,7 @@ def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video
         )
     if problems:
         raise ConfigError([*problems, f"data.features: {location} does not fit the recipe; make one that does"])
-    rejects = {} if storage.is_url(location) else read_rejects(Path(location) / "rejects.parquet")
+    rejects = read_rejects(location)
     missing = [video.video_id for video in videos if not store.has(video) and video.video_id not in rejects]
     if missing:
         raise UsageError(

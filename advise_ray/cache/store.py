@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from advise_ray.cache.identity import FORMAT, PIECE_FRAMES, Identity
 from advise_ray.cache.parts import DESCRIBES, SCHEMA, Features, Part
 from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.video import storage
-from advise_ray.video.manifest import Video
+from advise_ray.video.manifest import REJECTS_SCHEMA, Video
 
 OPEN_PARTS = 256
 """At most so many files are open, and mapped, at a time."""
@@ -89,9 +89,37 @@ def rows_of(part: Part) -> Iterator[Row]:
         }
 
 
-def describes(row: Mapping[str, Any], video: Video) -> bool:
-    """Whether what was cached is the video as it is now."""
-    return all(row[name] == getattr(video, name) for name in DESCRIBES)
+class Pieces:
+    """The pieces of an index, by the video as it was when it was cached, and by first frame.
+
+    One that is there twice counts once: a video that was cut short is done again as a whole, and its parts stay.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows: dict[tuple[Any, ...], dict[int, Row]] = defaultdict(dict)
+        for row in rows:
+            self._rows[tuple(row[name] for name in DESCRIBES)][row["first_frame"]] = row
+
+    def of(self, video: Video) -> dict[int, Row]:
+        """First frame → row, of a video as it is now."""
+        return self._rows.get(tuple(getattr(video, name) for name in DESCRIBES), {})
+
+    def complete(self, video: Video, identity: Identity) -> bool:
+        """Whether all kept frames of a video, as it is now, are there."""
+        return sum(row["frames"] for row in self.of(video).values()) == len(identity.frames(video))
+
+
+def write_rejects(location: str, rejects: Mapping[str, str]) -> None:
+    """`rejects.parquet`: video_id → why the cache lacks it."""
+    rows = [{"video_id": video_id, "reason": reason} for video_id, reason in rejects.items()]
+    with storage.writing(storage.join(location, "rejects.parquet")) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), file)
+
+
+def read_rejects(location: str) -> set[str]:
+    """The videos that the cache lacks since they cannot be decoded."""
+    table = pq.read_table(pa.BufferReader(storage.read_file(storage.join(location, "rejects.parquet"))))
+    return set(table.column("video_id").to_pylist())
 
 
 class FeatureStore:
@@ -100,18 +128,13 @@ class FeatureStore:
     def __init__(self, location: str) -> None:
         self.location = location
         self.identity = read_identity(location)
-        self.pieces: dict[str, list[Row]] = defaultdict(list)
-        for row in read_index(location):
-            self.pieces[row["video_id"]].append(row)
-        for rows in self.pieces.values():
-            rows.sort(key=lambda row: row["first_frame"])
+        self.pieces = Pieces(read_index(location))
         self._parts: dict[str, Part] = {}
         self._checked: set[tuple[str, int]] = set()
 
     def has(self, video: Video) -> bool:
         """Whether all kept frames of a video, as it is now, are there."""
-        rows = [row for row in self.pieces.get(video.video_id, []) if describes(row, video)]
-        return sum(row["frames"] for row in rows) == len(self.identity.frames(video))
+        return self.pieces.complete(video, self.identity)
 
     def snap(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The frames that are shown for some: each itself, or the last kept one before it."""
@@ -126,8 +149,6 @@ class FeatureStore:
         Raises:
             VideoDecodeError: the video is not there, or its part is damaged or gone.
         """
-        if video.video_id not in self.pieces:
-            raise VideoDecodeError(video.video_id, "not in the feature cache; run `advise-ray cache` again")
         positions = (frame_indices - video.frames.start) // self.identity.frame_step
         for number in np.unique(positions // PIECE_FRAMES):
             features = self._features(video, int(number))
@@ -139,7 +160,10 @@ class FeatureStore:
                     clip[here] = features[view][places[here] % PIECE_FRAMES]
 
     def _features(self, video: Video, number: int) -> Features:
-        row = self.pieces[video.video_id][number]
+        first_frame = video.frames.start + number * PIECE_FRAMES * self.identity.frame_step
+        row = self.pieces.of(video).get(first_frame)
+        if row is None:
+            raise VideoDecodeError(video.video_id, "not in the feature cache; run `advise-ray cache` again")
         key = (row["part"], row["row"])
         try:
             part = self._open(row)

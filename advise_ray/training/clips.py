@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,9 @@ class ClipReader:
                 keyed_rng(self.config.seed, "augment", epoch, video.video_id, int(clips[place])) if train else None
                 for place in places
             ]
+            frame_indices = np.stack([plans[place].frame_indices for place in places])
             try:
-                self.source.read(read, video, places, np.stack([plans[place].frame_indices for place in places]), drawn)
+                self.source.read(read, VideoClips(video, places, frame_indices, drawn))
             except VideoDecodeError as error:
                 failed[places] = True
                 failures.append(f"{video.video_id}\t{error.reason}")
@@ -95,6 +97,22 @@ class ClipReader:
         ]
 
 
+@dataclass(frozen=True)
+class VideoClips:
+    """The clips of one video in a row.
+
+    Attributes:
+        places: int64[K], of the clips in the row.
+        frame_indices: int64[K, T].
+        drawn: K generators for what is drawn by lot; None for the centre crop, unchanged.
+    """
+
+    video: Video
+    places: NDArray[np.int64]
+    frame_indices: NDArray[np.int64]
+    drawn: list[np.random.Generator | None]
+
+
 class Pixels:
     """Clips as they are decoded, and the augmentation that is due."""
 
@@ -114,24 +132,18 @@ class Pixels:
         """Any frame can be decoded."""
         return frame_indices
 
-    def read(
-        self,
-        into: Block,
-        video: Video,
-        places: NDArray[np.int64],
-        frame_indices: NDArray[np.int64],
-        drawn: list[np.random.Generator | None],
-    ) -> None:
-        """The clips of one video to their places; without a generator the centre crop, unchanged.
+    def read(self, into: Block, clips: VideoClips) -> None:
+        """Clips to their places.
 
         Raises:
             VideoDecodeError: the places may have been written to.
         """
-        for place, rng in zip(places, drawn, strict=True):
+        video = clips.video
+        for place, rng in zip(clips.places, clips.drawn, strict=True):
             if rng is not None:
                 into["draws"][place] = augment.draw(self.config.augment, rng)
         video.refuse_above(self.config.data.max_pixels)
-        self.decoder.decode_into(into["frames"], places, video.path, frame_indices, **video.decoding)
+        self.decoder.decode_into(into["frames"], clips.places, video.path, clips.frame_indices, **video.decoding)
 
 
 class CachedFeatures:
@@ -152,18 +164,11 @@ class CachedFeatures:
         """The frames that are shown for some."""
         return self.store.snap(video, frame_indices)
 
-    def read(
-        self,
-        into: Block,
-        video: Video,
-        places: NDArray[np.int64],
-        frame_indices: NDArray[np.int64],
-        drawn: list[np.random.Generator | None],
-    ) -> None:
+    def read(self, into: Block, clips: VideoClips) -> None:
         """See `Pixels.read`."""
-        views = [0 if rng is None else int(rng.integers(self.store.identity.views)) for rng in drawn]
-        out: list[Features] = [into["features"][place] for place in places]
-        self.store.read_into(out, video, frame_indices, views)
+        views = [0 if rng is None else int(rng.integers(self.store.identity.views)) for rng in clips.drawn]
+        out: list[Features] = [into["features"][place] for place in clips.places]
+        self.store.read_into(out, clips.video, clips.frame_indices, views)
 
 
 def open_source(config: Config) -> Pixels | CachedFeatures:

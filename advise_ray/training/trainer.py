@@ -106,7 +106,6 @@ class _Run:
         try:
             self._fit()
         except TrackingError:  # only the start raises it
-            ray.shutdown()  # the workers are about to start
             if fresh:  # nothing has been done: leave nothing behind
                 shutil.rmtree(self.run_dir)
             raise
@@ -142,7 +141,12 @@ class _Run:
 
         thread = threading.Thread(target=fit, name="ray-train", daemon=True)
         thread.start()
-        self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")  # while the workers start
+        try:
+            self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")  # while the workers start
+        except TrackingError:
+            ray.shutdown()
+            thread.join()  # nothing writes to the run directory any more
+            raise
         metrics = self.run_dir / "metrics.jsonl"
         self.tracker.follow(metrics)
         lines = _new_lines(metrics)

@@ -124,3 +124,21 @@ def test_what_does_not_fit_is_made_smaller_by_what_fits() -> None:
     ]
     assert all(size <= whole // 3 for size in fitting.values())
     assert smaller(identity, videos, 1000) == {}
+
+
+def test_what_was_cached_before_a_change_or_a_kill_is_never_shown(tmp_path: Path) -> None:
+    """Its parts stay: of a video before it changed, and the first piece of one that was done again as a whole."""
+    now, before = video("a"), video("a", bytes=5)
+    make(tmp_path, [before, now], frame_step=1, views=1)
+    index = store.read_index(str(tmp_path))
+    twice = [row for row in index if row["bytes"] == now.bytes and row["first_frame"] == 0]
+    unfinished = [row for row in index if row["bytes"] == before.bytes][1:]  # its first piece failed
+    store.write_index(str(tmp_path), [*unfinished, *twice, *(row for row in index if row["bytes"] == now.bytes)])
+    cached = FeatureStore(str(tmp_path))
+    assert cached.has(now)
+    assert not cached.has(before)
+    out = np.empty((1, 2, *FRAME_SHAPE), dtype=np.float16)
+    cached.read_into(out, now, np.array([[3, 1200]]), [0])
+    assert out[0, :, 0, 0, 0].tolist() == [3, 1200]
+    with pytest.raises(VideoDecodeError, match="not in the feature cache"):
+        cached.read_into(out, before, np.array([[3, 1200]]), [0])
