@@ -38,8 +38,10 @@ class SFU(nn.Module):
 
     def arrange(self, frames: torch.Tensor) -> torch.Tensor:
         """The part that knows clips: compressed frames [B, T, C, s, s] → float32[B, C, T, s, s], centred in time."""
-        x = frames.float().transpose(1, 2)
-        return x - x.mean(2, keepdim=True) if self.config.temporal_centering else x
+        if not self.config.temporal_centering:
+            return frames.float().transpose(1, 2)
+        x = frames.to(torch.float32, copy=True).transpose(1, 2)
+        return x.sub_(x.mean(2, keepdim=True))
 
 
 def output_shape(config: SFUConfig, feature_dim: int, grid_size: tuple[int, int]) -> tuple[int, tuple[int, int]]:

@@ -81,7 +81,9 @@ class Bottleneck3D(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float[B, in_dim, T, s, s] → float[B, out_dim, T, s / stride, s / stride]."""
-        return torch.relu(self.branch(x) + self.shortcut(x))
+        # In place: batch norm's backward pass does not look at what it gave out.
+        added: torch.Tensor = self.branch(x).add_(self.shortcut(x)).relu_()
+        return added
 
 
 class SpaceTimeTransformer(nn.Module):

@@ -26,6 +26,8 @@ class Learner:
         self.device = device
         self.num_workers = dist.get_world_size() if dist.is_initialized() else 1
         self.model = model.to(device)
+        # As the features lie: oneDNN and cuDNN would else turn the kernels around in each step.
+        model.temporal.to(memory_format=torch.channels_last_3d)
         self.trained: torch.nn.Module = model.temporal
         if self.num_workers > 1:
             model.temporal = synchronise_batch_norm(model.temporal, device)
