@@ -1,6 +1,6 @@
 """Train video models cheaply: a frozen image model, a small temporal module, playback-rate prediction, on Ray.
 
-`Config`, `train` and `evaluate` are imported when they are first used, so that `import advise_ray` costs nothing.
+`Config`, `train`, `evaluate` and `tune` are imported when they are first used: `import advise_ray` costs nothing.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advise_ray.config import Config
     from advise_ray.evaluation.run import evaluate
+    from advise_ray.sweep.run import tune
     from advise_ray.training.trainer import train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "__version__", "evaluate", "train"]
+__all__ = ["Config", "__version__", "evaluate", "train", "tune"]
 
 _HOMES = {
     "Config": "advise_ray.config",
     "evaluate": "advise_ray.evaluation.run",
     "train": "advise_ray.training.trainer",
+    "tune": "advise_ray.sweep.run",
 }
 
 

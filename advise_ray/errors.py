@@ -57,6 +57,10 @@ class CacheError(AdviseRayError):
     """A feature cache that was not finished: no room, or too many videos that cannot be decoded."""
 
 
+class SweepError(AdviseRayError):
+    """A sweep of which no trial came to its end."""
+
+
 class RayError(AdviseRayError):
     """Ray cannot be started or joined."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -81,3 +83,17 @@ def evaluation_table(result: dict[str, Any]) -> str:
     width = max(map(len, rows))
     findings = [line for split in result["splits"].values() for line in split.get("findings", [])]
     return "\n".join([result["protocol"], *(f"  {k:<{width}}  {v}" for k, v in rows.items()), *findings])
+
+
+def sweep_table(result: dict[str, Any]) -> str:
+    """The outcome of a sweep, for people."""
+    best = result["best"]
+    rows: dict[str, Any] = {name: result[name] for name in ("trials", "finished", "pruned", "failed")}
+    if best is not None:
+        rows |= {"best trial": f"{best['number']:04d}", result["metric"]: f"{best['values'][result['metric']]:.4g}"}
+        rows |= {f"  {key}": json.dumps(value) for key, value in best["settings"].items()}
+    rows |= {f"recipe {number}": path for number, path in enumerate(result["recipes"], 1)}
+    rows |= {"table": result["table"]} | {Path(path).stem: path for path in result["figures"]}
+    rows |= {"wall time": f"{result['wall_s']:.0f} s", "sweep directory": result["sweep_dir"]}
+    width = max(map(len, rows))
+    return "\n".join([f"{result['run_name']}: {result['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])

@@ -7,6 +7,7 @@ sent when it is back, each line with its own step and time, so that a line sent 
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -101,8 +102,20 @@ class RunTracker:
         """MLflow's id of the run, from `start` on."""
         return self._state["run_id"]
 
-    def start(self, device: str) -> str:
+    def start(
+        self,
+        device: str,
+        *,
+        name: str | None = None,
+        parent_id: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> str:
         """Create the run, or set it running again, with its parameters and tags.
+
+        Args:
+            name: unset, the run directory's.
+            parent_id: of the run that this one belongs to.
+            params: beside those of the configuration.
 
         Raises:
             TrackingError: the server or the store cannot be reached.
@@ -110,12 +123,13 @@ class RunTracker:
         with _told(self.config):
             self._client, experiment_id = connect(self.config)
             known = self._client.search_runs([experiment_id], f"attributes.run_id = '{self.run_id}'")
-            run = known[0] if known else self._client.create_run(experiment_id, run_name=self.run_dir.name)
+            run = known[0] if known else self._client.create_run(experiment_id, run_name=name or self.run_dir.name)
             # A run that is gone from the store is sent anew: the run directory has all of it.
             sent_bytes = self._state["sent_bytes"] if known else 0
             self._save(run_id=run.info.run_id, sent_bytes=sent_bytes, end=None, complete=False)
             self._client.update_run(self.run_id, status="RUNNING")
-            self._log_config(run.data.params, {**_tags(), "device": device})
+            tags = {**_tags(), "device": device} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
+            self._log_config(run.data.params, {**flatten(self.config), **(params or {})}, tags)
         return str(self.run_id)
 
     def follow(self, metrics_path: Path) -> None:
@@ -139,16 +153,24 @@ class RunTracker:
         self._thread = threading.Thread(target=run, name="mlflow", daemon=True)
         self._thread.start()
 
-    def finish(self, status: str, artifacts: Sequence[Path] = (), summary: Mapping[str, float] | None = None) -> bool:
+    def finish(
+        self,
+        status: str,
+        artifacts: Sequence[Path] = (),
+        summary: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> bool:
         """Send the rest, the artifacts and the final status; False where some of it is left to `sync`.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             artifacts: files beside those that every run directory has.
             summary: metrics of the run as a whole, under names that metrics.jsonl does not use.
+            tags: what else is known of it at its end.
         """
         paths = [str(path.absolute()) for path in artifacts]
-        self._save(end={"status": status, "time_s": time.time(), "artifacts": paths, "values": dict(summary or {})})
+        end = {"status": status, "time_s": time.time(), "artifacts": paths, "values": dict(summary or {})}
+        self._save(end={**end, "tags": {key: redact(value) for key, value in (tags or {}).items()}})
         if self._thread is None:
             self.follow(self.run_dir / "metrics.jsonl")
         assert self._thread is not None
@@ -194,11 +216,12 @@ class RunTracker:
             tracker._client, _ = connect(tracker.config)
             tracker._advance(run_dir / "metrics.jsonl")
 
-    def _log_config(self, known: Mapping[str, str], tags: dict[str, str]) -> None:
+    def _log_config(self, known: Mapping[str, str], config: Mapping[str, Any], tags: dict[str, str]) -> None:
         """MLflow refuses to change a parameter: those of a resumed run stay, and what changed becomes a tag."""
         from mlflow.entities import Param, RunTag
 
-        values = {key: _text(value) for key, value in flatten(self.config).items()}
+        searches = bool(self.config.search)
+        values = {key: _text(value) for key, value in config.items() if searches or not key.startswith("tune.")}
         tags |= {f"resumed.{key}": text for key, text in values.items() if known.get(key, text) != text}
         self._log("tags", [RunTag(*tag) for tag in tags.items()])
         self._log("params", [Param(key, text) for key, text in values.items() if key not in known])
@@ -211,6 +234,8 @@ class RunTracker:
             self._save(sent_bytes=self._state["sent_bytes"] + len(text))
         if end is not None:
             self._log_metrics([{**end, "step": 0}])
+            for key, value in end.get("tags", {}).items():
+                self._client.set_tag(self.run_id, key, value[:PARAM_LENGTH])
             for path in [*(self.run_dir / name for name in ARTIFACTS), *map(Path, end["artifacts"])]:
                 if path.is_file():
                     self._client.log_artifact(self.run_id, str(path))
@@ -316,7 +341,8 @@ def _whole_lines(path: Path, offset: int) -> bytes:
     return block[: block.rfind(b"\n") + 1]
 
 
-def _tags() -> dict[str, str]:
+@functools.cache
+def _tags() -> Mapping[str, str]:
     tags = {"mlflow.source.name": "advise-ray", "version.python": platform.python_version()}
     if user := os.environ.get("USER"):
         tags["mlflow.user"] = user

@@ -7,6 +7,7 @@ import pytest
 from advise_ray import recipes
 from advise_ray.config import flatten, load
 from advise_ray.errors import UsageError
+from advise_ray.sweep.space import settings_of
 
 SHIPPED = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
 
@@ -27,6 +28,12 @@ def test_the_recipes_that_the_paper_needs_are_shipped():
     names = {"quickstart", "pretrain_ucf101", "pretrain_ucf101_plus", "r3d50_ucf101", "ablate_no_tmm"}
     names |= {"ablate_from_scratch", *(f"{protocol}_{name}" for protocol in ("finetune", "linear") for name in sets)}
     assert names <= {path.stem for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if load(path).search], ids=lambda path: path.stem)
+def test_every_trial_of_a_shipped_sweep_is_a_configuration(path):
+    seeds = {each["seed"] for each in settings_of(load(path))}
+    assert len(seeds) > 1  # or the figure has no deviations
 
 
 FITTING = [path for path in SHIPPED if path.stem.startswith(("finetune", "linear"))]

@@ -1,4 +1,4 @@
-"""What figures were measured on, and the memory of processes."""
+"""What figures were measured on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-
-
-def status_bytes(name: str, pid: int | str = "self") -> int:
-    """A process's memory as Linux counts it: `VmRSS` now, `VmHWM` at its highest."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
 def machine() -> Row:

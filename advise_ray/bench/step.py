@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from advise_ray.bench.machine import Row, machine, status_bytes
+from advise_ray.bench.machine import Row, machine
 from advise_ray.config import Config, load
+from advise_ray.memory import PeakMemory
 
 STEP_CLIPS = (4, 8, 16)
 STEP_IFMS = ("open_clip:ViT-B-32", "open_clip:ViT-B-16")
@@ -77,7 +76,7 @@ def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
 
     config = step_config(kind, ifm, clips, precision)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    memory = _Memory(device)
+    memory = PeakMemory(device)
     model = build_advise(config, NUM_CLASSES)
     nobody = np.arange(0)
     learner = Learner(config, Schedule(0, 1, 1, clips, 1, 1, np.arange(clips), nobody, 0), model, device)
@@ -110,28 +109,3 @@ def _random_block(config: Config, clips: int) -> dict[str, Any]:
         "targets": np.arange(clips)[None] % NUM_CLASSES,
         "weights": np.ones((1, clips), dtype=np.float32),
     }
-
-
-class _Memory:
-    """Peak memory above a floor: of the CUDA device where the work is there, else of this process (Linux)."""
-
-    def __init__(self, device: Any) -> None:
-        self.on_cuda = device.type == "cuda"
-        self.floor_bytes = 0 if self.on_cuda else status_bytes("VmRSS")
-
-    def forget_peak(self) -> None:
-        """Building a model takes more than it keeps: CLIP's text half comes and goes."""
-        if self.on_cuda:
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def peak_bytes(self) -> int:
-        if self.on_cuda:
-            import torch
-
-            return int(torch.cuda.max_memory_allocated())
-        return status_bytes("VmHWM") - self.floor_bytes

@@ -9,6 +9,7 @@ from advise_ray.config.keys import fields, flatten, reference
 from advise_ray.config.loading import load, to_yaml
 from advise_ray.config.model import HeadConfig, IFMConfig, SFUConfig, TMMConfig
 from advise_ray.config.schema import Config, OptimConfig, played_clip, videos_per_step
+from advise_ray.config.search import Space, TuneConfig
 
 __all__ = [
     "AugmentConfig",
@@ -19,7 +20,9 @@ __all__ = [
     "IFMConfig",
     "OptimConfig",
     "SFUConfig",
+    "Space",
     "TMMConfig",
+    "TuneConfig",
     "fields",
     "flatten",
     "load",

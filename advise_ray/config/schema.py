@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import urllib.parse
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from advise_ray.config.data import AugmentConfig, CacheConfig, ClipConfig, DataConfig
 from advise_ray.config.model import ModelConfig
+from advise_ray.config.search import Space, TuneConfig
 from advise_ray.config.section import Cpus, LocalPath, Positive, Section
 
 
@@ -99,6 +101,24 @@ class Config(Section):
     cache: CacheConfig = CacheConfig()
     tracking: TrackingConfig = TrackingConfig()
     storage: StorageConfig = Field(default_factory=StorageConfig)  # its default depends on the working directory
+    search: dict[str, Space] = Field(default_factory=dict)
+    """Of `advise-ray tune`: key → what it may be, {choice|grid: [values]}, {uniform|loguniform|randint: [low, high]},
+    {quniform: [low, high, step]}, or {given: another key, cases: {its value: one of these}}."""
+    tune: TuneConfig = TuneConfig()
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _dotted(cls, search: Any) -> Any:
+        """Keys may be nested, as everywhere: what is not a space by its names is a section of keys."""
+
+        def walk(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+            for name, value in tree.items():
+                if isinstance(value, dict) and not set(value) & set(Space.model_fields):
+                    yield from walk(value, f"{prefix}{name}.")
+                else:
+                    yield prefix + str(name), value
+
+        return dict(walk(search, "")) if isinstance(search, dict) else {} if search is None else search
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Config:

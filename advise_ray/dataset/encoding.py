@@ -50,7 +50,7 @@ def encode_groups(
         encoded = decoded.map_batches(
             _Model,
             fn_constructor_args=(config, num_classes, [ray.put(model.state_dict())], function),
-            batch_size=None,
+            batch_size=1,  # a group; for actors with GPUs Ray does not take None
             zero_copy_batch=True,
             compute=ray.data.ActorPoolStrategy(size=min(shares.num_workers, len(groups))),
             num_cpus=shares.cpus_per_worker,

@@ -18,6 +18,7 @@ from advise_ray.evaluation import actions
 from advise_ray.evaluation.actions import Settings
 from advise_ray.evaluation.encode import Encoder
 from advise_ray.evaluation.labels import LabelledSplit, labelled_split, num_official_splits, refuse_seen
+from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.pretext import pretext
 from advise_ray.evaluation.report import leave
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
@@ -54,7 +55,26 @@ def evaluate(
         EvaluationError: too many videos cannot be decoded.
     """
     started_s = time.monotonic()
-    subject = find_subject(target, [*overrides, *([f"data.manifest={json.dumps(str(manifest))}"] if manifest else [])])
+    manifest_key = [f"data.manifest={json.dumps(str(manifest))}"] if manifest else []
+    subject = find_subject(target, [*overrides, *manifest_key])
+    encoder, outcomes, counts = score(subject, protocol, split=split, settings=settings, on_progress=on_progress)
+    name = _name(subject, protocol, settings, split, manifest)
+    return leave(subject, encoder, protocol, name, outcomes, counts, started_s)
+
+
+def score(
+    subject: Subject,
+    protocol: Protocol,
+    *,
+    split: int | Literal["all"] | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    on_progress: OnProgress = lambda done, total: None,
+) -> tuple[Encoder, dict[str, Outcome], Row]:
+    """What a protocol finds, split by split, and how many videos it looked at; nothing is left behind.
+
+    Raises:
+        UsageError, ConfigError, EvaluationError: as `evaluate`.
+    """
     config = subject.config
     refuse_unfit(subject, protocol)
     if config.data.manifest is None:
@@ -71,22 +91,19 @@ def evaluate(
         if split is not None:
             raise UsageError("--split: playback rates have no official splits")
         rows, which = _pretext_rows(table, config)
-        outcomes, counts = {which: pretext(encoder, rows, on_progress)}, {"videos": len(rows)}
-    else:
-        chosen = _splits(subject, protocol, table, split)
-        protocols = {
-            "multiview": actions.multiview,
-            "linear": actions.linear,
-            "knn": actions.knn,
-            "retrieval": actions.retrieval,
-        }
-        found = protocols[protocol](encoder, list(chosen.values()), settings, on_progress)
-        outcomes = dict(zip(chosen, found, strict=True))
-        counts = {"videos": sum(len(each.test) for each in chosen.values())}
-        if protocol != "multiview":
-            counts["train_videos"] = sum(len(each.train) for each in chosen.values())
-    name = _name(subject, protocol, settings, split, manifest)
-    return leave(subject, encoder, protocol, name, outcomes, counts, started_s)
+        return encoder, {which: pretext(encoder, rows, on_progress)}, {"videos": len(rows)}
+    chosen = _splits(subject, protocol, table, split)
+    protocols = {
+        "multiview": actions.multiview,
+        "linear": actions.linear,
+        "knn": actions.knn,
+        "retrieval": actions.retrieval,
+    }
+    found = protocols[protocol](encoder, list(chosen.values()), settings, on_progress)
+    counts = {"videos": sum(len(each.test) for each in chosen.values())}
+    if protocol != "multiview":
+        counts["train_videos"] = sum(len(each.train) for each in chosen.values())
+    return encoder, dict(zip(chosen, found, strict=True)), counts
 
 
 def _pretext_rows(table: pa.Table, config: Config) -> tuple[Any, str]:

@@ -147,18 +147,25 @@ class Pixels:
 
 
 class CachedFeatures:
-    """Clips of a feature cache: in training under one of its views, by lot, else the first, the centre crop."""
+    """Clips of a feature cache: in training under one of its views, by lot, else the first, the centre crop.
+
+    `pinned`: in page-locked memory, for a GPU. (On an H100 the copy of a step of 128 clips, 77 MB, out of other memory
+    took 11 of its 23 ms.)
+    """
 
     name, blank = "features", 0
 
-    def __init__(self, config: Config, location: str) -> None:
+    def __init__(self, config: Config, location: str, *, pinned: bool = False) -> None:
         self.store = FeatureStore(location)
         self.num_frames = config.data.clip.num_frames
+        self.pinned = pinned
 
     def start(self, num_clips: int) -> Block:
         """Room for the clips of a row."""
+        import torch  # not where clips are decoded, whose processes need none
+
         shape = (num_clips, self.num_frames, *self.store.identity.frame_shape)
-        return {"features": np.empty(shape, dtype=np.float16)}
+        return {"features": torch.empty(shape, dtype=torch.float16, pin_memory=self.pinned).numpy()}
 
     def snap(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The frames that are shown for some."""

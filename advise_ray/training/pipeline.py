@@ -25,7 +25,7 @@ from ray.data.block import BlockMetadata
 from ray.train import DataConfig
 
 from advise_ray.config import Config
-from advise_ray.training.clips import ClipReader
+from advise_ray.training.clips import CachedFeatures, ClipReader
 from advise_ray.training.schedule import Batch, Schedule
 from advise_ray.video.manifest import Video
 
@@ -157,13 +157,20 @@ class ReadClips:
 
 
 def mapped_clips(
-    config: Config, schedule: Schedule, videos: list[Video], start_step: int, rank: int, num_workers: int
+    config: Config,
+    schedule: Schedule,
+    videos: list[Video],
+    start_step: int,
+    rank: int,
+    num_workers: int,
+    *,
+    pinned: bool,
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """A worker's blocks from a local feature cache, which it maps itself: no other process, and one copy.
 
     They are read in a thread, a few ahead of the worker.
     """
-    reader = ClipReader(config, videos)
+    reader = ClipReader(config, videos, CachedFeatures(config, str(config.data.features), pinned=pinned))
     rows = (plan_rows(batch, num_workers)[rank] for batch in schedule.batches(start_step))
     blocks = ({name: [value] for name, value in row.items()} for row in rows)
     with ThreadPoolExecutor(1, thread_name_prefix="features") as thread:

@@ -33,8 +33,21 @@ Block = dict[str, NDArray[Any]]
 
 def run_worker(job: Job) -> dict[str, Any]:
     """Train; the return value is `{"error": message}` where going on or starting again would not help."""
+    context = ray.train.get_context()
+    blocks = _open_stream() if job.streams else None  # first: decode actors start while the model is built
     try:
-        return _Worker(job).run()
+        worker = Worker(
+            job,
+            videos=ray.get(job.videos),
+            weights=ray.get(job.weights),
+            device=ray.train.torch.get_device() if job.use_gpu else torch.device("cpu"),
+            rank=context.get_world_rank(),
+            processes_on_node=context.get_local_world_size(),
+            blocks=blocks,
+        )
+        for _ in worker.epochs():
+            pass
+        return worker.result()
     except AdviseRayError as error:
         # Not raised: Ray Train would take it for a fault of the machine and start the run again.
         return {"error": str(error)}
@@ -51,32 +64,62 @@ class _Epoch:
     confusion: torch.Tensor | None = None
 
 
-class _Worker:
-    def __init__(self, job: Job) -> None:
-        context = ray.train.get_context()
+class Worker:
+    """One worker of a run, from its last checkpoint on.
+
+    Args:
+        weights: state dict that the run begins with.
+        processes_on_node: that share the cores.
+        blocks: this worker's share of the batches (`ClipReader`); None where it maps a feature cache itself.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        videos: list[Video],
+        weights: dict[str, torch.Tensor],
+        device: torch.device,
+        rank: int = 0,
+        processes_on_node: int = 1,
+        blocks: Iterator[Block] | None = None,
+    ) -> None:
         self.job, self.config, self.schedule = job, job.config, job.schedule
-        self.rank = context.get_world_rank()
-        self.device = ray.train.torch.get_device() if job.use_gpu else torch.device("cpu")
-        blocks = _open_stream() if job.streams else None
-        _set_up_torch(self.config, self.device, context.get_local_world_size())
+        self.rank, self.device = rank, device
+        _set_up_torch(self.config, device, processes_on_node)
         model = job.empty_model()
-        model.load_state_dict(ray.get(job.weights))
-        self.learner = Learner(self.config, self.schedule, model, self.device)
-        videos: list[Video] = ray.get(job.videos)
-        self.recorder = Recorder(self.config, job.run_dir, videos, self.rank, self.learner.num_workers)
+        model.load_state_dict(weights)
+        self.learner = Learner(self.config, self.schedule, model, device)
+        self.recorder = Recorder(self.config, job.run_dir, videos, rank, self.learner.num_workers)
         self.taken = 0
         self.state = State(ifm_sha256=job.ifm_sha256, manifest_sha256=job.manifest_sha256, classes=job.classes)
         last = checkpoint.latest(job.run_dir)
         if last is not None:
             self.state = checkpoint.load(last, model.temporal, self.learner.optimizer)
-        workers = self.learner.num_workers
-        self.blocks = blocks or mapped_clips(self.config, self.schedule, videos, self.state.step, self.rank, workers)
+        self.blocks = blocks or mapped_clips(
+            self.config,
+            self.schedule,
+            videos,
+            self.state.step,
+            rank,
+            self.learner.num_workers,
+            pinned=device.type == "cuda",
+        )
 
-    def run(self) -> dict[str, Any]:
+    def epochs(self) -> Iterator[int]:
+        """Train to the end; after each epoch its number, from 0, while `state.metrics` are its own.
+
+        Raises:
+            TrainingError: see `Recorder.flush`; or the frozen half has changed.
+        """
         for epoch in range(self.state.step // self.schedule.steps_per_epoch, self.config.train.epochs):
             self._train_epoch(epoch)
+            yield epoch
         if self.config.data.features is None and self.learner.model.ifm.hash_weights() != self.job.ifm_sha256:
             raise TrainingError("the image model's weights changed during training: this is a bug, please report it")
+
+    def result(self) -> dict[str, Any]:
+        """What the driver is told."""
         return {"clips_seen": self.state.clips_seen, "steps": self.state.step}
 
     def _train_epoch(self, epoch: int) -> None:
@@ -182,7 +225,7 @@ class _Worker:
 
 
 def _open_stream() -> Iterator[Block]:
-    """This worker's blocks. The first is asked for at once: decode actors start while the model is built."""
+    """This worker's blocks; the first is asked for at once."""
     shard = ray.train.get_dataset_shard("clips")
     blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
     first = ThreadPoolExecutor(1).submit(next, blocks, None)
@@ -196,10 +239,10 @@ def _open_stream() -> Iterator[Block]:
     return stream()
 
 
-def _set_up_torch(config: Config, device: torch.device, workers_on_node: int) -> None:
+def _set_up_torch(config: Config, device: torch.device, processes_on_node: int) -> None:
     torch.manual_seed(config.seed)  # the same first weights on all workers
     if device.type == "cpu":
-        threads.use_cores(workers_on_node)
+        threads.use_cores(processes_on_node)
     if config.data.deterministic:
         with contextlib.suppress(RuntimeError):
             torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,53 @@
+"""`advise-ray tune`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advise_ray.cli.group import main
+from advise_ray.cli.shared import config_option, json_option, load, set_option
+
+
+@main.command()
+@config_option
+@set_option
+@click.option("--resume", "sweep_dir", type=click.Path(path_type=Path), help="Go on with this sweep.")
+@json_option
+def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, as_json: bool) -> None:
+    """Search over the spatial and temporal design: a recipe with `search` and `tune`, trials over one feature cache."""
+    from advise_ray import runtime
+
+    if sweep_dir is not None:
+        if recipe is not None or overrides:
+            raise click.UsageError("--resume goes on with the sweep's own configuration; it takes no other")
+        runtime.connect_ahead()
+        from advise_ray.sweep.run import resume
+
+        _print_result(resume(sweep_dir, on_event=_tell), as_json)
+        return
+    if recipe is None:
+        raise click.UsageError("--config: name a recipe with a `search`, such as sweep_spatial")
+    config = load(recipe, overrides)
+    from advise_ray.sweep.run import tune as run
+
+    _print_result(run(config, on_event=_tell), as_json)
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    from advise_ray import progress
+
+    click.echo(progress.sweep_table(result))
+    click.echo(f"MLflow UI: {result['mlflow_ui']}", err=True)
+    if not result["tracking_complete"]:
+        click.echo(f"MLflow missed a part; log it with: advise-ray tune --resume {result['sweep_dir']}", err=True)

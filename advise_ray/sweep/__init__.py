@@ -1,0 +1,1 @@
+"""Sweeps: a recipe and a search space in, trials by Ray Tune, and what they tell apart."""

@@ -1,0 +1,60 @@
+"""The feature caches that the trials of a sweep share: one for each image model and setting of the SFU's fixed part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from advise_ray.cache.job import CacheJob
+from advise_ray.cache.matching import COMPARED
+from advise_ray.config import Config, flatten
+from advise_ray.video.storage import is_url
+
+DEPENDS_ON = (*COMPARED, "model.ifm.weights", "model.sfu.spatial_size", "model.sfu.channels", "data.manifest", "cache.")
+
+
+def takes_features(config: Config) -> bool:
+    """Whether trials of this configuration are trained from a cache that the sweep makes: not pixels, nor another."""
+    return config.model.kind == "advise" and config.data.features is None
+
+
+def folder_of(config: Config, sweep_dir: Path) -> Path:
+    """Where the features of a configuration are; named by what they depend on."""
+    prefixes = (*DEPENDS_ON, "augment.") if config.cache.views > 1 else DEPENDS_ON
+    keys = {key: value for key, value in flatten(config).items() if key.startswith(prefixes)}
+    return sweep_dir / "features" / hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def make_features(
+    configs: Iterable[Config], sweep_dir: Path, on_cache: Callable[[int, int, dict[str, Any]], None]
+) -> None:
+    """Make each cache that the configurations need and that is not whole yet.
+
+    Args:
+        on_cache: called after each with its number from 1, how many there are, and what the job reports.
+
+    Raises:
+        UsageError, ConfigError, CacheError: see `cache.job.CacheJob`.
+    """
+    wanted = {folder_of(config, sweep_dir): config for config in configs if takes_features(config)}
+    for number, (folder, config) in enumerate(wanted.items(), 1):
+        on_cache(number, len(wanted), CacheJob(config, str(folder)).run())
+
+
+def problems_of(config: Config) -> list[str]:
+    """Why a trial cannot be trained within one process, which takes clips from a cache on this machine."""
+    problems = []
+    if config.model.kind != "advise":
+        problems.append(
+            f"model.kind: {config.model.kind} learns from pixels; the trials of a sweep learn from features"
+        )
+    if config.data.features is not None and is_url(config.data.features):
+        problems.append(
+            "data.features: trials map their features; name a local cache, or none: the sweep makes its own"
+        )
+    if config.train.num_workers != 1:
+        problems.append(f"train.num_workers: {config.train.num_workers}, and a trial has one; it runs beside others")
+    return problems

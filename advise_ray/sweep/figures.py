@@ -1,0 +1,134 @@
+"""The pictures of a sweep: what a setting does to accuracy, time and memory (paper, figures 3 to 5); for searches their
+history and which settings mattered."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from advise_ray.config import Config
+from advise_ray.sweep.search import as_study
+from advise_ray.sweep.table import Row, is_number
+
+log = logging.getLogger("advise_ray")
+
+ASIDE = ("seed", "data.manifest")
+"""Keys that are no axis: deviations are over seeds, and each data set is a line."""
+PANELS = {
+    "delta_acc": "ΔAcc",
+    "acc_ft": "Acc_ft",
+    "acc_scratch": "Acc from scratch",
+    "linear/top1": "linear probe, top-1",
+    "knn/top1": "nearest neighbours, top-1",
+    "val/top1": "PRP, validation top-1",
+}
+COSTS = {"train_s": ("training time, s", 1.0), "peak_bytes": ("peak memory, MiB", 2.0**20)}
+DPI = 120
+
+
+def draw(config: Config, rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Every figure that the finished trials allow."""
+    folder.mkdir(exist_ok=True)
+    metric = config.tune.judged_by
+    finished = [row for row in rows if row["status"] == "FINISHED"]
+    judged = [row for row in finished if is_number(row["values"].get(metric))]
+    drawn = []
+    for key in (key for key in config.search if key not in ASIDE):
+        if len({_level(row, key) for row in finished}) > 1:
+            drawn.append(folder / f"{key}.png")
+            response(drawn[-1], finished, key, [metric, *(name for name in PANELS if name != metric)])
+    if config.tune.searcher != "grid" and len(judged) > 2:
+        drawn += _searched(judged, metric, config.tune.mode, folder)
+    return drawn
+
+
+def response(path: Path, rows: Sequence[Row], key: str, metrics: Sequence[str]) -> None:
+    """Mean and deviation of each metric at each value of `key`, a line for each data set; time and memory beside it."""
+    shown = [name for name in metrics if any(is_number(row["values"].get(name)) for row in rows)]
+    shown.sort(key=lambda name: list(PANELS).index(name) if name in PANELS else len(PANELS))
+    panels = [(name, PANELS.get(name, name), 1.0) for name in shown[:2]]
+    panels += [(name, *COSTS[name]) for name in COSTS]
+    columns = 2 if len(panels) > 2 else len(panels)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.5 * columns, 2.9 * lines), dpi=DPI, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).T.flatten()  # accuracies on the left, costs on the right
+    levels = sorted({_level(row, key) for row in rows}, key=_order)
+    for place, (name, title, unit) in zip(grid, panels, strict=False):
+        for data_set, of_set in sorted(_by_data_set(rows).items()):
+            _line(place, of_set, key, levels, name, unit, data_set)
+        place.set(title=title, xlabel=key)
+        place.set_xticks(range(len(levels)), [_shown(level) for level in levels], fontsize=8)
+        place.grid(alpha=0.3)
+    if len(_by_data_set(rows)) > 1:
+        grid[0].legend(fontsize=8)
+    for place in grid[len(panels) :]:
+        place.set_axis_off()
+    figure.savefig(path)
+
+
+def _line(axes: Axes, rows: Sequence[Row], key: str, levels: Sequence[str], name: str, unit: float, label: str) -> None:
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if is_number(row["values"].get(name)):
+            values[_level(row, key)].append(row["values"][name] / unit)
+    places = [number for number, level in enumerate(levels) if level in values]
+    measured = [values[levels[place]] for place in places]
+    means = [np.mean(each) for each in measured]
+    deviations = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in measured]
+    axes.errorbar(places, means, yerr=deviations, marker="o", capsize=3, label=label)
+
+
+def _by_data_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    sets: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        sets[Path(str(row["settings"].get("data.manifest", ""))).stem].append(row)
+    return sets
+
+
+def _level(row: Row, key: str) -> str:
+    value = row["settings"].get(key)
+    return json.dumps(float(f"{value:.3g}") if isinstance(value, float) else value)
+
+
+def _order(level: str) -> tuple[float, str]:
+    """Numbers ascending, then the rest as written; null, which keeps all there is, behind the numbers."""
+    value = json.loads(level)
+    return (float(value), "") if is_number(value) else (float("inf"), level)
+
+
+def _shown(level: str) -> str:
+    value = json.loads(level)
+    return "all" if value is None else str(value).rpartition(":")[2][:24]
+
+
+def _searched(rows: Sequence[Row], metric: str, mode: str, folder: Path) -> list[Path]:
+    """Optuna's: the best so far, trial by trial, and the importance of the settings."""
+    from optuna.visualization import matplotlib as optuna_figures
+
+    study = as_study(list(rows), metric, mode)
+    drawn = []
+    figures: dict[str, Any] = {
+        "history": optuna_figures.plot_optimization_history,
+        "importance": optuna_figures.plot_param_importances,
+    }
+    for name, plot in figures.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # its own: experimental
+                axes = plot(study, target_name=metric)
+        except (ValueError, RuntimeError) as error:  # all trials alike, say
+            log.warning("note: no figure of the %s: %s", name, error)
+            continue
+        axes.figure.set_layout_engine("constrained")
+        drawn.append(folder / f"{name}.png")
+        axes.figure.savefig(drawn[-1], dpi=DPI)
+    return drawn

@@ -1,0 +1,109 @@
+"""What the driver writes down of the trials: how each ended, in its directory, and all of it as MLflow's child runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from advise_ray.config import to_yaml
+from advise_ray.errors import TrackingError
+from advise_ray.sweep.space import FINETUNE, Settings, as_text
+from advise_ray.sweep.table import is_number, read_trials
+from advise_ray.sweep.trial import ENDED, Sweep
+from advise_ray.tracking import RunTracker, log
+
+HIDDEN = ("done", "epochs")
+"""Of a report: not figures."""
+
+
+class Recorder(tune.Callback):
+    """Called by Tune in the driver: one process writes to MLflow, whatever the number of trials."""
+
+    def __init__(self, sweep: Sweep, parent_id: str, num_trials: int, on_event: Callable[[str], None]) -> None:
+        self.sweep, self.parent_id, self.num_trials, self.on_event = sweep, parent_id, num_trials, on_event
+        self.trackers: dict[str, RunTracker] = {}
+        self.ended = len(read_trials(sweep.directory))
+
+    def sync(self) -> None:
+        """Send what MLflow has missed of trials that ended before the sweep went away."""
+        for path in self.sweep.directory.glob(f"trials/*/{ENDED}"):
+            try:
+                RunTracker.sync(path.parent)
+            except TrackingError as error:
+                log.warning("%s", error)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        trial_dir, settings = self._of(trial)
+        if (trial_dir / ENDED).exists() or trial.trial_id in self.trackers:
+            return  # it tells again what it told, or is tried a second time
+        trial_dir.mkdir(parents=True, exist_ok=True)
+        (trial_dir / "settings.json").write_text(json.dumps(settings))
+        config = self.sweep.stages(settings, trial_dir)["pretrain"]
+        tracking = config.tracking.model_copy(update={"run_name": None})
+        config = config.model_copy(update={"storage": self.sweep.config.storage, "tracking": tracking})
+        (trial_dir / "config.yaml").write_text(to_yaml(config))
+        tracker = self.trackers[trial.trial_id] = RunTracker(config, trial_dir)
+        own = {key: value for key, value in settings.items() if key.startswith(FINETUNE)}
+        try:
+            name = f"{trial_dir.name} {as_text(settings)}"
+            tracker.start(str(self.sweep.device), name=name, parent_id=self.parent_id, params=own)
+            tracker.follow(trial_dir / "metrics.jsonl")
+        except TrackingError as error:
+            log.warning("%s; trial %s goes on, and is logged by --resume", error, trial_dir.name)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        told = _reports(self._of(trial)[0])
+        self._end(trial, "FINISHED" if told and told[-1].get("done") else "PRUNED", None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        self._end(trial, "FAILED", _cause(trial))
+
+    def interrupted(self) -> None:
+        """The trials that were under way: what they have done stays, and a resumed sweep goes on with them."""
+        for tracker in self.trackers.values():
+            if not (tracker.run_dir / ENDED).exists():
+                tracker.finish("KILLED")
+
+    def _end(self, trial: Any, status: str, error: str | None) -> None:
+        trial_dir, settings = self._of(trial)
+        if (trial_dir / ENDED).exists():
+            return
+        told = _reports(trial_dir)
+        values = {name: value for name, value in (told[-1] if told else {}).items() if name not in HIDDEN}
+        row = {"number": int(trial_dir.name), "settings": settings, "status": status, "values": values, "error": error}
+        partial = trial_dir / f".{ENDED}.partial"
+        partial.write_text(json.dumps(row))
+        partial.rename(trial_dir / ENDED)
+        tags = {"trial.state": status.lower()} | ({"trial.error": error} if error else {})
+        summary = {name: value for name, value in values.items() if is_number(value) and "/" not in name}
+        tracker = self.trackers.get(trial.trial_id)
+        if tracker is not None and tracker.run_id is not None:
+            tracker.finish("FAILED" if error else "FINISHED", [trial_dir / "settings.json"], summary, tags)
+        self.ended += 1
+        metric = self.sweep.config.tune.judged_by
+        outcome = f"{metric} {values[metric]:.4g}" if is_number(values.get(metric)) else (error or f"no {metric}")
+        how = "" if status == "FINISHED" else f", {status.lower()}"
+        self.on_event(
+            f"{self.ended:>3} of {self.num_trials}: trial {trial_dir.name} {as_text(settings)}: {outcome}{how}"
+        )
+
+    def _of(self, trial: Any) -> tuple[Path, Settings]:
+        given = trial.config["trial"]
+        return self.sweep.trial_dir(given["number"]), given["settings"]
+
+
+def _reports(trial_dir: Path) -> list[dict[str, Any]]:
+    path = trial_dir / "reports.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _cause(trial: Any) -> str:
+    """The innermost error in one line."""
+    error = trial.get_error() if hasattr(trial, "get_error") else None
+    error = getattr(error, "cause", None) or error
+    text = str(error).strip() if error is not None else ""
+    return text.splitlines()[-1][:500] if text else "its process died"

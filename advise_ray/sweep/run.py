@@ -1,0 +1,253 @@
+"""`tune`: from a search space to trials, a table, figures and the winner's recipe.
+
+The sweep's directory is the truth; Tune's own state is made anew at each start.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+from advise_ray import runtime
+from advise_ray.config import Config, load, to_yaml
+from advise_ray.errors import ConfigError, InterruptedRunError, SweepError, UsageError
+from advise_ray.sweep import figures, table
+from advise_ray.sweep.features import make_features, problems_of
+from advise_ray.sweep.record import Recorder
+from advise_ray.sweep.search import Study
+from advise_ray.sweep.space import FINETUNED, Settings, finetuning, possible, pretraining, settings_of
+from advise_ray.sweep.trainable import Trial
+from advise_ray.sweep.trial import Sweep, winner
+from advise_ray.tracking import RunTracker, ui_command
+
+POLL_S = 0.5
+Row = dict[str, Any]
+OnEvent = Callable[[str], None]
+"""Called with a line for people."""
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's directory has what they would write
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without validation videos has no metric
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def tune(config: Config, *, on_event: OnEvent = lambda line: None) -> Row:
+    """Run a sweep in a new directory.
+
+    Returns:
+        What `result.json` holds, see the README.
+
+    Raises:
+        UsageError, ConfigError: before anything is written; every problem with the search space.
+        SweepError: no trial has come to its end.
+        InterruptedRunError: on KeyboardInterrupt; what is done stays.
+    """
+    settings = settings_of(config)
+    directory = Path(config.storage.path) / (config.tracking.run_name or f"sweep-{datetime.now():%Y%m%d-%H%M%S}")
+    if directory.exists():
+        raise UsageError(
+            f"{directory} exists; go on with it by `advise-ray tune --resume {directory}`, or choose another "
+            "tracking.run_name"
+        )
+    return _Run(config, directory, settings, on_event).execute()
+
+
+def resume(directory: Path, *, on_event: OnEvent = lambda line: None) -> Row:
+    """Go on with a sweep: trials that have ended are not done again.
+
+    Raises:
+        UsageError: it is not a sweep's directory.
+    """
+    directory = directory.absolute()
+    path = directory / "config.yaml"
+    if not path.is_file() or not (config := load(path)).search:
+        raise UsageError(f"--resume: {directory} is not a sweep (it has no config.yaml with a search)")
+    return _Run(config, directory, settings_of(config), on_event).execute()
+
+
+class _Run:
+    def __init__(self, config: Config, directory: Path, settings: list[Settings], on_event: OnEvent) -> None:
+        self.config, self.directory, self.settings, self.on_event = config, directory, settings, on_event
+        self.started_s = time.monotonic()
+        self.trained = list(_trained(config, settings))
+        _refuse_unfit(self.trained)
+        runtime.connect()
+        cpus, gpus = runtime.available_cpus(), runtime.available_gpus()
+        use_gpu = gpus >= 1 if config.train.use_gpu is None else config.train.use_gpu
+        self.cpus = config.train.cpus_per_worker or (max(1.0, cpus // gpus) if use_gpu else 1.0)
+        room = int(min(cpus // self.cpus, gpus) if use_gpu else cpus // self.cpus)
+        if room < 1:
+            raise UsageError(
+                f"a trial needs {self.cpus:g} CPUs{' and a GPU' if use_gpu else ''}, there are {cpus:g} and {gpus:g}; "
+                "lower train.cpus_per_worker, or set train.use_gpu=false"
+            )
+        self.num_trials = len(settings) or config.tune.num_trials
+        self.concurrent = min(room, self.num_trials, config.tune.max_concurrent or room)
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        self.sweep = Sweep(config, directory, math.ceil(self.concurrent / nodes), use_gpu)
+        self.tracker = RunTracker(config, directory)
+
+    def execute(self) -> Row:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "config.yaml").write_text(to_yaml(self.config))
+        self.tracker.start(device=str(self.sweep.device))
+        recorder = Recorder(self.sweep, str(self.tracker.run_id), self.num_trials, self.on_event)
+        recorder.sync()
+        try:
+            make_features(self.trained, self.directory, self._tell_cache)
+            self._fit(recorder)
+        except KeyboardInterrupt:
+            ray.shutdown()
+            recorder.interrupted()
+            self._end("KILLED")
+            raise InterruptedRunError(f"interrupted; go on with: advise-ray tune --resume {self.directory}") from None
+        except BaseException:
+            self._end("FAILED")
+            raise
+        result = self._end("FINISHED")
+        if result["best"] is None:
+            raise SweepError(_why_none(result, self.config))
+        return result
+
+    def _tell_cache(self, number: int, total: int, made: Row) -> None:
+        if made["encoded"]:
+            self.on_event(f"features {number} of {total}: {made['encoded']} videos in {made['wall_s']:.0f} s")
+
+    def _fit(self, recorder: Recorder) -> None:
+        """In a thread: in the main one Tune would take Ctrl-C for itself."""
+        ended = {row["number"] for row in table.read_trials(self.directory)}
+        tuning, search = self.config.tune, None
+        todo = [number for number in range(self.num_trials) if number not in ended]
+        if not todo:
+            return
+        if tuning.searcher == "tpe":
+            search = Study(self.sweep).search
+        elif tuning.scheduler == "asha":  # those that have ended tell again what they told: the others are judged by it
+            todo = list(range(self.num_trials))
+        given = [] if search else [{"number": number, "settings": self.settings[number]} for number in todo]
+        os.environ.update(QUIET)
+        resources = {"CPU": self.cpus, **({"GPU": 1} if self.sweep.use_gpu else {})}
+        trainable = ray_tune.with_resources(ray_tune.with_parameters(Trial, sweep=self.sweep), resources)
+        tuner = ray_tune.Tuner(
+            trainable,
+            param_space=None if search else {"trial": ray_tune.grid_search(given)},
+            tune_config=ray_tune.TuneConfig(
+                metric=tuning.judged_by,
+                mode=tuning.mode,
+                search_alg=search,
+                scheduler=_scheduler(self.config),
+                num_samples=len(todo) if search else 1,
+                max_concurrent_trials=self.concurrent,
+                time_budget_s=tuning.time_budget_s,
+                reuse_actors=True,
+            ),
+            run_config=ray_tune.RunConfig(
+                name=f"{datetime.now():%Y%m%d-%H%M%S}",
+                storage_path=str(self.directory / ".ray"),
+                verbose=0,
+                failure_config=ray_tune.FailureConfig(max_failures=1),
+                callbacks=[recorder],
+            ),
+        )
+        error: list[BaseException] = []
+
+        def fit() -> None:
+            try:
+                tuner.fit()
+            except BaseException as raised:
+                error.append(raised)
+
+        thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+        if error:
+            raise error[0]
+
+    def _end(self, status: str) -> Row:
+        tuning = self.config.tune
+        rows = table.read_trials(self.directory)
+        table.write_csv(rows, self.directory / "trials.csv")
+        best = table.best_trial(rows, tuning.judged_by, tuning.mode)
+        recipes = []
+        if best is not None:
+            for name, recipe in winner(self.sweep, best["number"]).items():
+                recipes.append(self.directory / f"best_{name}.yaml")
+                recipes[-1].write_text(to_yaml(recipe))
+        drawn = figures.draw(self.config, rows, self.directory / "figures") if rows else []
+        result: Row = {
+            "run_name": self.directory.name,
+            "sweep_dir": str(self.directory),
+            "mlflow_run_id": self.tracker.run_id,
+            "status": status,
+            "trials": self.num_trials,
+            **{name.lower(): sum(row["status"] == name for row in rows) for name in ("FINISHED", "PRUNED", "FAILED")},
+            "metric": tuning.judged_by,
+            "best": best,
+            "recipes": [str(path) for path in recipes],
+            "table": str(self.directory / "trials.csv"),
+            "figures": [str(path) for path in drawn],
+            "mlflow_ui": ui_command(self.config),
+            "wall_s": round(time.monotonic() - self.started_s, 1),
+        }
+        (self.directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        summary, tags = {}, {}
+        if best is not None:
+            summary = {f"best/{name}": value for name, value in best["values"].items() if table.is_number(value)}
+            tags = {f"best.{key}": json.dumps(value) for key, value in best["settings"].items()}
+            tags["best.trial"] = f"{best['number']:04d}"
+        artifacts = [self.directory / "trials.csv", *recipes, *drawn]
+        complete = self.tracker.finish(status, artifacts, summary, tags)
+        return result | {"tracking_complete": complete}
+
+
+def _trained(config: Config, settings: list[Settings]) -> list[Config]:
+    """The configurations of all trainings that there may be, as far as features and processes go."""
+    configs: list[Config] = []
+    for each in settings or possible(config):
+        configs.append(pretraining(config, each))
+        if config.tune.objective in FINETUNED:
+            configs.append(finetuning(config, each, "model.init_from=null"))
+    return configs
+
+
+def _refuse_unfit(configs: list[Config]) -> None:
+    problems = {problem for config in configs for problem in problems_of(config)}
+    if problems:
+        raise ConfigError(sorted(problems))
+
+
+def _scheduler(config: Config) -> Any:
+    if config.tune.scheduler == "none":
+        return FIFOScheduler()
+    epochs = config.train.epochs
+    if config.tune.objective in FINETUNED:
+        epochs += finetuning(config, {}, "model.init_from=null").train.epochs
+    return ASHAScheduler(
+        time_attr="epochs",
+        max_t=epochs,
+        grace_period=max(1, epochs // 9),
+        reduction_factor=3,
+        stop_last_trials=False,  # its last report is yet to come
+    )
+
+
+def _why_none(result: Row, config: Config) -> str:
+    failed = [row for row in table.read_trials(Path(result["sweep_dir"])) if row["error"]]
+    if failed:
+        return f"no trial has come to its end; trial {failed[0]['number']}: {failed[0]['error']}"
+    return (
+        f"no trial has told of {config.tune.judged_by} (tune.metric); with val/top1, are there validation videos long "
+        "enough for the fastest rate? trials.csv has what was measured"
+    )

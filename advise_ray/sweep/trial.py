@@ -1,0 +1,197 @@
+"""One trial: its trainings and evaluations one after the other, in this process; what is done is not done again.
+
+A trial's directory holds a run directory for each of its trainings (`pretrain`, `finetune`, `scratch`), and of its own
+`metrics.jsonl`, with the lines of all of them, and `reports.jsonl`, what it has told the sweep. A trial that went away
+in the middle goes on from its last checkpoint, and tells again what it had told.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advise_ray.config import Config, load, to_yaml
+from advise_ray.evaluation.actions import Settings as ProtocolSettings
+from advise_ray.evaluation.run import Protocol, score
+from advise_ray.evaluation.subject import find_subject
+from advise_ray.memory import PeakMemory
+from advise_ray.sweep.features import folder_of, takes_features
+from advise_ray.sweep.space import FINETUNED, Settings, finetuning, pretraining
+from advise_ray.training import checkpoint
+from advise_ray.training.job import Job
+from advise_ray.training.plan import make_plan
+from advise_ray.training.worker import Worker
+from advise_ray.video.manifest import write_rejects
+
+PROTOCOL = ProtocolSettings(num_crops=1)
+"""Ten clips a video, the centre of each: what a feature cache has."""
+ENDED = "trial.json"
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all trials share."""
+
+    config: Config
+    directory: Path
+    processes_on_node: int
+    """Trials that share the cores of a machine."""
+    use_gpu: bool
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if self.use_gpu else "cpu")
+
+    def trial_dir(self, number: int) -> Path:
+        return self.directory / "trials" / f"{number:04d}"
+
+    def stages(self, settings: Settings, trial_dir: Path) -> dict[str, Config]:
+        """The trainings of a trial by name, in their order; each is the name of a run directory.
+
+        Raises:
+            ConfigError: the settings do not fit together.
+        """
+        stages = {"pretrain": pretraining(self.config, settings)}
+        if self.config.tune.objective in FINETUNED:
+            init = json.dumps(str(trial_dir / "pretrain"))
+            stages["finetune"] = finetuning(self.config, settings, f"model.init_from={init}")
+        if self.config.tune.objective == "delta":
+            stages["scratch"] = finetuning(self.config, settings, "model.init_from=null")
+        return {name: self._placed(config, trial_dir, name) for name, config in stages.items()}
+
+    def _placed(self, config: Config, trial_dir: Path, name: str) -> Config:
+        """With its run directory, and the features that the sweep has made for it."""
+        own = {"storage": {"path": str(trial_dir)}, "tracking": config.tracking.model_dump() | {"run_name": name}}
+        data = config.data.model_dump()
+        if takes_features(config):
+            data["features"] = str(folder_of(config, self.directory))
+        return Config.model_validate(config.model_dump() | own | {"data": data})
+
+
+def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Values]:
+    """What a trial tells the sweep: at each epoch that has the metric by which it is judged, and at its end (`done`).
+
+    Each report holds all that is known by then, and `epochs`, those of all of its trainings together.
+
+    Raises:
+        AdviseRayError: the configuration, or a training.
+    """
+    path = trial_dir / "reports.jsonl"
+    told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    yield from told
+    known: Values = told[-1] if told else {}
+    if known.get("done"):
+        return
+    if (trial_dir / ENDED).exists():  # it was stopped early
+        yield {**known, "done": True}
+        return
+    epochs_told = known.get("epochs", 0)
+    for epochs, values, done in _measure(sweep, settings, trial_dir):
+        known |= values
+        if done or (sweep.config.tune.judged_by in values and epochs > epochs_told):
+            report = {**known, "epochs": epochs, "done": done}
+            with path.open("a") as file:
+                file.write(json.dumps(report) + "\n")
+            yield report
+
+
+def _measure(sweep: Sweep, settings: Settings, trial_dir: Path) -> Iterator[tuple[int, Values, bool]]:
+    """Epochs so far, what was measured in the last one, and whether that was all."""
+    started_s, objective = time.monotonic(), sweep.config.tune.objective
+    memory = PeakMemory(sweep.device)
+    memory.forget_peak()
+    epochs, train_s = 0, 0.0
+    for name, config in sweep.stages(settings, trial_dir).items():
+        prefix = "" if name == "pretrain" else f"{name}/"
+        for epoch, metrics in train_here(sweep, config, trial_dir, prefix):
+            train_s += metrics.get(f"{prefix}rate/epoch_s", 0.0)
+            yield epochs + epoch + 1, metrics, False
+        epochs += config.train.epochs
+        if name != "pretrain":
+            accuracy = "acc_ft" if name == "finetune" else "acc_scratch"
+            yield epochs, {accuracy: judge(trial_dir / name, "multiview")}, False
+    values: Values = {"trial_s": time.monotonic() - started_s, "train_s": train_s, "peak_bytes": memory.peak_bytes()}
+    if objective == "linear" or objective == "knn":
+        values |= {f"{objective}/top1": judge(trial_dir / "pretrain", objective)}
+    yield epochs, values, True
+
+
+def train_here(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> Iterator[tuple[int, Values]]:
+    """A run within this process, from its last checkpoint on: each epoch, from 0, and its metrics under `prefix`.
+
+    Raises:
+        AdviseRayError: as `training.trainer.train`.
+    """
+    run_dir = trial_dir / str(config.tracking.run_name)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(to_yaml(config))
+    if not (run_dir / "rejects.parquet").exists():
+        write_rejects([], run_dir / "rejects.parquet")
+    plan = make_plan(config, begun=checkpoint.latest(run_dir) is not None)
+    job = Job(
+        config=config,
+        schedule=plan.schedule,
+        classes=plan.classes,
+        run_dir=run_dir,
+        videos=None,
+        weights=None,
+        ifm_sha256=plan.ifm_sha256,
+        manifest_sha256=plan.manifest_sha256,
+        use_gpu=sweep.use_gpu,
+        cached=plan.cached,
+    )
+    worker = Worker(
+        job,
+        videos=plan.videos,
+        weights=plan.weights(),
+        device=sweep.device,
+        processes_on_node=sweep.processes_on_node,
+    )
+    lines = _Lines(run_dir / "metrics.jsonl", trial_dir / "metrics.jsonl", prefix)
+    epochs = worker.epochs()
+    if worker.state.step == plan.schedule.total_steps:  # it was done when the trial went away
+        epochs = iter([config.train.epochs - 1])
+    for epoch in epochs:
+        lines.copy()
+        yield epoch, {prefix + name.replace("epoch_", ""): value for name, value in worker.state.metrics.items()}
+
+
+def judge(run_dir: Path, protocol: Protocol) -> float:
+    """Top-1 of a protocol on the test videos."""
+    _, outcomes, _ = score(find_subject(run_dir, []), protocol, settings=PROTOCOL)
+    (outcome,) = outcomes.values()
+    return outcome.metrics["top1"]
+
+
+class _Lines:
+    """Copies the new lines of a run's metrics to the trial's, each name under the prefix, none twice."""
+
+    def __init__(self, source: Path, target: Path, prefix: str) -> None:
+        self.source, self.target, self.prefix = source, target, prefix
+        held = target.read_text().splitlines() if target.exists() else []
+        self.copied = sum(json.loads(line)["stage"] == prefix for line in held)
+
+    def copy(self) -> None:
+        new = self.source.read_text().splitlines()[self.copied :]
+        with self.target.open("a") as file:
+            for line in map(json.loads, new):
+                values = {self.prefix + name: value for name, value in line["values"].items()}
+                file.write(json.dumps({**line, "values": values, "stage": self.prefix}) + "\n")
+        self.copied += len(new)
+
+
+def winner(sweep: Sweep, number: int) -> dict[str, Config]:
+    """The recipes that a trial was, for `train`: its stages, without their run directories."""
+    trial_dir = sweep.trial_dir(number)
+    storage = f"storage.path={json.dumps(sweep.config.storage.path)}"
+    return {
+        path.parent.name: load(path, [storage, "tracking.run_name=null"])
+        for path in sorted(trial_dir.glob("*/config.yaml"))
+    }
