@@ -18,6 +18,7 @@ class PeakMemory:
 
     def __init__(self, device: Any) -> None:
         self.on_cuda = device.type == "cuda"
+        _trim()
         self.floor_bytes = 0 if self.on_cuda else status_bytes("VmRSS")
 
     def forget_peak(self) -> None:
@@ -27,7 +28,7 @@ class PeakMemory:
 
             torch.cuda.reset_peak_memory_stats()
         else:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            _trim()
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak_bytes(self) -> int:
@@ -36,3 +37,8 @@ class PeakMemory:
 
             return int(torch.cuda.max_memory_allocated())
         return status_bytes("VmHWM") - self.floor_bytes
+
+
+def _trim() -> None:
+    """Give back what is held for later: it would be taken for what is in use."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,6 +1,6 @@
 """What live and cached training would take on large data sets and many GPUs: predictions, by assumed rates.
 
-    python jobs/predict_scale.py --rates jobs/rates/one_gpu.yaml
+    python jobs/predict_scale.py --rates jobs/rates/one_h100.yaml
 
 The paper's model: 8 frames a clip, 4 clips a video, CLIP ViT-B/16 features of 7×7 cells and 768 channels in float16.
 Rates are those of one GPU; for more, GPUs, cores and the speed of the disks are multiplied.

@@ -10,6 +10,7 @@ from advise_ray import recipes
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
 from advise_ray.model.advise import AdViSe, build_advise
+from advise_ray.model.ifm import IFM
 from advise_ray.training import checkpoint
 
 
@@ -33,8 +34,11 @@ class Subject:
     classes: list[str]
 
 
-def find_subject(target: Path | str, overrides: list[str]) -> Subject:
+def find_subject(target: Path | str, overrides: list[str], ifm: IFM | None = None) -> Subject:
     """A run (its best checkpoint), a checkpoint, or a recipe as it is before training.
+
+    Args:
+        ifm: see `build_advise`; of a run or a checkpoint.
 
     Raises:
         UsageError, ConfigError: there is nothing of that name, or the checkpoint is of another model than the
@@ -47,7 +51,7 @@ def find_subject(target: Path | str, overrides: list[str]) -> Subject:
     is_ifm_alone = config.model.tmm.arch == "none" != theirs.model.tmm.arch
     run_dir = path.parents[1] if path.parent.name == "checkpoints" else path
     num_classes = checkpoint.num_classes(path)
-    model = build_advise(config, num_classes)
+    model = build_advise(config, num_classes, ifm)
     if is_ifm_alone:
         return Subject(config, model, num_classes, None, run_dir, True, [])
     checkpoint.check_features(path, config, model.ifm.hash_weights(), str(path))

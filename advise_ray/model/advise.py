@@ -106,13 +106,16 @@ class AdViSe(nn.Module):
         return logits
 
 
-def build_advise(config: Config, num_classes: int) -> AdViSe:
+def build_advise(config: Config, num_classes: int, ifm: IFM | None = None) -> AdViSe:
     """The model with its image model's weights and a fresh TMM and head, drawn by `config.seed`.
+
+    Args:
+        ifm: the image model, where the caller has it already: `build_ifm` takes seconds.
 
     Raises:
         ConfigError: what does not fit together, and why.
     """
-    return _assemble(config, num_classes, build_ifm)
+    return _assemble(config, num_classes, build_ifm if ifm is None else lambda _config, _size_px: ifm)
 
 
 def empty_advise(config: Config, num_classes: int) -> AdViSe:

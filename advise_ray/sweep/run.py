@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -115,6 +116,7 @@ class _Run:
         except BaseException:
             self._end("FAILED")
             raise
+        shutil.rmtree(self.directory / ".ray", ignore_errors=True)  # Tune's state, which nothing goes on from
         result = self._end("FINISHED")
         if result["best"] is None:
             raise SweepError(_why_none(result, self.config))

@@ -7,6 +7,7 @@ in the middle goes on from its last checkpoint, and tells again what it had told
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Generator, Iterator
@@ -16,11 +17,12 @@ from typing import Any
 
 import torch
 
-from advise_ray.config import Config, load, to_yaml
+from advise_ray.config import Config, IFMConfig, load, to_yaml
 from advise_ray.evaluation.actions import Settings as ProtocolSettings
 from advise_ray.evaluation.run import Protocol, score
 from advise_ray.evaluation.subject import find_subject
 from advise_ray.memory import PeakMemory
+from advise_ray.model.ifm import IFM, build_ifm
 from advise_ray.sweep.features import folder_of, takes_features
 from advise_ray.sweep.space import FINETUNED, Settings, finetuning, pretraining
 from advise_ray.training import checkpoint
@@ -105,26 +107,28 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
 def _measure(sweep: Sweep, settings: Settings, trial_dir: Path) -> Iterator[tuple[int, Values, bool]]:
     """Epochs so far, what was measured in the last one, and whether that was all."""
     started_s, objective = time.monotonic(), sweep.config.tune.objective
-    memory = PeakMemory(sweep.device)
-    memory.forget_peak()
-    epochs, train_s = 0, 0.0
+    epochs, train_s, accuracies = 0, 0.0, Values()
     for name, config in sweep.stages(settings, trial_dir).items():
         prefix = "" if name == "pretrain" else f"{name}/"
         for epoch, metrics in train_here(sweep, config, trial_dir, prefix):
-            train_s += metrics.get(f"{prefix}rate/epoch_s", 0.0)
+            train_s += metrics.pop("epoch_s", 0.0)
             yield epochs + epoch + 1, metrics, False
         epochs += config.train.epochs
         if name != "pretrain":
-            accuracy = "acc_ft" if name == "finetune" else "acc_scratch"
-            yield epochs, {accuracy: judge(trial_dir / name, "multiview")}, False
-    values: Values = {"trial_s": time.monotonic() - started_s, "train_s": train_s, "peak_bytes": memory.peak_bytes()}
-    if objective == "linear" or objective == "knn":
+            accuracies["acc_ft" if name == "finetune" else "acc_scratch"] = judge(trial_dir / name, "multiview")
+            yield epochs, accuracies, False
+    values: Values = {"trial_s": time.monotonic() - started_s, "train_s": train_s}
+    if objective == "delta":
+        values["delta_acc"] = accuracies["acc_ft"] - accuracies["acc_scratch"]
+    if objective in ("linear", "knn"):
         values |= {f"{objective}/top1": judge(trial_dir / "pretrain", objective)}
     yield epochs, values, True
 
 
 def train_here(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> Iterator[tuple[int, Values]]:
     """A run within this process, from its last checkpoint on: each epoch, from 0, and its metrics under `prefix`.
+
+    Beside them `epoch_s`, without prefix, and the training's peak of memory so far (`PeakMemory`), `peak_bytes`.
 
     Raises:
         AdviseRayError: as `training.trainer.train`.
@@ -134,7 +138,7 @@ def train_here(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> It
     (run_dir / "config.yaml").write_text(to_yaml(config))
     if not (run_dir / "rejects.parquet").exists():
         write_rejects([], run_dir / "rejects.parquet")
-    plan = make_plan(config, begun=checkpoint.latest(run_dir) is not None)
+    plan = make_plan(config, begun=checkpoint.latest(run_dir) is not None, ifm=_ifm_of(config))
     job = Job(
         config=config,
         schedule=plan.schedule,
@@ -158,16 +162,33 @@ def train_here(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> It
     epochs = worker.epochs()
     if worker.state.step == plan.schedule.total_steps:  # it was done when the trial went away
         epochs = iter([config.train.epochs - 1])
+    memory = PeakMemory(sweep.device)
+    memory.forget_peak()
     for epoch in epochs:
         lines.copy()
-        yield epoch, {prefix + name.replace("epoch_", ""): value for name, value in worker.state.metrics.items()}
+        metrics = worker.state.metrics
+        values = {
+            prefix + name.replace("epoch_", ""): metrics[name] for name in metrics if not name.startswith("rate/")
+        }
+        yield epoch, values | {f"{prefix}peak_bytes": memory.peak_bytes(), "epoch_s": metrics["rate/epoch_s"]}
 
 
 def judge(run_dir: Path, protocol: Protocol) -> float:
     """Top-1 of a protocol on the test videos."""
-    _, outcomes, _ = score(find_subject(run_dir, []), protocol, settings=PROTOCOL)
+    ifm = _ifm_of(load(run_dir / "config.yaml"))
+    _, outcomes, _ = score(find_subject(run_dir, [], ifm), protocol, settings=PROTOCOL)
     (outcome,) = outcomes.values()
     return outcome.metrics["top1"]
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_ifm(config: IFMConfig, size_px: int) -> IFM:
+    """It is frozen: one trial after the other takes the same, where it takes seconds to build."""
+    return build_ifm(config, size_px)
+
+
+def _ifm_of(config: Config) -> IFM:
+    return _kept_ifm(config.model.ifm, config.augment.crop_size_px)
 
 
 class _Lines:

@@ -17,6 +17,7 @@ from advise_ray.cache.matching import match
 from advise_ray.config import ClipConfig, Config
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import AdViSe, build_advise
+from advise_ray.model.ifm import IFM
 from advise_ray.shares import Shares, share_cpus
 from advise_ray.training import checkpoint
 from advise_ray.training.pipeline import clip_bytes
@@ -115,11 +116,12 @@ def _too_short(clip: ClipConfig) -> str:
     )
 
 
-def make_plan(config: Config, *, begun: bool = False) -> Plan:
+def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None) -> Plan:
     """Work out everything that can be known before the run starts.
 
     Args:
         begun: the run has a checkpoint to go on from: `model.init_from` has done its part.
+        ifm: see `build_advise`.
 
     Raises:
         UsageError, ConfigError: what is wrong with the manifest, the weights, the model or the CPUs asked for.
@@ -132,7 +134,7 @@ def make_plan(config: Config, *, begun: bool = False) -> Plan:
     if config.data.features is None:
         check_videos_exist(manifest, schedule.train_videos)
     classes = rate_names(config) if config.task == "prp" else class_names(manifest, schedule)
-    model = build_advise(config, len(classes))
+    model = build_advise(config, len(classes), ifm)
     ifm_sha256 = model.ifm.hash_weights()
     if config.model.init_from is not None and not begun:
         checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal.tmm, ifm_sha256)

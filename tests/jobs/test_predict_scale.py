@@ -10,6 +10,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_readme_has_the_predictions_as_they_are_printed() -> None:
-    command = [sys.executable, "jobs/predict_scale.py", "--rates", "jobs/rates/one_gpu.yaml"]
+    command = [sys.executable, "jobs/predict_scale.py", "--rates", "jobs/rates/one_h100.yaml"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
     assert printed in (ROOT / "README.md").read_text()

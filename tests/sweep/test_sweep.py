@@ -1,0 +1,188 @@
+"""Whole sweeps: real Ray Tune, real training in its actors, real MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advise_ray import tracking
+from advise_ray.config import Config, load
+from advise_ray.errors import ConfigError, SweepError, UsageError
+from advise_ray.sweep.run import resume, tune
+from advise_ray.training.trainer import train
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+Configure = Callable[..., Config]
+BLOCKS = "search.model.tmm.num_blocks={grid: [1, 2]}"
+SEEDS = "search.seed={grid: [0, 1]}"
+PATIENCE_S = 240
+
+
+@pytest.fixture
+def configure(manifest: Path, tmp_path: Path, tiny: tuple[str, ...]) -> Configure:
+    own = (
+        f"data.manifest={manifest}",
+        f"storage.path={tmp_path}",
+        "tracking.run_name=sweep",
+        "train.val_every_epochs=1",
+    )
+    return lambda *overrides: load(None, [*tiny, *own, *overrides])
+
+
+def children(config: Config, result: dict[str, Any]) -> list[Any]:
+    client, experiment = tracking.connect(config)
+    return list(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result['mlflow_run_id']}'"))
+
+
+def test_a_grid_gives_a_table_figures_a_winner_and_its_runs_in_mlflow(configure: Configure) -> None:
+    config = configure(BLOCKS, SEEDS, "train.epochs=2")
+    said: list[str] = []
+    result = tune(config, on_event=said.append)
+    assert (result["trials"], result["finished"], result["failed"]) == (4, 4, 0)
+    assert len(list(Path(result["sweep_dir"]).glob("features/*/cache.json"))) == 1  # the four share it
+    assert len(Path(result["table"]).read_text().splitlines()) == 5
+    assert {Path(path).name for path in result["figures"]} == {"model.tmm.num_blocks.png"}
+    assert sum("trial" in line for line in said) == 4
+    runs = children(config, result)
+    assert {(run.data.params["model.tmm.num_blocks"], run.data.params["seed"]) for run in runs} == {
+        ("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")
+    }  # fmt: skip
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    client, _ = tracking.connect(config)
+    assert len(client.get_metric_history(runs[0].info.run_id, "train/loss")) == 8  # two epochs of four steps
+    parent = client.get_run(result["mlflow_run_id"])
+    assert parent.data.tags["best.trial"] == f"{result['best']['number']:04d}"
+    named = {artifact.path for artifact in client.list_artifacts(result["mlflow_run_id"])}
+    assert {"trials.csv", "best_pretrain.yaml", "model.tmm.num_blocks.png", "result.json"} <= named
+
+    (recipe,) = result["recipes"]
+    again = train(load(recipe, ["tracking.run_name=again"]))
+    assert again["metrics"]["val/top1"] == pytest.approx(result["best"]["values"]["val/top1"])
+    assert resume(Path(result["sweep_dir"]))["finished"] == 4
+    with pytest.raises(UsageError, match="exists; go on with it"):
+        tune(config)
+
+
+def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(configure: Configure, tmp_path: Path) -> None:
+    finetune = tmp_path / "finetune.yaml"
+    finetune.write_text(
+        "task: action\n"
+        "data: {val_split: null, val_fraction: 0.3, clip: {num_frames: 4, frame_stride: 2, clips_per_video: 2}}\n"
+        "model: {head: {num_layers: 1}}\n"
+        "train: {epochs: 2, global_batch_size: 8}\n"
+    )
+    result = tune(
+        configure(f"tune={{objective: delta, finetune: {finetune}}}", "search.model.sfu.spatial_size={grid: [1, 2]}")
+    )
+    assert result["finished"] == 2
+    best = result["best"]["values"]
+    assert best["delta_acc"] == pytest.approx(best["acc_ft"] - best["acc_scratch"])
+    assert {"val/top1", "finetune/val/top1", "scratch/train/loss", "train_s", "peak_bytes"} <= best.keys()
+    assert [Path(path).name for path in result["recipes"]] == [
+        f"best_{name}.yaml" for name in ("finetune", "pretrain", "scratch")
+    ]
+    tuned = load(result["recipes"][0])
+    assert tuned.model.init_from is not None
+    assert tuned.model.init_from.endswith("pretrain")
+
+
+def test_asha_stops_trials_and_says_so(configure: Configure) -> None:
+    config = configure(
+        "search.optim.lr={grid: [1.0e-2, 3.0e-3, 1.0e-6, 1.1e-6, 1.2e-6, 1.3e-6]}",
+        "train={epochs: 9, global_batch_size: 8, val_every_epochs: 1, checkpoint_every_epochs: 9}",
+        "tune={scheduler: asha, metric: train/loss, mode: min, max_concurrent: 1}",
+    )
+    result = tune(config)
+    assert result["finished"] + result["pruned"] == 6
+    assert result["pruned"] >= 2
+    states = {run.data.tags["trial.state"] for run in children(config, result)}
+    assert states == {"finished", "pruned"}
+
+
+def test_tpe_goes_where_it_was_good(configure: Configure) -> None:
+    config = configure(
+        "search.optim.lr={loguniform: [1.0e-6, 1.0e-2]}",
+        "search.model.head.hidden_dim={choice: [8, 32]}",
+        "tune={searcher: tpe, num_trials: 5, metric: train/loss, mode: min}",
+        "train.epochs=2",
+    )
+    result = tune(config)
+    assert result["finished"] == 5
+    assert {Path(path).stem for path in result["figures"]} >= {"optim.lr", "history", "importance"}
+    assert len(children(config, result)) == 5
+
+
+def test_a_trial_that_fails_is_marked_and_the_others_go_on(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(
+        "search.optim.lr={grid: [1.0e-3, 1.0e+30]}", "optim.grad_clip=null", "optim.warmup_epochs=0", "train.epochs=2"
+    )
+    result = tune(config)
+    assert (result["finished"], result["failed"]) == (1, 1)
+    (failed,) = (run for run in children(config, result) if run.info.status == "FAILED")
+    assert "not finite" in failed.data.tags["trial.error"]
+
+
+def test_where_nothing_comes_to_its_end_the_sweep_has_failed(configure: Configure) -> None:
+    with pytest.raises(SweepError, match="not finite"):
+        tune(
+            configure(
+                "search.optim.lr={grid: [1.0e+30]}", "optim.grad_clip=null", "optim.warmup_epochs=0", "train.epochs=2"
+            )
+        )
+
+
+def test_what_cannot_be_swept_is_told_at_once(configure: Configure) -> None:
+    with pytest.raises(ConfigError, match="learns from pixels"):
+        tune(configure("search.model.kind={grid: [r3d50]}"))
+    with pytest.raises(UsageError, match="not a sweep"):
+        resume(Path("/nowhere"))
+
+
+def test_a_killed_sweep_goes_on_and_does_nothing_twice(configure: Configure, tmp_path: Path) -> None:
+    config = configure()
+    overrides = [
+        "search.optim.lr={grid: [1.0e-3, 2.0e-3, 3.0e-3, 4.0e-3, 5.0e-3, 6.0e-3]}",
+        "train.epochs=12",
+        "tune.max_concurrent=1",
+    ]
+    recipe = tmp_path / "recipe.yaml"
+    from advise_ray.config import to_yaml
+
+    recipe.write_text(to_yaml(config))
+    command = [sys.executable, "-m", "advise_ray", "tune", "--config", str(recipe)]
+    command += [part for override in overrides for part in ("--set", override)]
+    process = subprocess.Popen(command, start_new_session=True)
+    sweep_dir = tmp_path / "sweep"
+    deadline = time.monotonic() + PATIENCE_S
+    while len(list(sweep_dir.glob("trials/*/trial.json"))) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    ended = {path: path.stat().st_mtime_ns for path in sweep_dir.glob("trials/*/trial.json")}
+    time.sleep(5)  # Ray's processes end with their driver
+    result = resume(sweep_dir)
+    assert result["finished"] == 6
+    assert all(path.stat().st_mtime_ns == before for path, before in ended.items())
+    runs = children(config, result)
+    assert len(runs) == 6
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for trial in sweep_dir.glob("trials/*"):
+        steps = [
+            json.loads(line)["step"]
+            for line in (trial / "metrics.jsonl").read_text().splitlines()
+            if '"train/loss"' in line
+        ]
+        assert steps == list(range(1, 49))
