@@ -36,6 +36,9 @@ def test_every_command_runs(tmp_path: Path) -> None:
         command = shlex.split(line)
         if command[:2] == ["advise-ray", "train"] and "--resume" not in command:
             command += ["--set", "train.epochs=1"]
+        if command[:2] == ["advise-ray", "tune"] and "--resume" not in command:
+            short = ["train.epochs=1", 'search={"model.sfu.spatial_size": {grid: [1, 4]}}']
+            command += [part for setting in short for part in ("--set", setting)]
         result = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
         )

@@ -25,6 +25,11 @@ NOT_SEARCHED = ("search", "tune.", "tracking.", "storage.", "task", "data.featur
 CHECKED = 200
 """Settings that are drawn and checked of a space that cannot be counted out."""
 FINETUNED = ("finetune", "delta")
+SHARED = (
+    *("data.manifest", "data.features", "cache.", "augment.resize", "augment.crop_size"),
+    *("model.ifm.", "model.sfu.", "model.tmm.", "seed"),
+)
+"""What the fine-tuning of a trial has of its pretraining: the features and the module that is taken over."""
 
 
 def settings_of(config: Config) -> list[Settings]:
@@ -108,8 +113,7 @@ def finetuning(config: Config, settings: Settings, *more: str) -> Config:
         ConfigError: as above.
     """
     trial = flatten(pretraining(config, settings))
-    shared = ("data.manifest", "model.ifm.", "model.sfu.", "model.tmm.", "seed", "augment.resize", "augment.crop_size")
-    taken = [f"{key}={json.dumps(value)}" for key, value in trial.items() if key.startswith(shared)]
+    taken = [f"{key}={json.dumps(value)}" for key, value in trial.items() if key.startswith(SHARED)]
     own = [
         f"{key.removeprefix(FINETUNE)}={json.dumps(value)}"
         for key, value in settings.items()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from advise_ray import tracking
-from advise_ray.config import Config, load
+from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import ConfigError, SweepError, UsageError
 from advise_ray.sweep.run import resume, tune
 from advise_ray.training.trainer import train
@@ -149,40 +151,73 @@ def test_what_cannot_be_swept_is_told_at_once(configure: Configure) -> None:
         resume(Path("/nowhere"))
 
 
-def test_a_killed_sweep_goes_on_and_does_nothing_twice(configure: Configure, tmp_path: Path) -> None:
-    config = configure()
-    overrides = [
-        "search.optim.lr={grid: [1.0e-3, 2.0e-3, 3.0e-3, 4.0e-3, 5.0e-3, 6.0e-3]}",
-        "train.epochs=12",
-        "tune.max_concurrent=1",
-    ]
-    recipe = tmp_path / "recipe.yaml"
-    from advise_ray.config import to_yaml
+def steps(trial_dir: Path) -> list[int]:
+    lines = (trial_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines if '"train/loss"' in line]
 
+
+def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(configure: Configure, tmp_path: Path) -> None:
+    config = configure("search.seed={grid: [0, 1]}", "train.epochs=12", "tune.max_concurrent=1")
+    outcome: dict[str, Any] = {}
+    thread = threading.Thread(target=lambda: outcome.update(tune(config)))
+    thread.start()
+    metrics = tmp_path / "sweep" / "trials" / "0000" / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 10)
+    actors = [path for path in Path("/proc").glob("[0-9]*") if title(path).startswith("ray::ResourceTrainable")]
+    assert actors
+    for actor in actors:
+        os.kill(int(actor.name), signal.SIGKILL)
+    thread.join(PATIENCE_S)
+    assert (outcome["finished"], outcome["failed"]) == (2, 0)
+    assert steps(metrics.parent) == list(range(1, 49))
+    assert len(children(config, outcome)) == 2
+
+
+def test_a_killed_sweep_goes_on_and_does_nothing_twice(configure: Configure, tmp_path: Path) -> None:
+    """Nine trials that learn and three that fail; killed when five have ended."""
+    rates = [1e-3, 1e30, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 2e30, 7e-3, 8e-3, 3e30, 9e-3]
+    config = configure(
+        f"search.optim.lr={{grid: {[f'{rate:.1e}' for rate in rates]}}}".replace("'", ""),
+        "optim.grad_clip=null",
+        "optim.warmup_epochs=0",
+        "train.epochs=6",
+        "tune.max_concurrent=1",
+    )
+    recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(config))
-    command = [sys.executable, "-m", "advise_ray", "tune", "--config", str(recipe)]
-    command += [part for override in overrides for part in ("--set", override)]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "advise_ray", "tune", "--config", str(recipe)], start_new_session=True
+    )
     sweep_dir = tmp_path / "sweep"
-    deadline = time.monotonic() + PATIENCE_S
-    while len(list(sweep_dir.glob("trials/*/trial.json"))) < 2:
-        assert time.monotonic() < deadline
+
+    def enough() -> bool:
         assert process.poll() is None
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGKILL)
+        return len(list(sweep_dir.glob("trials/*/trial.json"))) >= 5
+
+    wait_until(enough)
+    process.kill()
     process.wait()
     ended = {path: path.stat().st_mtime_ns for path in sweep_dir.glob("trials/*/trial.json")}
     time.sleep(5)  # Ray's processes end with their driver
     result = resume(sweep_dir)
-    assert result["finished"] == 6
+    assert (result["finished"], result["failed"]) == (9, 3)
     assert all(path.stat().st_mtime_ns == before for path, before in ended.items())
-    runs = children(config, result)
-    assert len(runs) == 6
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    for trial in sweep_dir.glob("trials/*"):
-        steps = [
-            json.loads(line)["step"]
-            for line in (trial / "metrics.jsonl").read_text().splitlines()
-            if '"train/loss"' in line
-        ]
-        assert steps == list(range(1, 49))
+    statuses = sorted(run.info.status for run in children(config, result))
+    assert statuses == ["FAILED"] * 3 + ["FINISHED"] * 9
+    for row in csv.DictReader((sweep_dir / "trials.csv").open()):
+        if row["status"] == "FINISHED":
+            assert steps(sweep_dir / "trials" / f"{int(row['number']):04d}") == list(range(1, 25))
+
+
+def title(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:  # it has just ended
+        return ""
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
