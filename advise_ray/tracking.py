@@ -220,8 +220,8 @@ class RunTracker:
         """MLflow refuses to change a parameter: those of a resumed run stay, and what changed becomes a tag."""
         from mlflow.entities import Param, RunTag
 
-        searches = bool(self.config.search)
-        values = {key: _text(value) for key, value in config.items() if searches or not key.startswith("tune.")}
+        hidden = () if self.config.search else ("search", "tune.")  # of a sweep alone
+        values = {key: _text(value) for key, value in config.items() if not key.startswith(hidden)}
         tags |= {f"resumed.{key}": text for key, text in values.items() if known.get(key, text) != text}
         self._log("tags", [RunTag(*tag) for tag in tags.items()])
         self._log("params", [Param(key, text) for key, text in values.items() if key not in known])

@@ -18,7 +18,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
     def walk(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for name, value in section.items():
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping) and value:
                 yield from walk(value, f"{prefix}{name}.")
             else:
                 yield prefix + name, value
@@ -52,6 +52,8 @@ def _type_name(annotation: Any) -> str:
         return _type_name(inner[0])
     if origin is tuple:
         return f"list of {_type_name(inner[0])}"
+    if origin is dict:
+        return f"mapping of {_type_name(inner[0])} to {_type_name(inner[1])}"
     if origin in (Literal, Union, types.UnionType):
         return " or ".join(f"`{value}`" if origin is Literal else _type_name(value) for value in inner)
     return "null" if annotation is type(None) else str(annotation.__name__)

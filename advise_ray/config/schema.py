@@ -101,9 +101,9 @@ class Config(Section):
     cache: CacheConfig = CacheConfig()
     tracking: TrackingConfig = TrackingConfig()
     storage: StorageConfig = Field(default_factory=StorageConfig)  # its default depends on the working directory
-    search: dict[str, Space] = Field(default_factory=dict)
-    """Of `advise-ray tune`: key → what it may be, {choice|grid: [values]}, {uniform|loguniform|randint: [low, high]},
-    {quniform: [low, high, step]}, or {given: another key, cases: {its value: one of these}}."""
+    search: dict[str, Space] = Field({})
+    """Of `advise-ray tune`: key → what it may be, {grid: [values]} (or choice), {uniform: [low, high]} (or loguniform, or
+    randint), {quniform: [low, high, step]}, or {given: another key, cases: {its value: one of these}}."""
     tune: TuneConfig = TuneConfig()
 
     @field_validator("search", mode="before")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from advise_ray.config.section import Positive, Section
 
@@ -57,6 +57,10 @@ class Space(Section):
         if self.quniform is not None and self.quniform[2] <= 0:
             raise ValueError(f"quniform: the step must be above 0, got {self.quniform[2]:g}")
         return self
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @property
     def values(self) -> tuple[Any, ...] | None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from advise_ray.cache.job import CacheJob
 from advise_ray.cache.matching import COMPARED
@@ -28,20 +27,25 @@ def folder_of(config: Config, sweep_dir: Path) -> Path:
     return sweep_dir / "features" / hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def make_features(
-    configs: Iterable[Config], sweep_dir: Path, on_cache: Callable[[int, int, dict[str, Any]], None]
-) -> None:
+def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable[[str], None]) -> None:
     """Make each cache that the configurations need and that is not whole yet.
 
     Args:
-        on_cache: called after each with its number from 1, how many there are, and what the job reports.
+        on_event: called with a line for people before and after each.
 
     Raises:
         UsageError, ConfigError, CacheError: see `cache.job.CacheJob`.
     """
     wanted = {folder_of(config, sweep_dir): config for config in configs if takes_features(config)}
     for number, (folder, config) in enumerate(wanted.items(), 1):
-        on_cache(number, len(wanted), CacheJob(config, str(folder)).run())
+        job = CacheJob(config, str(folder))
+        planned = job.summary()
+        if planned["videos_to_encode"]:
+            size = f"{planned['videos_to_encode']} videos, {planned['bytes'] / 1e6:.0f} MB"
+            on_event(f"features {number} of {len(wanted)}: {size} …")
+        made = job.run()
+        if made["encoded"]:
+            on_event(f"features {number} of {len(wanted)}: made in {made['wall_s']:.0f} s")
 
 
 def problems_of(config: Config) -> list[str]:

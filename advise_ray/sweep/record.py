@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ class Recorder(tune.Callback):
     def __init__(self, sweep: Sweep, parent_id: str, num_trials: int, on_event: Callable[[str], None]) -> None:
         self.sweep, self.parent_id, self.num_trials, self.on_event = sweep, parent_id, num_trials, on_event
         self.trackers: dict[str, RunTracker] = {}
+        self.until_s = time.monotonic() + (sweep.config.tune.time_budget_s or math.inf)
         self.ended = len(read_trials(sweep.directory))
 
     def sync(self) -> None:
@@ -57,13 +60,15 @@ class Recorder(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         told = _reports(self._of(trial)[0])
+        if not (told and told[-1].get("done")) and time.monotonic() >= self.until_s:
+            return  # out of time: it has not ended, and --resume goes on with it
         self._end(trial, "FINISHED" if told and told[-1].get("done") else "PRUNED", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         self._end(trial, "FAILED", _cause(trial))
 
-    def interrupted(self) -> None:
-        """The trials that were under way: what they have done stays, and a resumed sweep goes on with them."""
+    def leave(self) -> None:
+        """Let go of trials that are under way: what they have done stays, and a resumed sweep goes on with them."""
         for tracker in self.trackers.values():
             if not (tracker.run_dir / ENDED).exists():
                 tracker.finish("KILLED")

@@ -103,28 +103,26 @@ class _Run:
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "config.yaml").write_text(to_yaml(self.config))
         self.tracker.start(device=str(self.sweep.device))
+        self.on_event(f"{self.num_trials} trials, {self.concurrent} at a time, in {self.directory}")
         recorder = Recorder(self.sweep, str(self.tracker.run_id), self.num_trials, self.on_event)
         recorder.sync()
         try:
-            make_features(self.trained, self.directory, self._tell_cache)
+            make_features(self.trained, self.directory, self.on_event)
             self._fit(recorder)
         except KeyboardInterrupt:
             ray.shutdown()
-            recorder.interrupted()
+            recorder.leave()
             self._end("KILLED")
             raise InterruptedRunError(f"interrupted; go on with: advise-ray tune --resume {self.directory}") from None
         except BaseException:
             self._end("FAILED")
             raise
+        recorder.leave()
         shutil.rmtree(self.directory / ".ray", ignore_errors=True)  # Tune's state, which nothing goes on from
         result = self._end("FINISHED")
         if result["best"] is None:
             raise SweepError(_why_none(result, self.config))
         return result
-
-    def _tell_cache(self, number: int, total: int, made: Row) -> None:
-        if made["encoded"]:
-            self.on_event(f"features {number} of {total}: {made['encoded']} videos in {made['wall_s']:.0f} s")
 
     def _fit(self, recorder: Recorder) -> None:
         """In a thread: in the main one Tune would take Ctrl-C for itself."""
