@@ -102,8 +102,8 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     storage: StorageConfig = Field(default_factory=StorageConfig)  # its default depends on the working directory
     search: dict[str, Space] = Field({})
-    """Of `advise-ray tune`: key → what it may be, {grid: [values]} (or choice), {uniform: [low, high]} (or loguniform, or
-    randint), {quniform: [low, high, step]}, or {given: another key, cases: {its value: one of these}}."""
+    """Of `advise-ray tune`: key → what it may be, {grid: [values]} (or choice), {uniform: [low, high]} (or loguniform,
+    or randint), {quniform: [low, high, step]}, or {given: another key, cases: {its value: one of these}}."""
     tune: TuneConfig = TuneConfig()
 
     @field_validator("search", mode="before")
