@@ -102,6 +102,11 @@ class RunTracker:
         """MLflow's id of the run, from `start` on."""
         return self._state["run_id"]
 
+    @property
+    def complete(self) -> bool:
+        """Whether MLflow has all of a run that has ended."""
+        return bool(self._state["complete"])
+
     def start(
         self,
         device: str,
@@ -177,7 +182,7 @@ class RunTracker:
         self._wake.set()
         self._thread.join(LAST_TRY_S)
         self._abandoned = True
-        return bool(self._state["complete"])
+        return self.complete
 
     def add(self, metrics: Mapping[str, float], files: Sequence[Path], folder: str) -> bool:
         """Add to a run, ended or not, what was found out about it; False, and a warning, where that cannot be.

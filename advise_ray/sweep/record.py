@@ -6,12 +6,13 @@ import json
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from advise_ray.config import to_yaml
+from advise_ray.config import load, to_yaml
 from advise_ray.errors import TrackingError
 from advise_ray.sweep.space import FINETUNE, Settings, as_text
 from advise_ray.sweep.table import is_number, read_trials
@@ -30,14 +31,16 @@ class Recorder(tune.Callback):
         self.trackers: dict[str, RunTracker] = {}
         self.until_s = time.monotonic() + (sweep.config.tune.time_budget_s or math.inf)
         self.ended = len(read_trials(sweep.directory))
+        self.sending = ThreadPoolExecutor(1, thread_name_prefix="mlflow")  # in order, and Tune never waits for MLflow
 
     def sync(self) -> None:
         """Send what MLflow has missed of trials that ended before the sweep went away."""
-        for path in self.sweep.directory.glob(f"trials/*/{ENDED}"):
-            try:
-                RunTracker.sync(path.parent)
-            except TrackingError as error:
-                log.warning("%s", error)
+        for row in read_trials(self.sweep.directory):
+            trial_dir = self.sweep.trial_dir(row["number"])
+            tracker = RunTracker(load(trial_dir / "config.yaml"), trial_dir)
+            if not tracker.complete:
+                self._start(tracker, row["settings"])
+                _finish(tracker, row)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         trial_dir, settings = self._of(trial)
@@ -50,13 +53,16 @@ class Recorder(tune.Callback):
         config = config.model_copy(update={"storage": self.sweep.config.storage, "tracking": tracking})
         (trial_dir / "config.yaml").write_text(to_yaml(config))
         tracker = self.trackers[trial.trial_id] = RunTracker(config, trial_dir)
+        self.sending.submit(self._start, tracker, settings)
+
+    def _start(self, tracker: RunTracker, settings: Settings) -> None:
         own = {key: value for key, value in settings.items() if key.startswith(FINETUNE)}
+        name = f"{tracker.run_dir.name} {as_text(settings)}"
         try:
-            name = f"{trial_dir.name} {as_text(settings)}"
             tracker.start(str(self.sweep.device), name=name, parent_id=self.parent_id, params=own)
-            tracker.follow(trial_dir / "metrics.jsonl")
+            tracker.follow(tracker.run_dir / "metrics.jsonl")
         except TrackingError as error:
-            log.warning("%s; trial %s goes on, and is logged by --resume", error, trial_dir.name)
+            log.warning("%s; trial %s goes on, and is logged by --resume", error, tracker.run_dir.name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         told = _reports(self._of(trial)[0])
@@ -71,7 +77,8 @@ class Recorder(tune.Callback):
         """Let go of trials that are under way: what they have done stays, and a resumed sweep goes on with them."""
         for tracker in self.trackers.values():
             if not (tracker.run_dir / ENDED).exists():
-                tracker.finish("KILLED")
+                self.sending.submit(_finish, tracker)
+        self.sending.shutdown()
 
     def _end(self, trial: Any, status: str, error: str | None) -> None:
         trial_dir, settings = self._of(trial)
@@ -83,11 +90,8 @@ class Recorder(tune.Callback):
         partial = trial_dir / f".{ENDED}.partial"
         partial.write_text(json.dumps(row))
         partial.rename(trial_dir / ENDED)
-        tags = {"trial.state": status.lower()} | ({"trial.error": error} if error else {})
-        summary = {name: value for name, value in values.items() if is_number(value) and "/" not in name}
-        tracker = self.trackers.get(trial.trial_id)
-        if tracker is not None and tracker.run_id is not None:
-            tracker.finish("FAILED" if error else "FINISHED", [trial_dir / "settings.json"], summary, tags)
+        if trial.trial_id in self.trackers:
+            self.sending.submit(_finish, self.trackers[trial.trial_id], row)
         self.ended += 1
         metric = self.sweep.config.tune.judged_by
         outcome = f"{metric} {values[metric]:.4g}" if is_number(values.get(metric)) else (error or f"no {metric}")
@@ -99,6 +103,19 @@ class Recorder(tune.Callback):
     def _of(self, trial: Any) -> tuple[Path, Settings]:
         given = trial.config["trial"]
         return self.sweep.trial_dir(given["number"]), given["settings"]
+
+
+def _finish(tracker: RunTracker, row: dict[str, Any] | None = None) -> None:
+    """With how the trial ended; without, it was let go of."""
+    if tracker.run_id is None:  # it could not start
+        return
+    if row is None:
+        tracker.finish("KILLED")
+        return
+    summary = {name: value for name, value in row["values"].items() if is_number(value) and "/" not in name}
+    tags = {"trial.state": row["status"].lower()} | ({"trial.error": row["error"]} if row["error"] else {})
+    status = "FAILED" if row["status"] == "FAILED" else "FINISHED"
+    tracker.finish(status, [tracker.run_dir / "settings.json"], summary, tags)
 
 
 def _reports(trial_dir: Path) -> list[dict[str, Any]]:

@@ -115,6 +115,7 @@ class _Run:
             self._end("KILLED")
             raise InterruptedRunError(f"interrupted; go on with: advise-ray tune --resume {self.directory}") from None
         except BaseException:
+            recorder.leave()
             self._end("FAILED")
             raise
         recorder.leave()

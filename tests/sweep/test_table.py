@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from advise_ray.config import load
+from advise_ray.sweep.figures import draw
+from advise_ray.sweep.table import best_trial, write_csv
+
+
+def row(number: int, settings: dict[str, Any], status: str = "FINISHED", **values: float) -> dict[str, Any]:
+    return {"number": number, "settings": settings, "status": status, "values": values, "error": None}
+
+
+def test_the_best_is_the_setting_that_is_best_over_its_seeds() -> None:
+    rows = [
+        row(0, {"size": 1, "seed": 0}, acc=0.9),
+        row(1, {"size": 1, "seed": 1}, acc=0.1),
+        row(2, {"size": 2, "seed": 0}, acc=0.6),
+        row(3, {"size": 2, "seed": 1}, acc=0.7),
+        row(4, {"size": 3, "seed": 0}, "PRUNED", acc=1.0),
+        row(5, {"size": 4, "seed": 0}, acc=float("nan")),
+    ]
+    best = best_trial(rows, "acc", "max")
+    worst = best_trial(rows, "acc", "min")
+    assert best is not None
+    assert worst is not None
+    assert (best["number"], worst["number"]) == (3, 1)
+    assert best_trial(rows, "loss", "max") is None
+
+
+def test_the_table_has_every_setting_and_figure(tmp_path: Path) -> None:
+    rows = [row(0, {"model.tmm.arch": "conv3d"}, acc=0.5), row(1, {"seed": 1}, "FAILED")]
+    write_csv(rows, tmp_path / "trials.csv")
+    first, second = csv.DictReader((tmp_path / "trials.csv").open())
+    assert (first["model.tmm.arch"], first["acc"], first["status"]) == ('"conv3d"', "0.5", "FINISHED")
+    assert (second["seed"], second["acc"], second["status"]) == ("1", "", "FAILED")
+
+
+def test_each_searched_key_that_varies_has_a_figure(tmp_path: Path) -> None:
+    search = '{"model.sfu.channels": {grid: [8, null]}, "optim.lr": {grid: [0.1]}, "data.manifest": {grid: [a, b]}}'
+    config = load(None, [f"search={search}", "tune.objective=finetune"])
+    rows = [
+        row(number, {"model.sfu.channels": channels, "optim.lr": 0.1, "data.manifest": f"/{name}.parquet"}, acc_ft=0.5)
+        for number, (channels, name) in enumerate([(8, "a"), (8, "b"), (None, "a"), (None, "b")])
+    ]
+    assert [path.name for path in draw(config, rows, tmp_path / "figures")] == ["model.sfu.channels.png"]
+    assert (tmp_path / "figures" / "model.sfu.channels.png").stat().st_size > 5_000
