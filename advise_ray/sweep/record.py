@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ class Recorder(tune.Callback):
         self.trackers: dict[str, RunTracker] = {}
         self.until_s = time.monotonic() + (sweep.config.tune.time_budget_s or math.inf)
         self.ended = len(read_trials(sweep.directory))
-        self.sending = ThreadPoolExecutor(1, thread_name_prefix="mlflow")  # in order, and Tune never waits for MLflow
+
+    @cached_property
+    def sending(self) -> ThreadPoolExecutor:
+        """In order, and Tune never waits for MLflow. Made at first use: before that Tune pickles its callbacks."""
+        return ThreadPoolExecutor(1, thread_name_prefix="mlflow")
 
     def sync(self) -> None:
         """Send what MLflow has missed of trials that ended before the sweep went away."""

@@ -53,7 +53,7 @@ def test_a_grid_gives_a_table_figures_a_winner_and_its_runs_in_mlflow(configure:
     assert len(list(Path(result["sweep_dir"]).glob("features/*/cache.json"))) == 1  # the four share it
     assert len(Path(result["table"]).read_text().splitlines()) == 5
     assert {Path(path).name for path in result["figures"]} == {"model.tmm.num_blocks.png"}
-    assert sum("trial" in line for line in said) == 4
+    assert sum(": trial " in line for line in said) == 4
     runs = children(config, result)
     assert {(run.data.params["model.tmm.num_blocks"], run.data.params["seed"]) for run in runs} == {
         ("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")
