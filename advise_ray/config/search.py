@@ -39,7 +39,7 @@ class Space(Section):
         """In `cases`, a plain value is a choice of one."""
         if isinstance(values, dict) and isinstance(cases := values.get("cases"), dict):
             spaces = {key: case if isinstance(case, dict) else {"choice": [case]} for key, case in cases.items()}
-            return {**values, "cases": {_text(key): case for key, case in spaces.items()}}
+            return {**values, "cases": {text_of(key): case for key, case in spaces.items()}}
         return values
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class Space(Section):
     def case(self, value: Any) -> Space | None:
         """The space that holds where the key of `given` has this value."""
         assert self.cases is not None
-        return self.cases.get(_text(value))
+        return self.cases.get(text_of(value))
 
 
 class TuneConfig(Section):
@@ -116,6 +116,6 @@ class TuneConfig(Section):
         return self.metric or own.get(self.objective, f"{self.objective}/top1")
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """As YAML writes it."""
     return value if isinstance(value, str) else json.dumps(value)

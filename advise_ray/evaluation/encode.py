@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from advise_ray.cache.matching import differences
-from advise_ray.cache.store import FeatureStore
+from advise_ray.cache.store import FeatureStore, read_rejects
 from advise_ray.config import Config
 from advise_ray.dataset.encoding import encode_groups
 from advise_ray.errors import ConfigError, EvaluationError, VideoDecodeError
@@ -104,7 +104,9 @@ class Encoder:
         cached = FeatureStore(location)
         if problems := differences(cached.identity, self.config, self.model, self.model.ifm.hash_weights()):
             raise ConfigError([*problems, "data.features: another model's features; set data.features=null to decode"])
-        missing = sum(not cached.has(self.videos[row]) for row in clips)
+        rejects = read_rejects(location)  # counted as videos that cannot be decoded
+        wanted = (self.videos[row] for row in clips)
+        missing = sum(not cached.has(video) and video.video_id not in rejects for video in wanted)
         if num_crops > 1:
             log.warning("note: a feature cache has the centre crop alone; %d crops are decoded", num_crops)
         elif missing:
@@ -128,7 +130,8 @@ class Encoder:
     def _read(self, cached: FeatureStore, clips: Clips, output: Output) -> Iterator[Encoded]:
         """In this process: what is left of the model is small."""
         device = torch.device("cuda" if self.shares.use_gpu else "cpu")
-        model, apply = self.model.to(device).eval(), EncodeClips(self.config, output, 1, {})
+        self.model.temporal.to(device)  # the image model stays where it is
+        model, apply = self.model.eval(), EncodeClips(self.config, output, 1, {})
         for row, wanted in clips.items():
             frames, places = np.unique(wanted, return_inverse=True)
             features = np.empty((len(frames), *cached.identity.frame_shape), dtype=np.float16)

@@ -9,9 +9,14 @@ from pathlib import Path
 
 from advise_ray.cache.job import CacheJob
 from advise_ray.cache.matching import COMPARED
+from advise_ray.cache.store import FeatureStore, read_rejects
 from advise_ray.config import Config, flatten
+from advise_ray.errors import ConfigError
+from advise_ray.video.manifest import Video, read_manifest, videos
 from advise_ray.video.storage import is_url
 
+FEATURE_KEYS = ("model.ifm.", "model.sfu.", "model.kind", "data.manifest", "cache.", "augment.", "train.num_workers")
+"""Searched keys that decide which features there are, and whether there can be any."""
 DEPENDS_ON = (*COMPARED, "model.ifm.weights", "model.sfu.spatial_size", "model.sfu.channels", "data.manifest", "cache.")
 
 
@@ -48,17 +53,35 @@ def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable
             on_event(f"features {number} of {len(wanted)}: made in {made['wall_s']:.0f} s")
 
 
-def problems_of(config: Config) -> list[str]:
-    """Why a trial cannot be trained within one process, which takes clips from a cache on this machine."""
-    problems = []
-    if config.model.kind != "advise":
-        problems.append(
-            f"model.kind: {config.model.kind} learns from pixels; the trials of a sweep learn from features"
-        )
-    if config.data.features is not None and is_url(config.data.features):
-        problems.append(
-            "data.features: trials map their features; name a local cache, or none: the sweep makes its own"
-        )
-    if config.train.num_workers != 1:
-        problems.append(f"train.num_workers: {config.train.num_workers}, and a trial has one; it runs beside others")
-    return problems
+def refuse_unfit(configs: Iterable[Config]) -> None:
+    """Raise what keeps trials from being trained within one process, which takes all clips from a local cache.
+
+    Raises:
+        ConfigError, UsageError: every such problem, a manifest that is not there, or a cache that lacks its videos.
+    """
+    problems, covered = set[str](), set[tuple[str, str]]()
+    for config in configs:
+        features, manifest = config.data.features, config.data.manifest
+        if config.model.kind != "advise":
+            problems.add(f"model.kind: {config.model.kind} learns from pixels; trials learn from features")
+        if config.train.num_workers != 1:
+            problems.add(f"train.num_workers: {config.train.num_workers}, and a trial has one; it runs beside others")
+        if manifest is None:
+            problems.add("data.manifest: required; make one with `advise-ray data index`")
+        elif features is not None and is_url(features):
+            problems.add("data.features: trials map theirs; name a local cache, or none: the sweep makes its own")
+        elif (manifest, str(features)) not in covered:
+            covered.add((manifest, str(features)))
+            every = videos(read_manifest(Path(manifest)))
+            if features is not None:
+                problems |= _lacking(features, every)
+    if problems:
+        raise ConfigError(sorted(problems))
+
+
+def _lacking(features: str, every: list[Video]) -> set[str]:
+    store, rejects = FeatureStore(features), read_rejects(features)
+    missing = [video.video_id for video in every if not store.has(video) and video.video_id not in rejects]
+    if not missing:
+        return set()
+    return {f"data.features: {features} lacks {len(missing)} of {len(every)} videos, such as {missing[0]}"}

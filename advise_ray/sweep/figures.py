@@ -43,9 +43,10 @@ def draw(config: Config, rows: Sequence[Row], folder: Path) -> list[Path]:
     judged = [row for row in finished if is_number(row["values"].get(metric))]
     drawn = []
     for key in (key for key in config.search if key not in ASIDE):
-        if len({_level(row, key) for row in finished}) > 1:
+        having = [row for row in finished if key in row["settings"]]
+        if len({_level(row, key) for row in having}) > 1:
             drawn.append(folder / f"{key}.png")
-            response(drawn[-1], finished, key, [metric, *(name for name in PANELS if name != metric)])
+            response(drawn[-1], having, key, [metric, *(name for name in PANELS if name != metric)])
     if config.tune.searcher != "grid" and len(judged) > 2:
         drawn += _searched(judged, metric, config.tune.mode, folder)
     return drawn
@@ -95,7 +96,7 @@ def _by_data_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _level(row: Row, key: str) -> str:
-    value = row["settings"].get(key)
+    value = row["settings"][key]
     return json.dumps(float(f"{value:.3g}") if isinstance(value, float) else value)
 
 
@@ -125,7 +126,7 @@ def _searched(rows: Sequence[Row], metric: str, mode: str, folder: Path) -> list
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # its own: experimental
                 axes = plot(study, target_name=metric)
-        except (ValueError, RuntimeError) as error:  # all trials alike, say
+        except Exception as error:  # all trials alike, say; a picture less is no reason to lose the rest
             log.warning("note: no figure of the %s: %s", name, error)
             continue
         axes.figure.set_layout_engine("constrained")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-import time
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -13,8 +12,8 @@ from typing import Any
 
 from ray import tune
 
-from advise_ray.config import load, to_yaml
-from advise_ray.errors import TrackingError
+from advise_ray.config import Config, load, to_yaml
+from advise_ray.errors import ConfigError, TrackingError
 from advise_ray.sweep.space import FINETUNE, Settings, as_text
 from advise_ray.sweep.table import is_number, read_trials
 from advise_ray.sweep.trial import ENDED, Sweep
@@ -30,8 +29,9 @@ class Recorder(tune.Callback):
     def __init__(self, sweep: Sweep, parent_id: str, num_trials: int, on_event: Callable[[str], None]) -> None:
         self.sweep, self.parent_id, self.num_trials, self.on_event = sweep, parent_id, num_trials, on_event
         self.trackers: dict[str, RunTracker] = {}
-        self.until_s = time.monotonic() + (sweep.config.tune.time_budget_s or math.inf)
-        self.ended = len(read_trials(sweep.directory))
+        self.left = False
+        self.ended_before = {row["number"] for row in read_trials(sweep.directory)}
+        self.ended = len(self.ended_before)
 
     @cached_property
     def sending(self) -> ThreadPoolExecutor:
@@ -49,16 +49,26 @@ class Recorder(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         trial_dir, settings = self._of(trial)
-        if (trial_dir / ENDED).exists() or trial.trial_id in self.trackers:
+        if self.left or (trial_dir / ENDED).exists() or trial.trial_id in self.trackers:
             return  # it tells again what it told, or is tried a second time
+        config = self._begin(trial_dir, settings)
+        self.trackers[trial.trial_id] = RunTracker(config, trial_dir)
+        self.sending.submit(self._start, self.trackers[trial.trial_id], settings)
+
+    def _begin(self, trial_dir: Path, settings: Settings) -> Config:
+        """A trial's directory, with what it is."""
         trial_dir.mkdir(parents=True, exist_ok=True)
-        (trial_dir / "settings.json").write_text(json.dumps(settings))
-        config = self.sweep.stages(settings, trial_dir)["pretrain"]
+        try:
+            config = self.sweep.stages(settings, trial_dir)["pretrain"]
+        except ConfigError:  # it fails as soon as it starts, with this error
+            config = self.sweep.config
         tracking = config.tracking.model_copy(update={"run_name": None})
         config = config.model_copy(update={"storage": self.sweep.config.storage, "tracking": tracking})
         (trial_dir / "config.yaml").write_text(to_yaml(config))
-        tracker = self.trackers[trial.trial_id] = RunTracker(config, trial_dir)
-        self.sending.submit(self._start, tracker, settings)
+        partial = trial_dir / ".settings.json.partial"
+        partial.write_text(json.dumps(settings))
+        partial.rename(trial_dir / "settings.json")
+        return config
 
     def _start(self, tracker: RunTracker, settings: Settings) -> None:
         own = {key: value for key, value in settings.items() if key.startswith(FINETUNE)}
@@ -71,24 +81,30 @@ class Recorder(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         told = _reports(self._of(trial)[0])
-        if not (told and told[-1].get("done")) and time.monotonic() >= self.until_s:
-            return  # out of time: it has not ended, and --resume goes on with it
-        self._end(trial, "FINISHED" if told and told[-1].get("done") else "PRUNED", None)
+        self._end(trial, "FINISHED" if told and told[-1]["done"] else "PRUNED", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         self._end(trial, "FAILED", _cause(trial))
 
     def leave(self) -> None:
         """Let go of trials that are under way: what they have done stays, and a resumed sweep goes on with them."""
-        for tracker in self.trackers.values():
+        self.left = True
+        for tracker in list(self.trackers.values()):
             if not (tracker.run_dir / ENDED).exists():
                 self.sending.submit(_finish, tracker)
         self.sending.shutdown()
 
+    @property
+    def complete(self) -> bool:
+        """Whether MLflow has all of the trials that have ended."""
+        return all(tracker.complete for tracker in self.trackers.values())
+
     def _end(self, trial: Any, status: str, error: str | None) -> None:
         trial_dir, settings = self._of(trial)
-        if (trial_dir / ENDED).exists():
+        if self.left or (trial_dir / ENDED).exists():
             return
+        if not (trial_dir / "config.yaml").exists():  # its process died before it could start
+            self._begin(trial_dir, settings)
         told = _reports(trial_dir)
         values = {name: value for name, value in (told[-1] if told else {}).items() if name not in HIDDEN}
         row = {"number": int(trial_dir.name), "settings": settings, "status": status, "values": values, "error": error}
@@ -117,10 +133,18 @@ def _finish(tracker: RunTracker, row: dict[str, Any] | None = None) -> None:
     if row is None:
         tracker.finish("KILLED")
         return
-    summary = {name: value for name, value in row["values"].items() if is_number(value) and "/" not in name}
+    told = _told(tracker)
+    summary = {name: value for name, value in row["values"].items() if is_number(value) and name not in told}
     tags = {"trial.state": row["status"].lower()} | ({"trial.error": row["error"]} if row["error"] else {})
     status = "FAILED" if row["status"] == "FAILED" else "FINISHED"
     tracker.finish(status, [tracker.run_dir / "settings.json"], summary, tags)
+
+
+def _told(tracker: RunTracker) -> set[str]:
+    """Names that metrics.jsonl has."""
+    path = tracker.run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {name for line in lines for name in json.loads(line)["values"]}
 
 
 def _reports(trial_dir: Path) -> list[dict[str, Any]]:
@@ -129,8 +153,10 @@ def _reports(trial_dir: Path) -> list[dict[str, Any]]:
 
 
 def _cause(trial: Any) -> str:
-    """The innermost error in one line."""
-    error = trial.get_error() if hasattr(trial, "get_error") else None
-    error = getattr(error, "cause", None) or error
-    text = str(error).strip() if error is not None else ""
-    return text.splitlines()[-1][:500] if text else "its process died"
+    """The innermost error in one line, out of the file that Tune writes it to at once."""
+    try:
+        lines = Path(trial.error_file).read_text().strip().splitlines()
+    except (OSError, TypeError):
+        return "its process died"
+    named = [line for line in lines if re.match(r"([a-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt)\b", line)]
+    return (named or lines)[-1].removeprefix("advise_ray.errors.")[:500]

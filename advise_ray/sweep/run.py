@@ -5,34 +5,37 @@ The sweep's directory is the truth; Tune's own state is made anew at each start.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock, Timeout
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from advise_ray import runtime
+from advise_ray import recipes, runtime
 from advise_ray.config import Config, load, to_yaml
-from advise_ray.errors import ConfigError, InterruptedRunError, SweepError, UsageError
+from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
 from advise_ray.sweep import figures, table
-from advise_ray.sweep.features import make_features, problems_of
+from advise_ray.sweep.features import FEATURE_KEYS, make_features, refuse_unfit
 from advise_ray.sweep.record import Recorder
 from advise_ray.sweep.search import Study
-from advise_ray.sweep.space import FINETUNED, Settings, finetuning, possible, pretraining, settings_of
+from advise_ray.sweep.space import FINETUNED, Settings, finetuning, possible, pretraining, resolve, settings_of
 from advise_ray.sweep.trainable import Trial
 from advise_ray.sweep.trial import Sweep, winner
 from advise_ray.tracking import RunTracker, ui_command
 
 POLL_S = 0.5
+LONGEST_STOP_S = 15.0
 Row = dict[str, Any]
 OnEvent = Callable[[str], None]
 """Called with a line for people."""
@@ -54,89 +57,116 @@ def tune(config: Config, *, on_event: OnEvent = lambda line: None) -> Row:
         SweepError: no trial has come to its end.
         InterruptedRunError: on KeyboardInterrupt; what is done stays.
     """
-    settings = settings_of(config)
+    settings_of(config)  # tells of every problem
     directory = Path(config.storage.path) / (config.tracking.run_name or f"sweep-{datetime.now():%Y%m%d-%H%M%S}")
     if directory.exists():
         raise UsageError(
             f"{directory} exists; go on with it by `advise-ray tune --resume {directory}`, or choose another "
             "tracking.run_name"
         )
-    return _Run(config, directory, settings, on_event).execute()
+    return _Run(resolve(config), directory, on_event).execute()
 
 
 def resume(directory: Path, *, on_event: OnEvent = lambda line: None) -> Row:
     """Go on with a sweep: trials that have ended are not done again.
 
     Raises:
-        UsageError: it is not a sweep's directory.
+        UsageError: it is not a sweep's directory, or another process is at it.
     """
     directory = directory.absolute()
     path = directory / "config.yaml"
     if not path.is_file() or not (config := load(path)).search:
         raise UsageError(f"--resume: {directory} is not a sweep (it has no config.yaml with a search)")
-    return _Run(config, directory, settings_of(config), on_event).execute()
+    return _Run(config, directory, on_event).execute()
 
 
 class _Run:
-    def __init__(self, config: Config, directory: Path, settings: list[Settings], on_event: OnEvent) -> None:
-        self.config, self.directory, self.settings, self.on_event = config, directory, settings, on_event
+    def __init__(self, config: Config, directory: Path, on_event: OnEvent) -> None:
+        self.config, self.directory, self.on_event = config, directory, on_event
+        self.settings = settings_of(config)
         self.started_s = time.monotonic()
-        self.trained = list(_trained(config, settings))
-        _refuse_unfit(self.trained)
+        self.trained = list(_trained(config, self.settings))
+        refuse_unfit(self.trained)
         runtime.connect()
         cpus, gpus = runtime.available_cpus(), runtime.available_gpus()
         use_gpu = gpus >= 1 if config.train.use_gpu is None else config.train.use_gpu
-        self.cpus = config.train.cpus_per_worker or (max(1.0, cpus // gpus) if use_gpu else 1.0)
+        self.cpus = config.train.cpus_per_worker or (max(1.0, cpus // max(gpus, 1)) if use_gpu else 1.0)
         room = int(min(cpus // self.cpus, gpus) if use_gpu else cpus // self.cpus)
         if room < 1:
             raise UsageError(
                 f"a trial needs {self.cpus:g} CPUs{' and a GPU' if use_gpu else ''}, there are {cpus:g} and {gpus:g}; "
                 "lower train.cpus_per_worker, or set train.use_gpu=false"
             )
-        self.num_trials = len(settings) or config.tune.num_trials
+        self.num_trials = len(self.settings) or config.tune.num_trials
         self.concurrent = min(room, self.num_trials, config.tune.max_concurrent or room)
         nodes = sum(node["Alive"] for node in ray.nodes())
         self.sweep = Sweep(config, directory, math.ceil(self.concurrent / nodes), use_gpu)
         self.tracker = RunTracker(config, directory)
 
     def execute(self) -> Row:
+        fresh = not self.directory.exists()
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "config.yaml").write_text(to_yaml(self.config))
-        self.tracker.start(device=str(self.sweep.device))
-        self.on_event(f"{self.num_trials} trials, {self.concurrent} at a time, in {self.directory}")
-        recorder = Recorder(self.sweep, str(self.tracker.run_id), self.num_trials, self.on_event)
-        recorder.sync()
         try:
-            make_features(self.trained, self.directory, self.on_event)
-            self._fit(recorder)
-        except KeyboardInterrupt:
-            ray.shutdown()
+            with FileLock(self.directory / ".lock", timeout=0):
+                if fresh:
+                    self._write_config()
+                return self._execute()
+        except Timeout:
+            raise UsageError(f"another `advise-ray tune` is at {self.directory}; wait for it") from None
+        except TrackingError:  # only the start raises it
+            if fresh:
+                shutil.rmtree(self.directory)
+            raise
+
+    def _write_config(self) -> None:
+        """With the recipe of the fine-tuning as it is now, whatever becomes of it."""
+        if self.config.tune.objective in FINETUNED:
+            path = self.directory / "finetune.yaml"
+            shutil.copy(recipes.find(self.config.tune.finetune), path)
+            tuning = self.config.tune.model_copy(update={"finetune": str(path)})
+            self.config = self.config.model_copy(update={"tune": tuning})
+            self.sweep = dataclasses.replace(self.sweep, config=self.config)
+        (self.directory / "config.yaml").write_text(to_yaml(self.config))
+
+    def _execute(self) -> Row:
+        self.tracker.start(device=str(self.sweep.device))
+        recorder = Recorder(self.sweep, str(self.tracker.run_id), self.num_trials, self.on_event)
+        try:
+            recorder.sync()
+            todo = [number for number in range(self.num_trials) if number not in recorder.ended_before]
+            if self.config.tune.searcher == "tpe":  # its trials take the numbers that are free
+                todo = todo[: self.num_trials - len(recorder.ended_before)]
+            if todo:
+                self.on_event(f"{len(todo)} trials, {self.concurrent} at a time, in {self.directory}")
+                make_features(self.trained, self.directory, self.on_event)
+                self._fit(todo, recorder)
+        except (KeyboardInterrupt, InterruptedRunError):
             recorder.leave()
-            self._end("KILLED")
+            ray.shutdown()
+            self._end("KILLED", recorder)
             raise InterruptedRunError(f"interrupted; go on with: advise-ray tune --resume {self.directory}") from None
         except BaseException:
             recorder.leave()
-            self._end("FAILED")
+            self._end("FAILED", recorder)
             raise
         recorder.leave()
         shutil.rmtree(self.directory / ".ray", ignore_errors=True)  # Tune's state, which nothing goes on from
-        result = self._end("FINISHED")
-        if result["best"] is None:
+        result = self._end("FINISHED", recorder)
+        if (left := self.num_trials - len(table.read_trials(self.directory))) > 0:
+            self.on_event(f"time is up: {left} trials are left; go on with: advise-ray tune --resume {self.directory}")
+        elif result["best"] is None:
             raise SweepError(_why_none(result, self.config))
         return result
 
-    def _fit(self, recorder: Recorder) -> None:
+    def _fit(self, todo: list[int], recorder: Recorder) -> None:
         """In a thread: in the main one Tune would take Ctrl-C for itself."""
-        ended = {row["number"] for row in table.read_trials(self.directory)}
         tuning, search = self.config.tune, None
-        todo = [number for number in range(self.num_trials) if number not in ended]
-        if not todo:
-            return
         if tuning.searcher == "tpe":
             search = Study(self.sweep).search
         elif tuning.scheduler == "asha":  # those that have ended tell again what they told: the others are judged by it
             todo = list(range(self.num_trials))
         given = [] if search else [{"number": number, "settings": self.settings[number]} for number in todo]
+        stop = StopFile(self.directory / ".ray" / "stop")
         os.environ.update(QUIET)
         resources = {"CPU": self.cpus, **({"GPU": 1} if self.sweep.use_gpu else {})}
         trainable = ray_tune.with_resources(ray_tune.with_parameters(Trial, sweep=self.sweep), resources)
@@ -159,6 +189,7 @@ class _Run:
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=1),
                 callbacks=[recorder],
+                stop=stop,
             ),
         )
         error: list[BaseException] = []
@@ -171,12 +202,18 @@ class _Run:
 
         thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
         thread.start()
-        while thread.is_alive():
-            thread.join(POLL_S)
+        try:
+            while thread.is_alive():
+                thread.join(POLL_S)
+        except KeyboardInterrupt:
+            recorder.left = True
+            stop.set()
+            thread.join(LONGEST_STOP_S)  # while it is at work it would start a Ray of its own once ours is gone
+            raise
         if error:
             raise error[0]
 
-    def _end(self, status: str) -> Row:
+    def _end(self, status: str, recorder: Recorder) -> Row:
         tuning = self.config.tune
         rows = table.read_trials(self.directory)
         table.write_csv(rows, self.directory / "trials.csv")
@@ -210,23 +247,33 @@ class _Run:
             tags["best.trial"] = f"{best['number']:04d}"
         artifacts = [self.directory / "trials.csv", *recipes, *drawn]
         complete = self.tracker.finish(status, artifacts, summary, tags)
-        return result | {"tracking_complete": complete}
+        return result | {"tracking_complete": complete and recorder.complete}
 
 
-def _trained(config: Config, settings: list[Settings]) -> list[Config]:
+class StopFile(ray_tune.Stopper):
+    """Ends all trials of Tune once it is set; a file, since Tune pickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+
+    def set(self) -> None:
+        self.path.touch()
+
+    def __call__(self, trial_id: str, result: Row) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.path.exists()
+
+
+def _trained(config: Config, settings: list[Settings]) -> Iterator[Config]:
     """The configurations of all trainings that there may be, as far as features and processes go."""
-    configs: list[Config] = []
-    for each in settings or possible(config):
-        configs.append(pretraining(config, each))
+    for each in settings or possible(config, FEATURE_KEYS):
+        yield pretraining(config, each)
         if config.tune.objective in FINETUNED:
-            configs.append(finetuning(config, each, "model.init_from=null"))
-    return configs
-
-
-def _refuse_unfit(configs: list[Config]) -> None:
-    problems = {problem for config in configs for problem in problems_of(config)}
-    if problems:
-        raise ConfigError(sorted(problems))
+            yield finetuning(config, each, "model.init_from=null")
 
 
 def _scheduler(config: Config) -> Any:

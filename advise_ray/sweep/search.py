@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -9,10 +10,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from advise_ray.sweep.space import Settings, ask
+from advise_ray.sweep.space import Settings, as_asked, ask
 from advise_ray.sweep.table import read_trials
 from advise_ray.sweep.trial import Sweep
 
@@ -20,51 +22,55 @@ NAME = "sweep"
 
 
 class Study:
-    """A TPE search that numbers its trials, and goes on with those that were under way when a sweep went away."""
+    """A TPE search that numbers its trials, and goes on with those that were under way when a sweep went away.
+
+    With ASHA, what ended before that is not compared with what comes after it.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sweep = sweep
-        path = sweep.directory / ".optuna.log"
-        self.numbers: dict[str, int] = {}
-        self._next = 0
-        storage = JournalStorage(JournalFileBackend(str(path)))
         tuning = sweep.config.tune
+        storage = JournalStorage(JournalFileBackend(str(sweep.directory / ".optuna.log")))
+        direction = StudyDirection.MAXIMIZE if tuning.mode == "max" else StudyDirection.MINIMIZE
+        study = optuna.create_study(study_name=NAME, storage=storage, direction=direction, load_if_exists=True)
+        self.numbers: dict[str, list[int]] = {}
+        """Settings, as JSON → trials that have begun with them, and are asked for again."""
+        self.taken = {row["number"] for row in read_trials(sweep.directory)}
+        self._take_up(study)
         self.search = OptunaSearch(
             space=self._suggest,
             metric=tuning.judged_by,
             mode=tuning.mode,
-            sampler=optuna.samplers.TPESampler(seed=sweep.config.seed),
+            # A sampler begins anew, and at first draws by lot: not what it has drawn before.
+            sampler=optuna.samplers.TPESampler(seed=sweep.config.seed + len(study.trials)),
             study_name=NAME,
             storage=storage,
         )
-        self._take_up(optuna.load_study(study_name=NAME, storage=storage))
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         settings = ask(self.sweep.config.search, trial)
-        key = json.dumps(settings)
-        number = self.numbers.pop(key) if key in self.numbers else self._next
-        self._next = max(self._next, number + 1)
+        known = self.numbers.get(json.dumps(settings))
+        number = known.pop(0) if known else next(each for each in itertools.count() if each not in self.taken)
+        self.taken.add(number)
         return {"trial": {"number": number, "settings": settings}}
 
     def _take_up(self, study: optuna.Study) -> None:
-        """Trials that the study thinks are running, and whose directories have not ended, are asked for again."""
-        ended = {row["number"] for row in read_trials(self.sweep.directory)}
-        begun = {int(path.parent.name): path for path in self.sweep.directory.glob("trials/*/settings.json")}
-        self._next = max([-1, *begun, *ended]) + 1
         for trial in study.get_trials(states=[TrialState.RUNNING]):
             study.tell(trial.number, state=TrialState.FAIL)
-        for number, path in sorted(begun.items()):
-            if number not in ended:
-                settings: Settings = json.loads(path.read_text())
-                self.numbers[json.dumps(settings)] = number
-                study.enqueue_trial({key: _encoded(self.sweep, key, value) for key, value in settings.items()})
-
-
-def _encoded(sweep: Sweep, key: str, value: Any) -> Any:
-    """As `space.ask` names it to Optuna."""
-    space = sweep.config.search[key]
-    return value if space.values is None or space.randint is not None else json.dumps(value)
+        waiting = [trial.system_attrs["fixed_params"] for trial in study.get_trials(states=[TrialState.WAITING])]
+        for path in sorted(self.sweep.directory.glob("trials/*/settings.json")):
+            number = int(path.parent.name)
+            if number in self.taken:
+                continue
+            settings: Settings = json.loads(path.read_text())
+            params = as_asked(self.sweep.config.search, settings)
+            self.numbers.setdefault(json.dumps(settings), []).append(number)
+            self.taken.add(number)
+            if params in waiting:
+                waiting.remove(params)
+            else:
+                study.enqueue_trial(params)
 
 
 def as_study(sweep_rows: list[dict[str, Any]], metric: str, mode: str) -> optuna.Study:

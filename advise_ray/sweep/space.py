@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from advise_ray import recipes
 from advise_ray.config import Config, Space, fields, flatten, load
+from advise_ray.config.search import text_of
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.video.sampling import keyed_rng
 
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 """Key → value, of one trial."""
 Pick = Callable[[str, Space], Any]
+"""From a space; its name is the key, and where that depends on others, on what."""
 FINETUNE = "finetune."
 NOT_SEARCHED = ("search", "tune.", "tracking.", "storage.", "task", "data.features")
+MOST_FEATURES = 64
+"""Caches that a sweep makes."""
 CHECKED = 200
 """Settings that are drawn and checked of a space that cannot be counted out."""
 FINETUNED = ("finetune", "delta")
@@ -49,10 +54,54 @@ def settings_of(config: Config) -> list[Settings]:
     return drawn if config.tune.searcher == "random" else []
 
 
-def possible(config: Config) -> Iterator[Settings]:
-    """All settings of the keys whose values can be counted."""
-    counted = {key: space for key, space in config.search.items() if _countable(space)}
-    return _grid(counted)
+def resolve(config: Config) -> Config:
+    """The same with searched values as the schema has them: numbers, and paths that are absolute, since trials run in
+    other directories. What the schema refuses stays as it is; `settings_of` tells of it.
+
+    Raises:
+        ConfigError: a key that does not exist.
+    """
+    _refuse_space(config)
+
+    def value_of(key: str, value: Any) -> Any:
+        try:
+            if key.startswith(FINETUNE):
+                return flatten(finetuning(config, {key: value}, "model.init_from=null"))[key.removeprefix(FINETUNE)]
+            return flatten(pretraining(config, {key: value}))[key]
+        except ConfigError:
+            return value
+
+    def space_of(key: str, space: Space) -> Space:
+        if space.cases is not None:
+            return space.model_copy(update={"cases": {case: space_of(key, of) for case, of in space.cases.items()}})
+        listed = {kind: values for kind in ("choice", "grid") if (values := getattr(space, kind)) is not None}
+        return space.model_copy(
+            update={kind: tuple(value_of(key, value) for value in values) for kind, values in listed.items()}
+        )
+
+    return config.model_copy(update={"search": {key: space_of(key, space) for key, space in config.search.items()}})
+
+
+def possible(config: Config, keys: tuple[str, ...]) -> list[Settings]:
+    """All settings of the searched keys that begin with one of `keys`.
+
+    Raises:
+        ConfigError: they cannot be counted, or are too many to make features for.
+    """
+    wanted: dict[str, Space] = {}
+    for key in config.search:
+        if key.startswith(keys):
+            wanted |= {each: config.search[each] for each in _chain(key, config.search)}
+    endless = [key for key, space in wanted.items() if not _countable(space)]
+    if endless:
+        raise ConfigError(
+            [f"search.{key}: features depend on it, and are made beforehand; use choice" for key in endless]
+        )
+    every = list(itertools.islice(_grid(wanted), MOST_FEATURES + 1))
+    if len(every) > MOST_FEATURES:
+        names = ", ".join(wanted)
+        raise ConfigError([f"search: more than {MOST_FEATURES} settings of {names}, each with its own features"])
+    return every
 
 
 def settle(search: Mapping[str, Space], pick: Pick) -> Settings:
@@ -61,12 +110,14 @@ def settle(search: Mapping[str, Space], pick: Pick) -> Settings:
 
     def visit(key: str) -> None:
         space: Space | None = search[key]
+        name = key
         while space is not None and space.given is not None:
             if space.given not in settings:
                 visit(space.given)
-            space = space.case(settings[space.given])
+            name = f"{name} given {settings.get(space.given)}"
+            space = space.case(settings.get(space.given))
         if space is not None and key not in settings:
-            settings[key] = pick(key, space)
+            settings[key] = pick(name, space)
 
     for key in search:
         visit(key)
@@ -76,18 +127,31 @@ def settle(search: Mapping[str, Space], pick: Pick) -> Settings:
 def ask(search: Mapping[str, Space], trial: Trial) -> Settings:
     """One setting as Optuna suggests it; values that it has no type for go as JSON."""
 
-    def pick(key: str, space: Space) -> Any:
+    def pick(name: str, space: Space) -> Any:
         if space.values is not None and space.randint is None:
-            return json.loads(trial.suggest_categorical(key, [json.dumps(value) for value in space.values]))
+            return json.loads(trial.suggest_categorical(name, [json.dumps(value) for value in space.values]))
         if space.randint is not None:
-            return trial.suggest_int(key, space.randint[0], space.randint[1] - 1)
+            return trial.suggest_int(name, space.randint[0], space.randint[1] - 1)
         if space.quniform is not None:
             low, high, step = space.quniform
-            return trial.suggest_float(key, low, high, step=step)
+            return trial.suggest_float(name, low, high, step=step)
         low, high = space.loguniform or space.uniform or (0.0, 0.0)
-        return trial.suggest_float(key, low, high, log=space.loguniform is not None)
+        return trial.suggest_float(name, low, high, log=space.loguniform is not None)
 
     return settle(search, pick)
+
+
+def as_asked(search: Mapping[str, Space], settings: Settings) -> dict[str, Any]:
+    """The parameters by which `ask` would have got these settings."""
+    params: dict[str, Any] = {}
+
+    def pick(name: str, space: Space) -> Any:
+        value = settings[name.partition(" given ")[0]]
+        params[name] = value if space.values is None or space.randint is not None else json.dumps(value)
+        return value
+
+    settle(search, pick)
+    return params
 
 
 def of_trial(config: Config, settings: Settings) -> list[str]:
@@ -175,34 +239,50 @@ def _refuse_space(config: Config) -> None:
     known = {name for name, _ in fields()}
     for key, space in config.search.items():
         name = key.removeprefix(FINETUNE)
-        if name not in known or name.startswith(NOT_SEARCHED):
-            problems.append(
-                f"search.{key}: {'not a key that trials can differ in' if name in known else _unknown(name)}"
-            )
+        if name not in known:
+            problems.append(f"search.{key}: {_unknown(name)}")
+        elif name.startswith(NOT_SEARCHED):
+            problems.append(f"search.{key}: not a key that trials can differ in")
+        elif name != key and name.startswith(SHARED):
+            problems.append(f"search.{key}: the fine-tuning has the pretraining's; search {name}")
         if name != key and config.tune.objective not in FINETUNED:
             problems.append(f"search.{key}: nothing is fine-tuned with tune.objective={config.tune.objective}")
         problems += [f"search.{key}: {problem}" for problem in _dependence(key, config.search)]
         if config.tune.searcher == "grid" and not _countable(space):
             problems.append(f"search.{key}: has no grid; set tune.searcher to random or tpe, and tune.num_trials")
     if config.tune.objective in FINETUNED:
-        try:
-            recipes.find(config.tune.finetune)
-        except UsageError as error:
-            problems.append(f"tune.finetune: {str(error).removeprefix('--config: ')}")
+        problems += _problems_of_finetune(config.tune.finetune)
     if problems:
         raise ConfigError(problems)
 
 
+def _problems_of_finetune(recipe: str) -> list[str]:
+    try:
+        task = load(recipes.find(recipe), ["model.init_from=null"]).task
+    except ConfigError as error:
+        return [f"tune.finetune: {line}" for line in error.problems]
+    except UsageError as error:
+        return [f"tune.finetune: {str(error).removeprefix('--config: ')}"]
+    return [] if task == "action" else [f"tune.finetune: {recipe} has task {task}; a fine-tuning has task action"]
+
+
+def _chain(key: str, search: Mapping[str, Space]) -> list[str]:
+    """A key and those that it depends on, one after the other, as far as they are searched."""
+    chain = [key]
+    while (given := search[chain[-1]].given) in search and given not in chain:
+        chain.append(str(given))
+    return chain
+
+
 def _dependence(key: str, search: Mapping[str, Space]) -> list[str]:
-    space, chain = search[key], [key]
-    while space.given is not None:
-        if space.given not in search:
-            return [f"given {space.given}, which is not searched"]
-        if space.given in chain:
-            return [f"given {space.given}, which depends on it in turn"]
-        chain.append(space.given)
-        space = search[space.given]
-    return []
+    space, chain = search[key], _chain(key, search)
+    if space.given is not None and space.given not in search:
+        return [f"given {space.given}, which is not searched"]
+    if search[chain[-1]].given in chain:
+        return [f"given {space.given}, which depends on it in turn"]
+    values = search[space.given].values if space.given is not None else None
+    never = [case for case in space.cases or () if values is not None and all(case != text_of(each) for each in values)]
+    return [f"cases has {case!r}, which {space.given} never is" for case in never]
 
 
 def _unknown(key: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from advise_ray.config import Config, IFMConfig, load, to_yaml
 from advise_ray.evaluation.actions import Settings as ProtocolSettings
@@ -34,6 +34,7 @@ from advise_ray.video.manifest import write_rejects
 PROTOCOL = ProtocolSettings(num_crops=1)
 """Ten clips a video, the centre of each: what a feature cache has."""
 ENDED = "trial.json"
+LONGEST_WAIT_S = 60.0
 Values = dict[str, Any]
 
 
@@ -69,12 +70,14 @@ class Sweep:
         return {name: self._placed(config, trial_dir, name) for name, config in stages.items()}
 
     def _placed(self, config: Config, trial_dir: Path, name: str) -> Config:
-        """With its run directory, and the features that the sweep has made for it."""
-        own = {"storage": {"path": str(trial_dir)}, "tracking": config.tracking.model_dump() | {"run_name": name}}
-        data = config.data.model_dump()
+        """With its run directory, the features that the sweep has made for it, and what Tune has given it to run on."""
+        whole = config.model_dump()
+        whole["storage"] = {"path": str(trial_dir)}
+        whole["tracking"] |= {"run_name": name}
+        whole["train"] |= {"use_gpu": self.use_gpu, "cpus_per_worker": None}
         if takes_features(config):
-            data["features"] = str(folder_of(config, self.directory))
-        return Config.model_validate(config.model_dump() | own | {"data": data})
+            whole["data"] |= {"features": str(folder_of(config, self.directory))}
+        return Config.model_validate(whole)
 
 
 def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Values]:
@@ -85,39 +88,41 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
     Raises:
         AdviseRayError: the configuration, or a training.
     """
-    path = trial_dir / "reports.jsonl"
-    told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    yield from told
-    known: Values = told[-1] if told else {}
-    if known.get("done"):
-        return
-    if (trial_dir / ENDED).exists():  # it was stopped early
-        yield {**known, "done": True}
-        return
-    epochs_told = known.get("epochs", 0)
-    for epochs, values, done in _measure(sweep, settings, trial_dir):
-        known |= values
-        if done or (sweep.config.tune.judged_by in values and epochs > epochs_told):
-            report = {**known, "epochs": epochs, "done": done}
-            with path.open("a") as file:
-                file.write(json.dumps(report) + "\n")
-            yield report
+    trial_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(trial_dir / ".lock", timeout=LONGEST_WAIT_S):  # a killed sweep may have left somebody at it
+        path = trial_dir / "reports.jsonl"
+        told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        yield from told
+        known: Values = told[-1] if told else {}
+        if known.get("done"):
+            return
+        if (trial_dir / ENDED).exists():  # it was stopped early
+            yield {**known, "done": True}
+            return
+        stages = sweep.stages(settings, trial_dir)
+        last, epochs_told = sum(config.train.epochs for config in stages.values()), known.get("epochs", 0)
+        for epochs, values, done in _measure(sweep, stages, trial_dir):
+            known |= values
+            # What comes after the last epoch is part of its report: nothing is left that could be spared.
+            if done or (sweep.config.tune.judged_by in values and epochs_told < epochs < last):
+                report = {**known, "epochs": epochs, "done": done}
+                with path.open("a") as file:
+                    file.write(json.dumps(report) + "\n")
+                yield report
 
 
-def _measure(sweep: Sweep, settings: Settings, trial_dir: Path) -> Iterator[tuple[int, Values, bool]]:
+def _measure(sweep: Sweep, stages: dict[str, Config], trial_dir: Path) -> Iterator[tuple[int, Values, bool]]:
     """Epochs so far, what was measured in the last one, and whether that was all."""
-    started_s, objective = time.monotonic(), sweep.config.tune.objective
-    epochs, train_s, accuracies = 0, 0.0, Values()
-    for name, config in sweep.stages(settings, trial_dir).items():
-        prefix = "" if name == "pretrain" else f"{name}/"
-        for epoch, metrics in train_here(sweep, config, trial_dir, prefix):
-            train_s += metrics.pop("epoch_s", 0.0)
+    objective = sweep.config.tune.objective
+    epochs, accuracies = 0, Values()
+    for name, config in stages.items():
+        for epoch, metrics in train_here(sweep, config, trial_dir, prefix="" if name == "pretrain" else f"{name}/"):
             yield epochs + epoch + 1, metrics, False
         epochs += config.train.epochs
         if name != "pretrain":
             accuracies["acc_ft" if name == "finetune" else "acc_scratch"] = judge(trial_dir / name, "multiview")
             yield epochs, accuracies, False
-    values: Values = {"trial_s": time.monotonic() - started_s, "train_s": train_s}
+    values: Values = {"train_s": _train_s(trial_dir / "metrics.jsonl")}
     if objective == "delta":
         values["delta_acc"] = accuracies["acc_ft"] - accuracies["acc_scratch"]
     if objective in ("linear", "knn"):
@@ -125,10 +130,16 @@ def _measure(sweep: Sweep, settings: Settings, trial_dir: Path) -> Iterator[tupl
     yield epochs, values, True
 
 
+def _train_s(metrics: Path) -> float:
+    """Seconds in all epochs, also of those before a trial went away."""
+    lines = (json.loads(line)["values"] for line in metrics.read_text().splitlines() if "rate/epoch_s" in line)
+    return float(sum(value for values in lines for name, value in values.items() if name.endswith("rate/epoch_s")))
+
+
 def train_here(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> Iterator[tuple[int, Values]]:
     """A run within this process, from its last checkpoint on: each epoch, from 0, and its metrics under `prefix`.
 
-    Beside them `epoch_s`, without prefix, and the training's peak of memory so far (`PeakMemory`), `peak_bytes`.
+    Among them the training's peak of memory so far (`PeakMemory`), `peak_bytes`.
 
     Raises:
         AdviseRayError: as `training.trainer.train`.
@@ -166,11 +177,9 @@ def train_here(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> It
     memory.forget_peak()
     for epoch in epochs:
         lines.copy()
-        metrics = worker.state.metrics
-        values = {
-            prefix + name.replace("epoch_", ""): metrics[name] for name in metrics if not name.startswith("rate/")
-        }
-        yield epoch, values | {f"{prefix}peak_bytes": memory.peak_bytes(), "epoch_s": metrics["rate/epoch_s"]}
+        told = {name: value for name, value in worker.state.metrics.items() if not name.startswith("rate/")}
+        told |= memory.peak()
+        yield epoch, {prefix + name.replace("epoch_", ""): value for name, value in told.items()}
 
 
 def judge(run_dir: Path, protocol: Protocol) -> float:
@@ -210,9 +219,12 @@ class _Lines:
 
 def winner(sweep: Sweep, number: int) -> dict[str, Config]:
     """The recipes that a trial was, for `train`: its stages, without their run directories."""
-    trial_dir = sweep.trial_dir(number)
-    storage = f"storage.path={json.dumps(sweep.config.storage.path)}"
-    return {
-        path.parent.name: load(path, [storage, "tracking.run_name=null"])
-        for path in sorted(trial_dir.glob("*/config.yaml"))
+    own = {
+        "storage.path": sweep.config.storage.path,
+        "tracking.run_name": None,
+        "train.use_gpu": sweep.config.train.use_gpu,
+        "train.cpus_per_worker": sweep.config.train.cpus_per_worker,
     }
+    overrides = [f"{key}={json.dumps(value)}" for key, value in own.items()]
+    paths = sorted(sweep.trial_dir(number).glob("*/config.yaml"))
+    return {path.parent.name: load(path, overrides) for path in paths}

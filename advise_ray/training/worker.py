@@ -243,7 +243,7 @@ def _set_up_torch(config: Config, device: torch.device, processes_on_node: int) 
     torch.manual_seed(config.seed)  # the same first weights on all workers
     if device.type == "cpu":
         threads.use_cores(processes_on_node)
+    with contextlib.suppress(RuntimeError):
+        torch.use_deterministic_algorithms(config.data.deterministic, warn_only=True)
     if config.data.deterministic:
-        with contextlib.suppress(RuntimeError):
-            torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False

@@ -3,13 +3,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advise_ray.config import load
 from advise_ray.errors import ConfigError
-from advise_ray.sweep.space import as_text, finetuning, possible, pretraining, settings_of, settle
+from advise_ray.sweep.space import (
+    as_asked,
+    as_text,
+    ask,
+    finetuning,
+    possible,
+    pretraining,
+    resolve,
+    settings_of,
+    settle,
+)
 
 MANIFEST = ("data.manifest=/clips.parquet",)
 BLOCKS = "search.model.tmm.num_blocks={grid: [1, 2, 4]}"
@@ -98,6 +109,9 @@ def test_settings_by_lot_lie_in_their_spaces_and_are_the_same_again() -> None:
         (["search.seed={given: optim.lr, cases: {}}"], "given optim.lr, which is not searched"),
         (["search.model.tmm.temporal_kernel={grid: [3, 4]}"], "temporal_kernel must be odd, got 4"),
         ([BLOCKS, "tune={objective: finetune, finetune: nowhere}"], "tune.finetune: no file nowhere"),
+        ([BLOCKS, "tune={objective: finetune, finetune: quickstart}"], "a fine-tuning has task action"),
+        (["search.finetune.model.sfu.channels={grid: [1]}", "tune.objective=finetune"], "search model.sfu.channels"),
+        ([BLOCKS, "search.seed={given: model.tmm.num_blocks, cases: {3: 1}}"], "cases has '3', which model.tmm.num"),
     ],
 )
 def test_a_wrong_space_is_told_before_anything_starts(overrides: list[str], said: str) -> None:
@@ -143,7 +157,52 @@ def test_the_fine_tuning_takes_the_trials_model_and_keeps_its_own_settings() -> 
 
 def test_what_can_be_counted_of_a_space_is_known_before_a_search() -> None:
     config = load(None, ["search.optim.lr={uniform: [0.1, 1]}", "search.model.sfu.spatial_size={choice: [1, 7]}"])
-    assert list(possible(config)) == [{"model.sfu.spatial_size": 1}, {"model.sfu.spatial_size": 7}]
+    assert possible(config, ("model.sfu.",)) == [{"model.sfu.spatial_size": 1}, {"model.sfu.spatial_size": 7}]
+    assert possible(config, ("model.ifm.",)) == [{}]
+
+
+def test_searched_values_become_what_the_schema_makes_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(
+        None,
+        [
+            "search.data.manifest={grid: [a.parquet]}",
+            "search.optim.lr={given: seed, cases: {1: 1e-3}}",
+            "search.seed={grid: [1]}",
+        ],
+    )
+    (settings,) = settings_of(resolve(config))
+    assert settings == {"data.manifest": str(tmp_path / "a.parquet"), "optim.lr": 0.001, "seed": 1}
+
+
+def test_what_was_asked_of_optuna_can_be_asked_for_again() -> None:
+    search = load(
+        None,
+        [
+            "search.model.tmm.arch={choice: [resnet3d, transformer]}",
+            "search.model.tmm.num_blocks={given: model.tmm.arch, cases: "
+            "{resnet3d: {choice: [1, 2]}, transformer: {choice: [2, 4, null]}}}",
+            "search.optim.lr={loguniform: [1.0e-4, 1.0e-2]}",
+            "search.seed={randint: [0, 4]}",
+        ],
+    ).search
+    study = optuna.create_study()
+    for _ in range(20):  # the choices of one case are not those of the other
+        trial = study.ask()
+        settings = ask(search, trial)
+        assert as_asked(search, settings) == trial.params
+        study.enqueue_trial(trial.params)
+        assert ask(search, study.ask()) == settings
+
+
+def test_features_are_made_for_what_can_be_counted() -> None:
+    endless = load(
+        None, ["search.model.sfu.channels={given: optim.lr, cases: {}}", "search.optim.lr={uniform: [0, 1]}"]
+    )
+    with pytest.raises(ConfigError, match=r"optim\.lr: features depend on it"):
+        possible(endless, ("model.sfu.",))
+    with pytest.raises(ConfigError, match="more than 64 settings"):
+        possible(load(None, ["search.model.sfu.channels={randint: [1, 1000]}"]), ("model.sfu.",))
 
 
 def test_settings_for_people_are_short() -> None:
