@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from advise_ray.config import load
+from advise_ray.sweep.space import settings_of
+
 README = Path(__file__).parents[1] / "README.md"
 SERVE = re.search(r"^mlflow server .*$", README.read_text(), flags=re.MULTILINE)
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -26,6 +29,13 @@ def test_the_first_two_commands_set_up_and_go() -> None:
     assert SET_UP.split(" && ")[0] == TEST.split(" && ")[0] == "python3 -m venv .venv"
     assert SET_UP.endswith(".venv/bin/advise-ray train")
     assert TEST.endswith(".venv/bin/pytest")
+
+
+def test_the_search_that_is_shown_holds(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    recipe = tmp_path / "sweep.yaml"
+    recipe.write_text(shown)
+    assert len(settings_of(load(recipe, ["model.tmm.out_dim=64"]))) == 4 * (1 + 2) * 2 * 2
 
 
 @pytest.mark.ray
