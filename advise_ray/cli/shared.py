@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,17 @@ def show(values: dict[str, Any], as_json: bool) -> None:
             _show_cost(value)
         else:
             click.echo(f"{name.replace('_', ' ')}: {_readable(value)}")
+
+
+def show_outcome(result: dict[str, Any], as_json: bool, as_table: Callable[[dict[str, Any]], str], resume: str) -> None:
+    """Print what a run or a sweep came to, where to look at it, and the command that logs what MLflow has missed."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(as_table(result))
+    click.echo(f"MLflow UI: {result['mlflow_ui']}", err=True)
+    if not result["tracking_complete"]:
+        click.echo(f"MLflow missed a part; log it with: {resume}", err=True)
 
 
 def _show_cost(cost: dict[str, Any] | None) -> None:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advise_ray.cli.group import main
-from advise_ray.cli.shared import config_option, estimate, json_option, load, rates_option, set_option, show
+from advise_ray.cli.shared import (
+    config_option,
+    estimate,
+    json_option,
+    load,
+    rates_option,
+    set_option,
+    show,
+    show_outcome,
+)
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
@@ -96,12 +105,6 @@ def _print_plan(summary: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(result))
-        return
     from advise_ray import progress
 
-    click.echo(progress.result_table(result))
-    click.echo(f"MLflow UI: {result['mlflow_ui']}", err=True)
-    if not result["tracking_complete"]:
-        click.echo(f"MLflow missed a part; log it with: advise-ray train --resume {result['run_dir']}", err=True)
+    show_outcome(result, as_json, progress.result_table, f"advise-ray train --resume {result['run_dir']}")

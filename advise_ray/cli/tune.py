@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from advise_ray.cli.group import main
-from advise_ray.cli.shared import config_option, json_option, load, set_option
+from advise_ray.cli.shared import config_option, json_option, load, set_option, show_outcome
 
 
 @main.command()
@@ -42,12 +41,6 @@ def _tell(line: str) -> None:
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(result))
-        return
     from advise_ray import progress
 
-    click.echo(progress.sweep_table(result))
-    click.echo(f"MLflow UI: {result['mlflow_ui']}", err=True)
-    if not result["tracking_complete"]:
-        click.echo(f"MLflow missed a part; log it with: advise-ray tune --resume {result['sweep_dir']}", err=True)
+    show_outcome(result, as_json, progress.sweep_table, f"advise-ray tune --resume {result['sweep_dir']}")

@@ -58,10 +58,9 @@ def response(path: Path, rows: Sequence[Row], key: str, metrics: Sequence[str]) 
     shown.sort(key=lambda name: list(PANELS).index(name) if name in PANELS else len(PANELS))
     panels = [(name, PANELS.get(name, name), 1.0) for name in shown[:2]]
     panels += [(name, *COSTS[name]) for name in COSTS]
-    columns = 2 if len(panels) > 2 else len(panels)
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.5 * columns, 2.9 * lines), dpi=DPI, layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).T.flatten()  # accuracies on the left, costs on the right
+    lines = -(-len(panels) // 2)
+    figure = Figure(figsize=(9.0, 2.9 * lines), dpi=DPI, layout="constrained")
+    grid = figure.subplots(lines, 2, squeeze=False).T.flatten()  # accuracies on the left, costs on the right
     levels = sorted({_level(row, key) for row in rows}, key=_order)
     for place, (name, title, unit) in zip(grid, panels, strict=False):
         for data_set, of_set in sorted(_by_data_set(rows).items()):

@@ -57,14 +57,14 @@ def tune(config: Config, *, on_event: OnEvent = lambda line: None) -> Row:
         SweepError: no trial has come to its end.
         InterruptedRunError: on KeyboardInterrupt; what is done stays.
     """
-    settings_of(config)  # tells of every problem
+    config = resolve(config)
     directory = Path(config.storage.path) / (config.tracking.run_name or f"sweep-{datetime.now():%Y%m%d-%H%M%S}")
     if directory.exists():
         raise UsageError(
             f"{directory} exists; go on with it by `advise-ray tune --resume {directory}`, or choose another "
             "tracking.run_name"
         )
-    return _Run(resolve(config), directory, on_event).execute()
+    return _Run(config, directory, on_event).execute()
 
 
 def resume(directory: Path, *, on_event: OnEvent = lambda line: None) -> Row:

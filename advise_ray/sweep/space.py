@@ -154,11 +154,6 @@ def as_asked(search: Mapping[str, Space], settings: Settings) -> dict[str, Any]:
     return params
 
 
-def of_trial(config: Config, settings: Settings) -> list[str]:
-    """Overrides that make the trial's configuration of the sweep's recipe; those of its fine-tuning left out."""
-    return [f"{key}={json.dumps(value)}" for key, value in settings.items() if not key.startswith(FINETUNE)]
-
-
 def pretraining(config: Config, settings: Settings, *more: str) -> Config:
     """The configuration that a trial trains by.
 
@@ -167,7 +162,8 @@ def pretraining(config: Config, settings: Settings, *more: str) -> Config:
     """
     flat = {key: value for key, value in flatten(config).items() if not key.startswith(("search", "tune."))}
     base = [f"{key}={json.dumps(value)}" for key, value in flat.items()]
-    return load(None, [*base, *of_trial(config, settings), *more])
+    own = [f"{key}={json.dumps(value)}" for key, value in settings.items() if not key.startswith(FINETUNE)]
+    return load(None, [*base, *own, *more])
 
 
 def finetuning(config: Config, settings: Settings, *more: str) -> Config:

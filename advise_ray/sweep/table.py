@@ -54,7 +54,7 @@ def is_number(value: Any) -> bool:
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """A line a trial: number, status, its settings, and every figure that any trial has."""
     settings = list(dict.fromkeys(key for row in rows for key in row["settings"]))
-    values = list(dict.fromkeys(key for row in rows for key in row["values"] if key not in ("done",)))
+    values = list(dict.fromkeys(key for row in rows for key in row["values"]))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["number", "status", *settings, *values, "error"])

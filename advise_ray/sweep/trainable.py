@@ -6,7 +6,6 @@ from typing import Any
 
 from ray import tune
 
-from advise_ray import threads
 from advise_ray.sweep.trial import Sweep, follow
 
 
@@ -18,8 +17,6 @@ class Trial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], sweep: Sweep) -> None:
-        if not sweep.use_gpu:
-            threads.use_cores(sweep.processes_on_node)
         self.sweep = sweep
         self._begin(config)
 
