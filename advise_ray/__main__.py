@@ -1,5 +1,15 @@
-"""`python -m advise_ray`: the command line."""
+"""The `advise-ray` command, and `python -m advise_ray`."""
 
-from advise_ray.cli import main
+from advise_ray import threads
 
-main(prog_name="advise-ray")
+
+def run() -> None:
+    """Run the command line."""
+    threads.restart_prepared()
+    from advise_ray.cli import main
+
+    main(prog_name="advise-ray")
+
+
+if __name__ == "__main__":
+    run()

@@ -13,7 +13,7 @@ import torch
 from advise_ray import runtime, threads
 from advise_ray.cache.identity import Identity
 from advise_ray.cache.matching import identify
-from advise_ray.config import Config
+from advise_ray.config import Config, worker_counts
 from advise_ray.cost import Rates, predict, workload
 from advise_ray.errors import TrainingError, VideoDecodeError
 from advise_ray.model.advise import AdViSe
@@ -108,7 +108,7 @@ def measure_rates(
         decode_frames_per_s=decode_frames_per_s,
         ifm_frames_per_s=_per_s(encode),
         tmm_clips_per_s=_per_s(step),
-        workers=config.train.num_workers,
+        workers=worker_counts(config)[0],
         cores=cores,
         use_gpu=use_gpu,
     )

@@ -65,6 +65,10 @@ class RayError(AdviseRayError):
     """Ray cannot be started or joined."""
 
 
+class ClusterError(AdviseRayError):
+    """A cluster that cannot be started, reached or used as it is."""
+
+
 class TrackingError(AdviseRayError):
     """The tracking server cannot be reached or refused what was sent."""
 

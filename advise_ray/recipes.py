@@ -19,7 +19,12 @@ def find(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    shipped = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.yaml"))}
-    if name in shipped:
-        return shipped[name]
-    raise UsageError(f"--config: no file {name}, and no shipped recipe of that name ({', '.join(sorted(shipped))})")
+    known = shipped()
+    if name in known:
+        return known[name]
+    raise UsageError(f"--config: no file {name}, and no shipped recipe of that name ({', '.join(sorted(known))})")
+
+
+def shipped() -> dict[str, Path]:
+    """Name → file of all recipes of the package."""
+    return {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.yaml"))}

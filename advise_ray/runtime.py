@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -83,6 +84,30 @@ def available_cpus() -> float:
     if ray.is_initialized():
         return float(ray.cluster_resources().get("CPU", 0))
     return float(len(os.sched_getaffinity(0)))
+
+
+def nodes() -> list[tuple[float, float]]:
+    """CPUs and GPUs of each node of the cluster; before this process is connected, of this machine."""
+    if _begun is not None:
+        _begun.wait()
+    if not ray.is_initialized():
+        return [(available_cpus(), available_gpus())]
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive]
+
+
+def beside_no_gpu() -> dict[str, Any]:
+    """The options of actors that decode: on nodes without a GPU where there are any, elsewhere if those are full.
+
+    The CPUs beside a GPU are for the worker that keeps it busy.
+    """
+    with_gpu = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
+    if not with_gpu or len(with_gpu) == sum(node["Alive"] for node in ray.nodes()):
+        return {}
+    return {
+        "label_selector": {"ray.io/node-id": f"!in({','.join(with_gpu)})"},
+        "fallback_strategy": [{"label_selector": {}}],
+    }
 
 
 def available_gpus() -> float:

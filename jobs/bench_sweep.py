@@ -28,7 +28,8 @@ from ray.train.v2.api.config import ScalingConfig
 from advise_ray import recipes, runtime
 from advise_ray.bench.machine import machine
 from advise_ray.config import Config, load
-from advise_ray.sweep.run import QUIET, tune
+from advise_ray.sweep.fit import QUIET
+from advise_ray.sweep.run import tune
 from advise_ray.sweep.trial import Sweep, follow
 from advise_ray.training.trainer import train
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from advise_ray.config import load
-from advise_ray.sweep.space import settings_of
+from advise_ray.sweep.settings import settings_of
 
 README = Path(__file__).parents[1] / "README.md"
 SERVE = re.search(r"^mlflow server .*$", README.read_text(), flags=re.MULTILINE)

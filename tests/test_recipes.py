@@ -7,7 +7,7 @@ import pytest
 from advise_ray import recipes
 from advise_ray.config import flatten, load
 from advise_ray.errors import UsageError
-from advise_ray.sweep.space import settings_of
+from advise_ray.sweep.settings import settings_of
 
 SHIPPED = sorted((Path(__file__).parents[1] / "jobs").glob("*.yaml"))
 

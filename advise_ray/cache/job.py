@@ -165,7 +165,7 @@ class CacheJob:
         if not groups:
             return
         runtime.connect()
-        shares = share_cpus(self.config, runtime.available_cpus(), runtime.available_gpus())
+        shares = share_cpus(self.config, runtime.nodes())
         function = EncodePart(self.config, self.identity, self.videos, self.location)
         tables = [group_of(group) for group in groups]
         for block in encode_groups(tables, function, self.config, self.model, 2, shares):

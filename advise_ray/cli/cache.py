@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from advise_ray.cli.group import main
+from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import config_option, estimate, json_option, load, rates_option, set_option, show
 
 
@@ -17,6 +18,7 @@ from advise_ray.cli.shared import config_option, estimate, json_option, load, ra
 @click.option("--dry-run", is_flag=True, help="Say how many bytes and hours it takes, and what takes less.")
 @rates_option
 @json_option
+@cluster_option
 def cache(
     recipe: str | None, overrides: tuple[str, ...], out: str, dry_run: bool, rates: Path | None, as_json: bool
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from advise_ray.cli.group import main
+from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import config_option, json_option, load, set_option, show
 from advise_ray.errors import AdviseRayError
 from advise_ray.video.layouts import LAYOUTS
@@ -42,6 +43,7 @@ def data() -> None:
 @max_frames_option
 @max_duration_option
 @json_option
+@cluster_option
 def index(
     layout: str,
     videos: str,
@@ -88,6 +90,7 @@ def index(
 @max_frames_option
 @max_duration_option
 @json_option
+@cluster_option
 def check(
     manifest: Path,
     out: Path | None,

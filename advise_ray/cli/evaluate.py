@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from advise_ray.cli.group import main
+from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import json_option, set_option
 
 
@@ -41,6 +42,7 @@ class _Split(click.ParamType):
 @click.option("--attentive", is_flag=True, help="linear: a probe with attention over time and space.")
 @set_option
 @json_option
+@cluster_option
 def evaluate(
     target: str,
     protocol: str,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advise_ray.cli.group import main
+from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import (
     config_option,
     estimate,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and how long it takes; write nothing.")
 @rates_option
 @json_option
+@cluster_option
 def train(
     recipe: str | None,
     overrides: tuple[str, ...],

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from advise_ray.cli.group import main
+from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import config_option, json_option, load, set_option, show_outcome
 
 
@@ -16,6 +17,7 @@ from advise_ray.cli.shared import config_option, json_option, load, set_option, 
 @set_option
 @click.option("--resume", "sweep_dir", type=click.Path(path_type=Path), help="Go on with this sweep.")
 @json_option
+@cluster_option
 def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, as_json: bool) -> None:
     """Search over the spatial and temporal design: a recipe with `search` and `tune`, trials over one feature cache."""
     from advise_ray import runtime

@@ -38,8 +38,8 @@ class TrainConfig(Section):
     """Passes over the training videos."""
     global_batch_size: Positive = 32
     """Clips of one step over all workers; a multiple of `data.clip.clips_per_video` × `num_workers`."""
-    num_workers: Positive = 1
-    """Ray Train workers."""
+    num_workers: Positive | tuple[Positive, Positive] = 1
+    """Ray Train workers; [min, max]: as many as there is room for, fewer when nodes leave, more when they come."""
     cpus_per_worker: Cpus | None = None
     """CPUs that a worker reserves; unset, the planner shares them out."""
     use_gpu: bool | None = None
@@ -100,6 +100,8 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     cache: CacheConfig = CacheConfig()
     tracking: TrackingConfig = TrackingConfig()
+    secrets: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
+    """Environment variables that a job on a cluster gets from here: their names, never their values."""
     storage: StorageConfig = Field(default_factory=StorageConfig)  # its default depends on the working directory
     search: dict[str, Space] = Field({})
     """Of `advise-ray tune`: key → what it may be, {grid: [values]} (or choice), {uniform: [low, high]} (or loguniform,
@@ -122,13 +124,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Config:
-        unit = self.data.clip.clips_per_video * self.train.num_workers
-        if self.train.global_batch_size % unit:
-            raise ValueError(
-                f"train.global_batch_size: {self.train.global_batch_size} clips cannot be shared equally by "
-                f"{self.train.num_workers} worker(s) in whole videos of {self.data.clip.clips_per_video} clips; "
-                f"use a multiple of {unit}"
-            )
+        unit, counts = self.data.clip.clips_per_video, self.train.num_workers
+        least, most = counts if isinstance(counts, tuple) else (counts, counts)
+        if least > most:
+            raise ValueError(f"train.num_workers: [{least}, {most}] is [min, max]; min is above max")
+        for workers in (least, most):
+            if self.train.global_batch_size % (unit * workers):
+                raise ValueError(
+                    f"train.global_batch_size: {self.train.global_batch_size} clips cannot be shared equally by "
+                    f"{workers} worker(s) in whole videos of {unit} clips; use a multiple of {unit * workers}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -141,6 +146,13 @@ class Config(Section):
 def videos_per_step(config: Config) -> int:
     """Videos whose clips make up one step over all workers."""
     return config.train.global_batch_size // config.data.clip.clips_per_video
+
+
+def worker_counts(config: Config) -> list[int]:
+    """The numbers of workers that a run may have, most first: those that share a step equally, in whole videos."""
+    counts = config.train.num_workers
+    least, most = counts if isinstance(counts, tuple) else (counts, counts)
+    return [count for count in range(most, least - 1, -1) if videos_per_step(config) % count == 0]
 
 
 def played_clip(config: Config) -> ClipConfig:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ray.data import DataContext
 
 from advise_ray import runtime, threads
-from advise_ray.config import Config
+from advise_ray.config import Config, worker_counts
 from advise_ray.model.advise import AdViSe, empty_advise
 from advise_ray.shares import Shares
 from advise_ray.video.frames import DecodeFrames
@@ -43,6 +43,7 @@ def encode_groups(
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(shares.num_decode_actors, len(groups))),
             num_cpus=shares.cpus_per_decode_actor,
+            **runtime.beside_no_gpu(),
         )
         if shares.num_workers == 1 and not shares.use_gpu:
             yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded))
@@ -73,7 +74,7 @@ class _Model:
     def __init__(self, config: Config, num_classes: int, weights: list[ray.ObjectRef], function: Function) -> None:
         use_gpu = bool(ray.get_gpu_ids())
         if not use_gpu:
-            threads.use_cores(config.train.num_workers)
+            threads.use_cores(worker_counts(config)[0])
         model = empty_advise(config, num_classes)
         model.load_state_dict(ray.get(weights[0]))
         self.device = torch.device("cuda" if use_gpu else "cpu")

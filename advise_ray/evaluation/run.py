@@ -85,7 +85,7 @@ def score(
         subject.model,
         subject.num_classes,
         videos(table),
-        share_cpus(config, runtime.available_cpus(), runtime.available_gpus()),
+        share_cpus(config, runtime.nodes()),
     )
     if protocol == "pretext":
         if split is not None:

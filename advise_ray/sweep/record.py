@@ -14,7 +14,8 @@ from ray import tune
 
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import ConfigError, TrackingError
-from advise_ray.sweep.space import FINETUNE, Settings, as_text
+from advise_ray.sweep.settings import FINETUNE, as_text
+from advise_ray.sweep.space import Settings
 from advise_ray.sweep.table import is_number, read_trials
 from advise_ray.sweep.trial import ENDED, Sweep
 from advise_ray.tracking import RunTracker, log

@@ -8,9 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -19,31 +17,22 @@ from typing import Any
 
 import ray
 from filelock import FileLock, Timeout
-from ray import tune as ray_tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from advise_ray import recipes, runtime
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
 from advise_ray.sweep import figures, table
 from advise_ray.sweep.features import FEATURE_KEYS, make_features, refuse_unfit
+from advise_ray.sweep.fit import run_trials
 from advise_ray.sweep.record import Recorder
-from advise_ray.sweep.search import Study
-from advise_ray.sweep.space import FINETUNED, Settings, finetuning, possible, pretraining, resolve, settings_of
-from advise_ray.sweep.trainable import Trial
+from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining, resolve, settings_of
+from advise_ray.sweep.space import Settings, possible
 from advise_ray.sweep.trial import Sweep, winner
 from advise_ray.tracking import RunTracker, ui_command
 
-POLL_S = 0.5
-LONGEST_STOP_S = 15.0
 Row = dict[str, Any]
 OnEvent = Callable[[str], None]
 """Called with a line for people."""
-QUIET = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's directory has what they would write
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without validation videos has no metric
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
 
 
 def tune(config: Config, *, on_event: OnEvent = lambda line: None) -> Row:
@@ -139,7 +128,8 @@ class _Run:
             if todo:
                 self.on_event(f"{len(todo)} trials, {self.concurrent} at a time, in {self.directory}")
                 make_features(self.trained, self.directory, self.on_event)
-                self._fit(todo, recorder)
+                resources = {"CPU": self.cpus, **({"GPU": 1} if self.sweep.use_gpu else {})}
+                run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, resources)
         except (KeyboardInterrupt, InterruptedRunError):
             recorder.leave()
             ray.shutdown()
@@ -157,61 +147,6 @@ class _Run:
         elif result["best"] is None:
             raise SweepError(_why_none(result, self.config))
         return result
-
-    def _fit(self, todo: list[int], recorder: Recorder) -> None:
-        """In a thread: in the main one Tune would take Ctrl-C for itself."""
-        tuning, search = self.config.tune, None
-        if tuning.searcher == "tpe":
-            search = Study(self.sweep).search
-        elif tuning.scheduler == "asha":  # those that have ended tell again what they told: the others are judged by it
-            todo = list(range(self.num_trials))
-        given = [] if search else [{"number": number, "settings": self.settings[number]} for number in todo]
-        stop = StopFile(self.directory / ".ray" / "stop")
-        os.environ.update(QUIET)
-        resources = {"CPU": self.cpus, **({"GPU": 1} if self.sweep.use_gpu else {})}
-        trainable = ray_tune.with_resources(ray_tune.with_parameters(Trial, sweep=self.sweep), resources)
-        tuner = ray_tune.Tuner(
-            trainable,
-            param_space=None if search else {"trial": ray_tune.grid_search(given)},
-            tune_config=ray_tune.TuneConfig(
-                metric=tuning.judged_by,
-                mode=tuning.mode,
-                search_alg=search,
-                scheduler=_scheduler(self.config),
-                num_samples=len(todo) if search else 1,
-                max_concurrent_trials=self.concurrent,
-                time_budget_s=tuning.time_budget_s,
-                reuse_actors=True,
-            ),
-            run_config=ray_tune.RunConfig(
-                name=f"{datetime.now():%Y%m%d-%H%M%S}",
-                storage_path=str(self.directory / ".ray"),
-                verbose=0,
-                failure_config=ray_tune.FailureConfig(max_failures=1),
-                callbacks=[recorder],
-                stop=stop,
-            ),
-        )
-        error: list[BaseException] = []
-
-        def fit() -> None:
-            try:
-                tuner.fit()
-            except BaseException as raised:
-                error.append(raised)
-
-        thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(POLL_S)
-        except KeyboardInterrupt:
-            recorder.left = True
-            stop.set()
-            thread.join(LONGEST_STOP_S)  # while it is at work it would start a Ray of its own once ours is gone
-            raise
-        if error:
-            raise error[0]
 
     def _end(self, status: str, recorder: Recorder) -> Row:
         tuning = self.config.tune
@@ -250,45 +185,12 @@ class _Run:
         return result | {"tracking_complete": complete and recorder.complete}
 
 
-class StopFile(ray_tune.Stopper):
-    """Ends all trials of Tune once it is set; a file, since Tune pickles it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-
-    def set(self) -> None:
-        self.path.touch()
-
-    def __call__(self, trial_id: str, result: Row) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.path.exists()
-
-
 def _trained(config: Config, settings: list[Settings]) -> Iterator[Config]:
     """The configurations of all trainings that there may be, as far as features and processes go."""
-    for each in settings or possible(config, FEATURE_KEYS):
+    for each in settings or possible(config.search, FEATURE_KEYS):
         yield pretraining(config, each)
         if config.tune.objective in FINETUNED:
             yield finetuning(config, each, "model.init_from=null")
-
-
-def _scheduler(config: Config) -> Any:
-    if config.tune.scheduler == "none":
-        return FIFOScheduler()
-    epochs = config.train.epochs
-    if config.tune.objective in FINETUNED:
-        epochs += finetuning(config, {}, "model.init_from=null").train.epochs
-    return ASHAScheduler(
-        time_attr="epochs",
-        max_t=epochs,
-        grace_period=max(1, epochs // 9),
-        reduction_factor=3,
-        stop_last_trials=False,  # its last report is yet to come
-    )
 
 
 def _why_none(result: Row, config: Config) -> str:

@@ -24,7 +24,8 @@ from advise_ray.evaluation.subject import find_subject
 from advise_ray.memory import PeakMemory
 from advise_ray.model.ifm import IFM, build_ifm
 from advise_ray.sweep.features import folder_of, takes_features
-from advise_ray.sweep.space import FINETUNED, Settings, finetuning, pretraining
+from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining
+from advise_ray.sweep.space import Settings
 from advise_ray.training import checkpoint
 from advise_ray.training.job import Job
 from advise_ray.training.plan import make_plan

@@ -24,6 +24,7 @@ from ray.data import DataContext, ExecutionOptions
 from ray.data.block import BlockMetadata
 from ray.train import DataConfig
 
+from advise_ray import runtime
 from advise_ray.config import Config
 from advise_ray.training.clips import CachedFeatures, ClipReader
 from advise_ray.training.schedule import Batch, Schedule
@@ -71,6 +72,7 @@ class ClipStream:
                 zero_copy_batch=True,
                 compute=ray.data.ActorPoolStrategy(size=self.num_decode_actors),
                 num_cpus=self.cpus_per_decode_actor,
+                **runtime.beside_no_gpu(),
             )
             return decoded.streaming_split(num_workers, equal=True)
 

@@ -139,7 +139,7 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None) ->
     if config.model.init_from is not None and not begun:
         checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal.tmm, ifm_sha256)
     maps = config.data.features is not None and not is_url(config.data.features)
-    shares = share_cpus(config, runtime.available_cpus(), runtime.available_gpus(), decodes=not maps)
+    shares = share_cpus(config, runtime.nodes(), decodes=not maps)
     every, cached = videos(manifest), None
     if config.data.features is not None:
         used = [every[row] for row in (*schedule.train_videos, *schedule.val_videos)]

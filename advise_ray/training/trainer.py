@@ -14,14 +14,15 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from advise_ray import runtime
-from advise_ray.config import Config, load, to_yaml
+from advise_ray.config import Config, load, to_yaml, worker_counts
 from advise_ray.errors import InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.tracking import RunTracker, ui_command
 from advise_ray.training import checkpoint
+from advise_ray.training.elastic import RESIZE_CHECK_S, ElasticTrainer
 from advise_ray.training.job import Job, run
 from advise_ray.training.pipeline import ClipStream, StreamConfig
 from advise_ray.training.plan import Plan, make_plan
@@ -165,7 +166,7 @@ class _Run:
         if "error" in returned:
             raise TrainingError(returned["error"])
 
-    def _trainer(self) -> TorchTrainer:
+    def _trainer(self) -> ElasticTrainer:
         config, shares = self.config, self.plan.shares
         videos = ray.put(self.plan.videos)
         job = Job(
@@ -190,12 +191,15 @@ class _Run:
                 config, schedule, videos, start_step, shares.num_decode_actors, shares.cpus_per_decode_actor
             )
 
-        return TorchTrainer(
+        counts = worker_counts(config)
+        elastic = {"num_workers": (counts[-1], counts[0]), "elastic_resize_monitor_interval_s": RESIZE_CHECK_S}
+        return ElasticTrainer(
             run,
+            counts=counts,
             train_loop_config={"job": job},
             torch_config=TorchConfig(backend="nccl" if shares.use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=shares.num_workers,
+                **(elastic if len(counts) > 1 else {"num_workers": shares.num_workers}),
                 use_gpu=shares.use_gpu,
                 resources_per_worker={"CPU": shares.cpus_per_worker} | ({"GPU": 1} if shares.use_gpu else {}),
             ),

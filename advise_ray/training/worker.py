@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +44,7 @@ def run_worker(job: Job) -> dict[str, Any]:
             rank=context.get_world_rank(),
             processes_on_node=context.get_local_world_size(),
             blocks=blocks,
+            warned=lambda: ray.train.get_preemption_info() is not None,
         )
         for _ in worker.epochs():
             pass
@@ -71,6 +72,7 @@ class Worker:
         weights: state dict that the run begins with.
         processes_on_node: that share the cores.
         blocks: this worker's share of the batches (`ClipReader`); None where it maps a feature cache itself.
+        warned: whether a node of the run is about to be taken away; all workers ask it in step, and get one answer.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class Worker:
         rank: int = 0,
         processes_on_node: int = 1,
         blocks: Iterator[Block] | None = None,
+        warned: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.warned = warned
         self.job, self.config, self.schedule = job, job.config, job.schedule
         self.rank, self.device = rank, device
         _set_up_torch(self.config, device, processes_on_node)
@@ -162,6 +166,7 @@ class Worker:
         saves = every_steps is not None and self.state.step % every_steps == 0 and not ends_epoch
         if saves or ends_epoch or self.state.step % FLUSH_EVERY_STEPS == 0:
             self._flush()
+            saves = saves or (self.warned() and not ends_epoch)
         if saves:
             self._save()
 

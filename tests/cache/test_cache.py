@@ -236,6 +236,4 @@ def test_a_killed_job_goes_on_and_a_second_one_is_refused(
     shutil.rmtree(out)
 
 
-_MANY_PARTS = (
-    "import advise_ray.cache.encoding as e; e.GROUP_BYTES = 2**23; from advise_ray.__main__ import main; main()"
-)
+_MANY_PARTS = "import advise_ray.cache.encoding as e; e.GROUP_BYTES = 2**23; from advise_ray.cli import main; main()"

@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from advise_ray.config import load
 from advise_ray.errors import ConfigError
-from advise_ray.sweep.space import (
-    as_asked,
-    as_text,
-    ask,
-    finetuning,
-    possible,
-    pretraining,
-    resolve,
-    settings_of,
-    settle,
-)
+from advise_ray.sweep.settings import as_text, finetuning, pretraining, resolve, settings_of
+from advise_ray.sweep.space import as_asked, ask, possible, settle
 
 MANIFEST = ("data.manifest=/clips.parquet",)
 BLOCKS = "search.model.tmm.num_blocks={grid: [1, 2, 4]}"
@@ -157,8 +148,8 @@ def test_the_fine_tuning_takes_the_trials_model_and_keeps_its_own_settings() -> 
 
 def test_what_can_be_counted_of_a_space_is_known_before_a_search() -> None:
     config = load(None, ["search.optim.lr={uniform: [0.1, 1]}", "search.model.sfu.spatial_size={choice: [1, 7]}"])
-    assert possible(config, ("model.sfu.",)) == [{"model.sfu.spatial_size": 1}, {"model.sfu.spatial_size": 7}]
-    assert possible(config, ("model.ifm.",)) == [{}]
+    assert possible(config.search, ("model.sfu.",)) == [{"model.sfu.spatial_size": 1}, {"model.sfu.spatial_size": 7}]
+    assert possible(config.search, ("model.ifm.",)) == [{}]
 
 
 def test_searched_values_become_what_the_schema_makes_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,9 +191,9 @@ def test_features_are_made_for_what_can_be_counted() -> None:
         None, ["search.model.sfu.channels={given: optim.lr, cases: {}}", "search.optim.lr={uniform: [0, 1]}"]
     )
     with pytest.raises(ConfigError, match=r"optim\.lr: features depend on it"):
-        possible(endless, ("model.sfu.",))
+        possible(endless.search, ("model.sfu.",))
     with pytest.raises(ConfigError, match="more than 64 settings"):
-        possible(load(None, ["search.model.sfu.channels={randint: [1, 1000]}"]), ("model.sfu.",))
+        possible(load(None, ["search.model.sfu.channels={randint: [1, 1000]}"]).search, ("model.sfu.",))
 
 
 def test_settings_for_people_are_short() -> None:

@@ -53,7 +53,7 @@ requests = st.fixed_dictionaries(
 @given(requests, CPUS, st.integers(0, 4))
 def test_the_shares_never_exceed_the_cpus_there_are(request: dict, cpus: float, gpus: int) -> None:
     try:
-        shares = share_cpus(config_of(**request), cpus, gpus)
+        shares = share_cpus(config_of(**request), [(cpus, gpus)])
     except UsageError:
         assume(False)
     assert needed(shares) <= cpus + 1e-9
@@ -68,31 +68,31 @@ def test_the_shares_never_exceed_the_cpus_there_are(request: dict, cpus: float, 
 def test_only_what_cannot_be_split_is_refused(request: dict, cpus: float, gpus: int) -> None:
     per_worker, per_actor = request["per_worker"] or 0.25, request["per_actor"] or 0.25
     assume(request["workers"] * per_worker + (request["actors"] or 1) * per_actor <= cpus)
-    share_cpus(config_of(**request), cpus, gpus)
+    share_cpus(config_of(**request), [(cpus, gpus)])
 
 
 @given(requests, CPUS)
 def test_a_refusal_says_what_fits(request: dict, cpus: float) -> None:
     try:
-        share_cpus(config_of(**request), cpus, 0)
+        share_cpus(config_of(**request), [(cpus, 0)])
         assume(False)
     except UsageError as error:
         message = str(error)
     amounts = {key: request[key] for key in ("per_worker", "per_actor")}
     if "not even one worker fits" in message:
         with pytest.raises(UsageError):
-            share_cpus(config_of(1, 1, **amounts), cpus, 0)
+            share_cpus(config_of(1, 1, **amounts), [(cpus, 0)])
         return
     workers, actors = map(int, re.findall(r"at most (\d+) worker.*, or (\d+) decode actor", message)[0])
     for follows, exceeds in [((workers, 1), (workers + 1, 1)), ((1, actors), (1, actors + 1))]:
-        share_cpus(config_of(*follows, **amounts), cpus, 0)
+        share_cpus(config_of(*follows, **amounts), [(cpus, 0)])
         with pytest.raises(UsageError):
-            share_cpus(config_of(*exceeds, **amounts), cpus, 0)
+            share_cpus(config_of(*exceeds, **amounts), [(cpus, 0)])
 
 
 def test_a_refusal_in_its_own_words() -> None:
     with pytest.raises(UsageError) as caught:
-        share_cpus(config_of(8, 4), 2, 0)
+        share_cpus(config_of(8, 4), [(2, 0)])
     assert str(caught.value) == (
         "train.num_workers: 8 workers and 4 decode actors need 3 CPUs, there are 2; "
         "at most 7 worker(s) beside one decode actor, or 7 decode actor(s) beside one worker"
@@ -112,12 +112,12 @@ def test_a_refusal_in_its_own_words() -> None:
     ],
 )
 def test_who_gets_what(workers: int, use_gpu: bool | None, cpus: float, gpus: float, shares: Shares) -> None:
-    assert share_cpus(config_of(workers, use_gpu=use_gpu), cpus, gpus) == shares
+    assert share_cpus(config_of(workers, use_gpu=use_gpu), [(cpus, gpus)]) == shares
 
 
 def test_gpus_that_are_not_there_are_not_waited_for() -> None:
     with pytest.raises(UsageError) as caught:
-        share_cpus(config_of(4, use_gpu=True), 32, 2)
+        share_cpus(config_of(4, use_gpu=True), [(32, 2)])
     assert str(caught.value) == (
         "train.num_workers: 4 workers need as many GPUs, there are 2; lower it or set train.use_gpu=false"
     )

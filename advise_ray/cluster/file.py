@@ -1,0 +1,92 @@
+"""Cluster files: the YAML that Ray's launcher takes, or the address of a cluster that somebody else keeps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advise_ray.errors import ConfigError, UsageError
+
+
+@dataclass(frozen=True)
+class Address:
+    """A cluster that is there; nothing is started or taken down."""
+
+    address: str
+    """`http://` or `https://` of the job server (the dashboard's), or `auto` on one of the cluster's machines."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A cluster that Ray's launcher brings up and takes down."""
+
+    path: Path
+    name: str
+    hosts: tuple[str, ...]
+    """Those that the file names, the head first; none where a cloud chooses them."""
+    least_nodes: int
+    """The head and all `min_workers`."""
+
+
+def read_cluster(path: Path) -> Address | Launcher:
+    """Read and check a cluster file.
+
+    Raises:
+        UsageError: it cannot be read, or is neither kind.
+        ConfigError: every problem that the launcher's schema finds.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"--cluster: cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--cluster: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(tree, dict) and set(tree) == {"address"}:
+        return _address(path, tree["address"])
+    if not isinstance(tree, dict) or not {"cluster_name", "provider"} <= set(tree):
+        raise UsageError(
+            f"--cluster: {path} is not a cluster: it needs cluster_name and provider (a file of `ray up`), or address "
+            "alone (http://HOST:8265, or auto)"
+        )
+    return _launcher(path, tree)
+
+
+def _address(path: Path, address: Any) -> Address:
+    if address == "auto" or str(address).startswith(("http://", "https://")):
+        return Address(str(address))
+    raise UsageError(
+        f"--cluster: {path}: address {address!r} is no job server; give http://HOST:8265 (the dashboard's), or auto"
+    )
+
+
+def _launcher(path: Path, tree: dict[str, Any]) -> Launcher:
+    if problems := schema_problems(tree):
+        raise ConfigError([f"--cluster: {path}: {problem}" for problem in problems])
+    provider = tree["provider"]
+    hosts: tuple[str, ...] = ()
+    if provider["type"] == "local" and "head_ip" in provider:
+        hosts = (str(provider["head_ip"]), *map(str, provider.get("worker_ips") or ()))
+    types = (tree.get("available_node_types") or {}).items()
+    workers = sum(kind.get("min_workers", 0) for name, kind in types if name != tree.get("head_node_type"))
+    return Launcher(path.absolute(), str(tree["cluster_name"]), hosts, len(hosts) or 1 + workers)
+
+
+def schema_problems(tree: dict[str, Any]) -> list[str]:
+    """What Ray's launcher would not take, a line for each: key, and what is wrong with it."""
+    import jsonschema
+    import ray.autoscaler
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    found = jsonschema.Draft7Validator(schema).iter_errors(tree)
+    problems = [f"{'.'.join(map(str, error.absolute_path)) or 'file'}: {error.message}" for error in found]
+    provider, types = tree.get("provider") or {}, tree.get("available_node_types") or {}
+    if isinstance(provider, dict) and provider.get("type") == "local" and "coordinator_address" not in provider:
+        missing = {"head_ip", "worker_ips"} - set(provider)
+        problems += [f"provider.{key}: required by type local" for key in sorted(missing)]
+    if types and tree.get("head_node_type") not in types:
+        problems.append(f"head_node_type: must be one of {', '.join(types)}")
+    return problems

@@ -1,0 +1,155 @@
+"""A job on a cluster: submitted through Ray's Job Submission API, its lines followed, its exit code ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advise_ray.cluster.shipment import pack
+from advise_ray.config import Config
+from advise_ray.errors import ClusterError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+RESULT = "advise-ray-result: "
+"""Marks the line of a job's log that holds its standard output, as a JSON string."""
+RECONNECTS_FOR_S = 120.0
+END_WAIT_S = 60.0
+POLL_S = 0.5
+OnLine = Callable[[str], None]
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """A client of the job server, with Ray's token where this user has one.
+
+    Raises:
+        ClusterError: nobody answers there, or the token is refused.
+    """
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    try:
+        return JobSubmissionClient(None if address == "auto" else address)
+    except AuthenticationError:
+        raise ClusterError(
+            f"{address}: the cluster asks for a token; put the one of its head (~/.ray/auth_token there) into "
+            "~/.ray/auth_token here"
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ClusterError(
+            f"{address}: no Ray job server answers there ({reason}); is it the dashboard's address?"
+        ) from None
+
+
+def submit(
+    client: JobSubmissionClient, arguments: list[str], config: Config | None, env: dict[str, str], on_line: OnLine
+) -> str:
+    """Ship the package and start `advise-ray ARGUMENTS` on the cluster's head.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        ClusterError: the job server refuses it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        size = pack(Path(folder), config)
+        on_line(f"shipping advise-ray ({size / 1e6:.1f} MB)")
+        try:
+            return client.submit_job(
+                entrypoint=shlex.join(["python", "-m", "advise_ray.cli.remote", *arguments]),
+                runtime_env={"working_dir": folder, "env_vars": env},
+            )
+        except RuntimeError as error:
+            raise ClusterError(f"the cluster refuses the job: {str(error).strip().splitlines()[-1][:300]}") from None
+
+
+def follow(client: JobSubmissionClient, job_id: str, on_line: OnLine) -> tuple[int, str]:
+    """Show a job's lines until it ends; a connection that breaks is made again, and shows what came meanwhile.
+
+    Returns:
+        The exit code, and its standard output.
+
+    Raises:
+        ClusterError: the cluster is out of reach, or ended the job without letting it say why.
+    """
+    output, last = "", ""
+    for line in _lines(client, job_id):
+        if line.startswith(RESULT):
+            output = json.loads(line.removeprefix(RESULT))
+        else:
+            on_line(line)
+            last = line or last
+    details = client.get_job_info(job_id)
+    if details.driver_exit_code is None:
+        raise ClusterError(f"job {job_id} is {details.status}: {details.message or last or 'it said nothing'}")
+    return details.driver_exit_code, output
+
+
+def stop(client: JobSubmissionClient, job_id: str) -> None:
+    """End a job as Ctrl-C would (Ray sends SIGTERM first), and wait until it has put things in order."""
+    client.stop_job(job_id)
+    deadline_s = time.monotonic() + END_WAIT_S
+    while time.monotonic() < deadline_s and not client.get_job_status(job_id).is_terminal():
+        time.sleep(POLL_S)
+
+
+def _lines(client: JobSubmissionClient, job_id: str) -> Iterator[str]:
+    """Whole lines, each once."""
+    shown, broken_since_s = 0, 0.0
+    while True:
+        seen = 0
+        try:
+            for line in _tail(client, job_id):
+                seen += 1
+                if seen > shown:
+                    shown, broken_since_s = seen, 0.0
+                    yield line
+            if client.get_job_status(job_id).is_terminal():
+                return
+        except (TimeoutError, RuntimeError, OSError) as error:
+            broken_since_s = broken_since_s or time.monotonic()
+            if time.monotonic() - broken_since_s > RECONNECTS_FOR_S:
+                raise ClusterError(
+                    f"the cluster is out of reach for {RECONNECTS_FOR_S:g} s ({error}); job {job_id} may still run"
+                ) from None
+        time.sleep(POLL_S)
+
+
+def _tail(client: JobSubmissionClient, job_id: str) -> Iterator[str]:
+    """The job's log from its first line on, as it grows."""
+    chunks = client.tail_job_logs(job_id)
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        rest = ""
+        try:
+            while True:
+                *whole, rest = (rest + loop.run_until_complete(anext(chunks))).split("\n")
+                yield from whole
+        except StopAsyncIteration:
+            if rest:
+                yield rest
+        finally:
+            loop.run_until_complete(chunks.aclose())
+
+
+def secrets(names: tuple[str, ...]) -> dict[str, str]:
+    """The environment variables that a recipe names, for the job alone.
+
+    Raises:
+        ClusterError: one is not set here.
+    """
+    if missing := [name for name in names if name not in os.environ]:
+        raise ClusterError(f"secrets: {', '.join(missing)}: not set in this environment")
+    return {name: os.environ[name] for name in names}

@@ -1,0 +1,122 @@
+"""Ray's launcher at work: bring a cluster up, reach its job server through SSH, take it down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from advise_ray.cluster.file import Launcher
+from advise_ray.errors import ClusterError
+
+JOB_SERVER_PORT = 8265
+TUNNEL_WAIT_S = 30.0
+POLL_S = 0.2
+OnLine = Callable[[str], None]
+
+
+def bring_up(cluster: Launcher, on_line: OnLine) -> None:
+    """`ray up`, which changes nothing on a cluster that is as its file says.
+
+    Raises:
+        ClusterError: the last lines of what the launcher said.
+    """
+    _ray(cluster, "up", "--yes", "--no-config-cache", on_line=on_line)
+
+
+def take_down(cluster: Launcher, on_line: OnLine) -> None:
+    """`ray down`.
+
+    Raises:
+        ClusterError: as above; machines may be left, and cost money.
+    """
+    _ray(cluster, "down", "--yes", on_line=on_line)
+
+
+def head_address(cluster: Launcher) -> str | None:
+    """The address of the head as the launcher knows it; None where there is none yet."""
+    command = [_ray_command(), "get-head-ip", str(cluster.path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (Ray's own tool)
+    lines = found.stdout.split()
+    return lines[-1] if found.returncode == 0 and lines else None
+
+
+@contextlib.contextmanager
+def tunnel(cluster: Launcher) -> Iterator[str]:
+    """The head's job server at a port of 127.0.0.1, by SSH: the cluster opens no port for it.
+
+    Raises:
+        ClusterError: SSH does not reach the head.
+    """
+    with contextlib.closing(socket.socket()) as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+    command = [_ray_command(), "dashboard", "--port", str(port), "--remote-port", str(JOB_SERVER_PORT)]
+    process = subprocess.Popen(  # noqa: S603 (Ray's own tool)
+        [*command, str(cluster.path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for us: the job may be stopped through it
+    )
+    try:
+        _await_port(cluster, process, port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
+        process.wait()
+
+
+def _await_port(cluster: Launcher, process: subprocess.Popen[str], port: int) -> None:
+    deadline_s = time.monotonic() + TUNNEL_WAIT_S
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(POLL_S)
+    if process.poll() is None:
+        raise ClusterError(
+            f"{cluster.path}: no tunnel to the head's job server within {TUNNEL_WAIT_S:g} s; is Ray running there? "
+            f"See: ray exec {cluster.path} 'ray status'"
+        )
+    said = process.stdout.read() if process.stdout else ""
+    raise ClusterError(f"{cluster.path}: SSH does not reach the head: {_tail(said)}; check auth.ssh_user and its key")
+
+
+def _ray(cluster: Launcher, command: str, *options: str, on_line: OnLine) -> None:
+    process = subprocess.Popen(  # noqa: S603 (Ray's own tool)
+        [_ray_command(), command, *options, str(cluster.path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        on_line(lines[-1])
+    if process.wait():
+        raise ClusterError(f"ray {command} {cluster.path} failed: {_tail(chr(10).join(lines))}")
+
+
+def _ray_command() -> str:
+    """The `ray` of this installation, whether or not its folder is on the PATH."""
+    beside = Path(sysconfig.get_path("scripts")) / "ray"
+    return str(beside) if beside.is_file() else shutil.which("ray") or f"{sys.prefix}/bin/ray"
+
+
+def _tail(text: str) -> str:
+    """The last three lines that say something, as one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " / ".join(lines[-3:])[-600:] or "no word"

@@ -1,0 +1,169 @@
+"""What is checked on a cluster before a job works there: its nodes, their versions, and what all of them must reach."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ray
+from packaging.requirements import Requirement
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from advise_ray import tracking
+from advise_ray.config import Config
+from advise_ray.errors import AdviseRayError, ClusterError, TrackingError
+from advise_ray.video import storage
+from advise_ray.video.manifest import read_manifest, videos
+
+NODE_TIMEOUT_S = 120.0
+POLL_S = 1.0
+SAMPLED_VIDEOS = 3
+Said = dict[str, Any]
+OnLine = Callable[[str], None]
+
+
+def await_nodes(hosts: tuple[str, ...], least_nodes: int, wait_s: float, on_line: OnLine) -> None:
+    """Wait until the nodes of the cluster file have joined; those that do not come are named, and not waited for more.
+
+    Args:
+        hosts: addresses that the file names, if it does.
+        least_nodes: how many there should be.
+    """
+    deadline_s = time.monotonic() + wait_s
+    told = False
+    while True:
+        joined = {node["NodeManagerAddress"] for node in _alive()}
+        missing = [host for host in hosts if host not in joined]
+        if not missing and len(_alive()) >= least_nodes:
+            on_line(f"{len(_alive())} nodes are there")
+            return
+        names = ", ".join(missing) or f"{least_nodes - len(_alive())} of {least_nodes}"
+        if time.monotonic() > deadline_s:
+            on_line(f"warning: nodes that have not joined within {wait_s:g} s: {names}; going on without them")
+            return
+        if not told:
+            on_line(f"waiting for nodes: {names}")
+            told = True
+        time.sleep(POLL_S)
+
+
+def preflight(config: Config | None, on_line: OnLine) -> None:
+    """Check the cluster for a job of this configuration.
+
+    Raises:
+        ClusterError: everything that is wrong, a line each.
+    """
+    nodes = _alive()
+    needed = _needed(config) if config is not None else []
+    marker = _write_marker(config) if config is not None and len(nodes) > 1 else None
+    try:
+        paths = [*needed, *([marker] if marker else [])]
+        asked = {node["NodeID"]: _ask(node, paths) for node in nodes}
+        problems = _problems_of_nodes(nodes, asked, str(marker))
+    finally:
+        if marker:
+            Path(marker).unlink(missing_ok=True)
+    if config is not None:
+        try:
+            tracking.check(config)
+        except TrackingError as error:
+            problems.append(str(error))
+    if problems:
+        raise ClusterError("\n".join(problems))
+    on_line(f"preflight: {len(nodes)} node(s) agree on versions and reach what they need")
+
+
+def _alive() -> list[Said]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _ask(node: Said, paths: list[str]) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return ray.remote(_look).options(num_cpus=0, scheduling_strategy=strategy).remote(paths)
+
+
+def _look(paths: list[str]) -> Said:
+    """What a node says of itself; runs there."""
+    unreachable = {}
+    for path in paths:
+        try:
+            if storage.is_url(path):
+                with storage.open_random(path) as file:
+                    file.read(1)
+            elif not os.access(path, os.R_OK):
+                unreachable[path] = "cannot be read" if Path(path).exists() else "does not exist"
+        except (AdviseRayError, OSError) as error:
+            unreachable[path] = str(error)
+    return {"versions": versions(), "unreachable": unreachable}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, and of the packages that this one needs; `none` for what is not there."""
+    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "machine": platform.machine()}
+    for requirement in requirements():
+        found[requirement.name] = "none"
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[requirement.name] = metadata.version(requirement.name)
+    return found
+
+
+def requirements() -> list[Requirement]:
+    """What this package needs, without its extras."""
+    every = map(Requirement, metadata.requires("advise-ray") or ())
+    return [each for each in every if each.marker is None or each.marker.evaluate({"extra": ""})]
+
+
+def _problems_of_nodes(nodes: list[Said], asked: dict[str, Any], marker: str) -> list[str]:
+    here = versions()
+    problems = [
+        f"head: {each.name} {here[each.name]}, advise-ray needs {each}; install it there"
+        for each in requirements()
+        if here[each.name] == "none" or not each.specifier.contains(here[each.name], prereleases=True)
+    ]
+    for node in nodes:
+        address = node["NodeManagerAddress"]
+        try:
+            said = ray.get(asked[node["NodeID"]], timeout=NODE_TIMEOUT_S)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1][:300]
+            problems.append(f"node {address}: does not run our code: {reason}")
+            continue
+        problems += [
+            f"node {address}: {name} {there}, the head has {here[name]}; install the same on both"
+            for name, there in said["versions"].items()
+            if there != here[name]
+        ]
+        for path, reason in said["unreachable"].items():
+            what = "storage.path is not shared: a file of the head" if path == marker else path
+            problems.append(f"node {address}: {what} {reason}; all nodes need it at the same path")
+    return problems
+
+
+def _needed(config: Config) -> list[str]:
+    """What all nodes read: some of the videos, or the feature cache."""
+    if config.data.features is not None:
+        return [] if storage.is_url(config.data.features) else [config.data.features]
+    if config.data.manifest is None:
+        return []
+    every = videos(read_manifest(Path(config.data.manifest)))
+    step = max(1, len(every) // SAMPLED_VIDEOS)
+    return [video.path for video in every[::step][:SAMPLED_VIDEOS]]
+
+
+def _write_marker(config: Config) -> str:
+    folder = Path(config.storage.path)
+    marker = folder / f".preflight-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError as error:
+        raise ClusterError(f"storage.path: the head cannot write {folder}: {error.strerror}") from None
+    return str(marker)

@@ -1,0 +1,132 @@
+"""Ray Tune's part: it runs trials on the cluster's processes, and stops the bad ones early."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ray import tune as ray_tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+from advise_ray.config import Config
+from advise_ray.sweep.record import Recorder
+from advise_ray.sweep.search import Study
+from advise_ray.sweep.settings import FINETUNED, finetuning
+from advise_ray.sweep.space import Settings
+from advise_ray.sweep.trainable import Trial
+from advise_ray.sweep.trial import Sweep
+
+POLL_S = 0.5
+LONGEST_STOP_S = 15.0
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's directory has what they would write
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without validation videos has no metric
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def run_trials(
+    sweep: Sweep,
+    settings: list[Settings],
+    todo: list[int],
+    recorder: Recorder,
+    concurrent: int,
+    resources: dict[str, float],
+) -> None:
+    """Run the trials of these numbers, or as many as Optuna thinks of.
+
+    Raises:
+        KeyboardInterrupt: the trials under way were ended.
+    """
+    tuning, search = sweep.config.tune, None
+    if tuning.searcher == "tpe":
+        search = Study(sweep).search
+    elif tuning.scheduler == "asha":  # those that have ended tell again what they told: the others are judged by it
+        todo = list(range(len(settings)))
+    given = [] if search else [{"number": number, "settings": settings[number]} for number in todo]
+    stop = StopFile(sweep.directory / ".ray" / "stop")
+    os.environ.update(QUIET)
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(Trial, sweep=sweep), resources)
+    tuner = ray_tune.Tuner(
+        trainable,
+        param_space=None if search else {"trial": ray_tune.grid_search(given)},
+        tune_config=ray_tune.TuneConfig(
+            metric=tuning.judged_by,
+            mode=tuning.mode,
+            search_alg=search,
+            scheduler=_scheduler(sweep.config),
+            num_samples=len(todo) if search else 1,
+            max_concurrent_trials=concurrent,
+            time_budget_s=tuning.time_budget_s,
+            reuse_actors=True,
+        ),
+        run_config=ray_tune.RunConfig(
+            name=f"{datetime.now():%Y%m%d-%H%M%S}",
+            storage_path=str(sweep.directory / ".ray"),
+            verbose=0,
+            failure_config=ray_tune.FailureConfig(max_failures=1),
+            callbacks=[recorder],
+            stop=stop,
+        ),
+    )
+    _fit(tuner, stop, recorder)
+
+
+def _fit(tuner: ray_tune.Tuner, stop: StopFile, recorder: Recorder) -> None:
+    """In a thread: in the main one Tune would take Ctrl-C for itself."""
+    error: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            tuner.fit()
+        except BaseException as raised:
+            error.append(raised)
+
+    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_S)
+    except KeyboardInterrupt:
+        recorder.left = True
+        stop.set()
+        thread.join(LONGEST_STOP_S)  # while it is at work it would start a Ray of its own once ours is gone
+        raise
+    if error:
+        raise error[0]
+
+
+class StopFile(ray_tune.Stopper):
+    """Ends all trials of Tune once it is set; a file, since Tune pickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+
+    def set(self) -> None:
+        self.path.touch()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.path.exists()
+
+
+def _scheduler(config: Config) -> Any:
+    if config.tune.scheduler == "none":
+        return FIFOScheduler()
+    epochs = config.train.epochs
+    if config.tune.objective in FINETUNED:
+        epochs += finetuning(config, {}, "model.init_from=null").train.epochs
+    return ASHAScheduler(
+        time_attr="epochs",
+        max_t=epochs,
+        grace_period=max(1, epochs // 9),
+        reduction_factor=3,
+        stop_last_trials=False,  # its last report is yet to come
+    )

@@ -1,0 +1,161 @@
+"""The settings of a sweep's trials and the configurations that they make, each checked before any trial starts."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any
+
+from advise_ray import recipes
+from advise_ray.config import Config, Space, fields, flatten, load
+from advise_ray.errors import ConfigError, UsageError
+from advise_ray.sweep.space import Settings, countable, draw, grid, problems_of_dependence
+
+FINETUNE = "finetune."
+NOT_SEARCHED = ("search", "tune.", "tracking.", "storage.", "task", "data.features")
+CHECKED = 200
+"""Settings that are drawn and checked of a space that cannot be counted out."""
+FINETUNED = ("finetune", "delta")
+SHARED = (
+    *("data.manifest", "data.features", "cache.", "augment.resize", "augment.crop_size"),
+    *("model.ifm.", "model.sfu.", "model.tmm.", "seed"),
+)
+"""What the fine-tuning of a trial has of its pretraining: the features and the module that is taken over."""
+
+
+def settings_of(config: Config) -> list[Settings]:
+    """The settings of all trials of a grid or a random search, in their order; of TPE, whose come one by one, none.
+
+    Raises:
+        ConfigError: every problem with the space, and with the configurations that it makes.
+    """
+    _refuse_space(config)
+    if config.tune.searcher == "grid":
+        every = list(grid(config.search))
+        _refuse(config, every)
+        return every
+    tpe = config.tune.searcher == "tpe"
+    count = max(config.tune.num_trials, CHECKED if tpe else 0)
+    drawn = [draw(config.search, config.seed, number) for number in range(count)]
+    _refuse(config, drawn)
+    return [] if tpe else drawn
+
+
+def resolve(config: Config) -> Config:
+    """The same with searched values as the schema has them: numbers, and paths that are absolute, since trials run in
+    other directories. What the schema refuses stays as it is; `settings_of` tells of it.
+
+    Raises:
+        ConfigError: a key that does not exist.
+    """
+    _refuse_space(config)
+
+    def value_of(key: str, value: Any) -> Any:
+        try:
+            if key.startswith(FINETUNE):
+                return flatten(finetuning(config, {key: value}, "model.init_from=null"))[key.removeprefix(FINETUNE)]
+            return flatten(pretraining(config, {key: value}))[key]
+        except ConfigError:
+            return value
+
+    def space_of(key: str, space: Space) -> Space:
+        if space.cases is not None:
+            return space.model_copy(update={"cases": {case: space_of(key, of) for case, of in space.cases.items()}})
+        listed = {kind: values for kind in ("choice", "grid") if (values := getattr(space, kind)) is not None}
+        return space.model_copy(
+            update={kind: tuple(value_of(key, value) for value in values) for kind, values in listed.items()}
+        )
+
+    return config.model_copy(update={"search": {key: space_of(key, space) for key, space in config.search.items()}})
+
+
+def pretraining(config: Config, settings: Settings, *more: str) -> Config:
+    """The configuration that a trial trains by.
+
+    Raises:
+        ConfigError: the settings do not fit together.
+    """
+    flat = {key: value for key, value in flatten(config).items() if not key.startswith(("search", "tune."))}
+    base = [f"{key}={json.dumps(value)}" for key, value in flat.items()]
+    own = [f"{key}={json.dumps(value)}" for key, value in settings.items() if not key.startswith(FINETUNE)]
+    return load(None, [*base, *own, *more])
+
+
+def finetuning(config: Config, settings: Settings, *more: str) -> Config:
+    """The configuration of its fine-tuning: the recipe's, with the data, the model and the seed of the trial.
+
+    Raises:
+        ConfigError: as above.
+    """
+    trial = flatten(pretraining(config, settings))
+    taken = [f"{key}={json.dumps(value)}" for key, value in trial.items() if key.startswith(SHARED)]
+    own = [
+        f"{key.removeprefix(FINETUNE)}={json.dumps(value)}"
+        for key, value in settings.items()
+        if key.startswith(FINETUNE)
+    ]
+    return load(recipes.find(config.tune.finetune), [*taken, *own, *more])
+
+
+def as_text(settings: Settings) -> str:
+    """For people: the last part of each key, and its value."""
+    return " ".join(f"{key.rsplit('.', 1)[-1]}={_short(value)}" for key, value in settings.items())
+
+
+def _refuse_space(config: Config) -> None:
+    if not config.search:
+        raise ConfigError(["search: required; such as search: {model.tmm.num_blocks: {grid: [1, 2, 4]}}"])
+    problems = []
+    known = {name for name, _ in fields()}
+    for key, space in config.search.items():
+        name = key.removeprefix(FINETUNE)
+        if name not in known:
+            problems.append(f"search.{key}: {_unknown(name)}")
+        elif name.startswith(NOT_SEARCHED):
+            problems.append(f"search.{key}: not a key that trials can differ in")
+        elif name != key and name.startswith(SHARED):
+            problems.append(f"search.{key}: the fine-tuning has the pretraining's; search {name}")
+        if name != key and config.tune.objective not in FINETUNED:
+            problems.append(f"search.{key}: nothing is fine-tuned with tune.objective={config.tune.objective}")
+        problems += [f"search.{key}: {problem}" for problem in problems_of_dependence(key, config.search)]
+        if config.tune.searcher == "grid" and not countable(space):
+            problems.append(f"search.{key}: has no grid; set tune.searcher to random or tpe, and tune.num_trials")
+    if config.tune.objective in FINETUNED:
+        problems += _problems_of_finetune(config.tune.finetune)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _problems_of_finetune(recipe: str) -> list[str]:
+    try:
+        task = load(recipes.find(recipe), ["model.init_from=null"]).task
+    except ConfigError as error:
+        return [f"tune.finetune: {line}" for line in error.problems]
+    except UsageError as error:
+        return [f"tune.finetune: {str(error).removeprefix('--config: ')}"]
+    return [] if task == "action" else [f"tune.finetune: {recipe} has task {task}; a fine-tuning has task action"]
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, [name for name, _ in fields()], n=1, cutoff=0.5)
+    return f"unknown key{f'; did you mean {near[0]}?' if near else ''}"
+
+
+def _refuse(config: Config, every: list[Settings]) -> None:
+    """Load the configuration of each; a problem that many share is told once."""
+    problems: dict[str, Settings] = {}
+    for settings in every:
+        for make in (pretraining, finetuning) if config.tune.objective in FINETUNED else (pretraining,):
+            try:
+                make(config, settings, *(["model.init_from=null"] if make is finetuning else []))
+            except ConfigError as error:
+                for line in str(error).splitlines():
+                    problems.setdefault(line, settings)
+    if problems:
+        raise ConfigError([f"search: {line} (with {as_text(settings)})" for line, settings in problems.items()])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).rsplit("/", 1)[-1]

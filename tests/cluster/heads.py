@@ -1,0 +1,55 @@
+"""Ray heads for tests: on this machine, or on hosts of their own made of network namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+PATH = f"{BIN}:{os.environ['PATH']}"
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        return int(chosen.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running_head(num_cpus: int, *options: str) -> Iterator[str]:
+    """A cluster of one node that is not this process's; the address of its job server."""
+    temp, port = tempfile.mkdtemp(prefix="ray-", dir="/tmp"), free_port()  # short: sockets' paths are limited
+    command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={free_port()}", f"--temp-dir={temp}"]
+    command += [f"--dashboard-port={port}", f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1", *options]
+    env = {**os.environ, "PATH": PATH}
+    env.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _await_job_server(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def _await_job_server(port: int) -> None:
+    import requests
+
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"http://127.0.0.1:{port}/api/version", timeout=2).ok:
+                return
+        time.sleep(0.5)
+    raise TimeoutError("the head's job server does not answer")
