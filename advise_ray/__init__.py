@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advise_ray.config import Config
     from advise_ray.evaluation.run import evaluate
+    from advise_ray.inference import load
     from advise_ray.sweep.run import tune
     from advise_ray.training.trainer import train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "__version__", "evaluate", "train", "tune"]
+__all__ = ["Config", "__version__", "evaluate", "load", "train", "tune"]
 
 _HOMES = {
     "Config": "advise_ray.config",
     "evaluate": "advise_ray.evaluation.run",
+    "load": "advise_ray.inference",
     "train": "advise_ray.training.trainer",
     "tune": "advise_ray.sweep.run",
 }

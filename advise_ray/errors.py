@@ -69,6 +69,10 @@ class ClusterError(AdviseRayError):
     """A cluster that cannot be started, reached or used as it is."""
 
 
+class ExportError(AdviseRayError):
+    """A model that a format cannot hold, or not truly."""
+
+
 class TrackingError(AdviseRayError):
     """The tracking server cannot be reached or refused what was sent."""
 

@@ -65,10 +65,31 @@ def result_table(result: dict[str, Any]) -> str:
     rows = {"epochs": result["epochs"], "steps": result["steps"], "clips seen": result["clips_seen"]}
     rows |= {name: f"{value:.4g}" for name, value in sorted(result["metrics"].items())}
     rows |= {name: f"{value:.3g}" for name, value in result["rates"].items()}
+    if result.get("bound_by"):
+        rows["bound by"] = result["bound_by"]
     rows |= {"failed videos": result["failed_videos"], "wall time": f"{result['wall_s']:.0f} s"}
     rows |= {"checkpoint": result["checkpoint"], "best": result["best_checkpoint"], "run directory": result["run_dir"]}
     width = max(map(len, rows))
     return "\n".join([f"{result['run_name']}: {result['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])
+
+
+def status_table(found: dict[str, Any]) -> str:
+    """How a run is doing, for people."""
+    rows: dict[str, Any] = {"epoch": f"{found['epoch']} of {found['epochs']}"}
+    rows["step"] = f"{found['step']} of {found['steps'] or '?'}"
+    rows |= {name: f"{value:.4g}" for name, value in found["values"].items()}
+    if found["eta_s"] is not None:
+        rows["ends in"] = f"{found['eta_s'] / 60:.1f} min"
+    if found["bound_by"]:
+        rows["bound by"] = found["bound_by"]
+    for node in found["nodes"]:
+        used = f"{node['cpus'] - node['free_cpus']:g} of {node['cpus']:g} CPUs"
+        used += f", {node['gpus'] - node['free_gpus']:g} of {node['gpus']:g} GPUs" if node["gpus"] else ""
+        rows[f"node {node['address']}"] = f"{used} reserved"
+    if found["status"] == "SILENT":
+        rows["last heard of"] = f"{found['silent_s'] / 60:.0f} min ago: its driver or its storage is gone"
+    width = max(map(len, rows))
+    return "\n".join([f"{found['run_name']}: {found['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])
 
 
 def evaluation_table(result: dict[str, Any]) -> str:

@@ -98,9 +98,10 @@ def _placed(config: Config, shares: Shares, nodes: Sequence[Node]) -> Shares:
     least_worker, least_actor = _least_cpus(config)
     while not _fit(shares, nodes):
         if shares.cpus_per_worker > least_worker + ROUNDING:
-            shares = replace(shares, cpus_per_worker=max(_floor(shares.cpus_per_worker * SHRINK), least_worker))
+            smaller = _smaller(shares.cpus_per_worker, least_worker, shares.num_workers, nodes)
+            shares = replace(shares, cpus_per_worker=smaller)
         elif shares.cpus_per_decode_actor > least_actor + ROUNDING and shares.num_decode_actors:
-            smaller = max(_floor(shares.cpus_per_decode_actor * SHRINK), least_actor)
+            smaller = _smaller(shares.cpus_per_decode_actor, least_actor, shares.num_decode_actors, nodes)
             shares = replace(shares, cpus_per_decode_actor=smaller)
         elif shares.num_decode_actors > 1 and config.data.num_decode_actors is None:
             shares = replace(shares, num_decode_actors=shares.num_decode_actors - 1)
@@ -112,6 +113,12 @@ def _placed(config: Config, shares: Shares, nodes: Sequence[Node]) -> Shares:
                 f"({rooms}), since none is split between two; ask for less, or add a node"
             )
     return shares
+
+
+def _smaller(share: float, least: float, count: int, nodes: Sequence[Node]) -> float:
+    """The next share below: a tenth less, or an equal part of some node on the way there."""
+    parts = [_floor(cpus / among) for cpus, _ in set(nodes) for among in range(1, count + 1)]
+    return max(least, _floor(share * SHRINK), *(part for part in parts if least <= part < share - ROUNDING))
 
 
 def _fit(shares: Shares, nodes: Sequence[Node]) -> bool:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from advise_ray import registry
 from advise_ray.config import Config, flatten, load
 from advise_ray.errors import TrackingError
 
@@ -164,6 +165,7 @@ class RunTracker:
         artifacts: Sequence[Path] = (),
         summary: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
+        model: Path | None = None,
     ) -> bool:
         """Send the rest, the artifacts and the final status; False where some of it is left to `sync`.
 
@@ -172,9 +174,11 @@ class RunTracker:
             artifacts: files beside those that every run directory has.
             summary: metrics of the run as a whole, under names that metrics.jsonl does not use.
             tags: what else is known of it at its end.
+            model: a checkpoint to be kept as an MLflow model.
         """
         paths = [str(path.absolute()) for path in artifacts]
         end = {"status": status, "time_s": time.time(), "artifacts": paths, "values": dict(summary or {})}
+        end["model"] = str(model) if model is not None else None
         self._save(end={**end, "tags": {key: redact(value) for key, value in (tags or {}).items()}})
         if self._thread is None:
             self.follow(self.run_dir / "metrics.jsonl")
@@ -244,6 +248,15 @@ class RunTracker:
             for path in [*(self.run_dir / name for name in ARTIFACTS), *map(Path, end["artifacts"])]:
                 if path.is_file():
                     self._client.log_artifact(self.run_id, str(path))
+            if end.get("model") is not None and self._state.get("model") != end["model"]:
+                registry.register(
+                    self._client,
+                    tracking_uri(self.config),
+                    _model_name(self.config),
+                    str(self.run_id),
+                    Path(end["model"]),
+                )
+                self._save(model=end["model"])
             self._client.set_terminated(self.run_id, end["status"], end_time=int(end["time_s"] * 1000))
             self._save(complete=True)
 
@@ -360,6 +373,11 @@ def _tags() -> Mapping[str, str]:
         return tags
     dirty = str(commit.endswith("-dirty")).lower()
     return tags | {"mlflow.source.git.commit": commit.removesuffix("-dirty"), "git.dirty": dirty}
+
+
+def _model_name(config: Config) -> str:
+    """Models of one experiment and task compete for the alias `best`."""
+    return re.sub(r"[/:]", "-", f"{config.tracking.experiment}-{config.task}")
 
 
 def _named(metric: str) -> str:

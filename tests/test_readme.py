@@ -53,6 +53,8 @@ def test_every_command_runs(tmp_path: Path) -> None:
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
         )
         assert result.returncode == 0, f"{line}\n{result.stderr}"
+    (example,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    subprocess.run([sys.executable, "-c", example + "assert embeddings.shape == (2, 64)"], cwd=tmp_path, check=True)
     assert {"first", "second"} <= {path.name for path in (tmp_path / "runs").iterdir()}
     assert SERVE
     with socket.socket() as free:

@@ -123,13 +123,18 @@ def processes() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def pipeline_clips_per_s(config: Config) -> float:
-    """What Ray Data hands over, from one batch in full work to another."""
+def pipeline_clips_per_s(config: Config, num_actors: int | None = None) -> float:
+    """What Ray Data hands over, from one batch in full work to another.
+
+    Args:
+        num_actors: unset, one a core.
+    """
     runtime.connect()
+    num_actors = num_actors or processes()
     table = read_manifest(Path(str(config.data.manifest)))
     schedule = build_schedule(config, table)
     share = processes() / (processes() + 1)  # the CPUs that are left for the one who reads
-    stream = ClipStream(config, schedule, ray.put(videos(table)), 0, processes(), round(share, 2))
+    stream = ClipStream(config, schedule, ray.put(videos(table)), 0, num_actors, round(share, 2))
     times = []
     (iterator,) = stream.open(1)
     pace = None
@@ -140,7 +145,7 @@ def pipeline_clips_per_s(config: Config) -> float:
         times.append(time.perf_counter())
     # Actors take a while to start, and at the end one is done before the others.
     first = len(times) // 4
-    last = max(len(times) - 1 - processes(), first + 1)
+    last = max(len(times) - 1 - num_actors, first + 1)
     return (last - first) * schedule.batch_size / (times[last] - times[first])
 
 

@@ -22,7 +22,7 @@ import torch
 from advise_ray import threads
 from advise_ray.bench import decode
 from advise_ray.bench.machine import Row, machine
-from advise_ray.bench.plain import plain_clips_per_s
+from advise_ray.bench.plain import best_num_workers, plain_clips_per_s
 from advise_ray.cache.job import CacheJob
 from advise_ray.config import Config, load
 from advise_ray.model.advise import build_advise
@@ -100,13 +100,14 @@ def _arms(ifm: str, manifest: Path, folder: Path, settings: tuple[str, ...]) -> 
     numbers = itertools.count()
     run = itertools.count()
     num_clips = config.train.global_batch_size
+    workers = best_num_workers(config, learner)
 
     def trained(name: str, epochs: int, *more: str) -> float:
         own = (f"tracking.run_name={name}-{next(run)}", f"train.epochs={epochs}", *more)
         return _epochs_clips_per_s(load(None, [*_flat(config), *own]))
 
     return {
-        "torch": lambda: plain_clips_per_s(config, learner),
+        "torch": lambda: plain_clips_per_s(config, learner, workers),
         "live": lambda: trained("live", LIVE_EPOCHS),
         "cached": lambda: trained("cached", CACHED_EPOCHS, f"data.features={cache}"),
         "decode_only": lambda: decode.loop_clips_per_s(config, whole=False),

@@ -1,6 +1,6 @@
 """The `advise-ray` command; importing the modules adds their commands to it."""
 
-from advise_ray.cli import bench, cache, data, evaluate, inspect, train, tune
+from advise_ray.cli import bench, cache, data, evaluate, inspect, model, train, tune
 from advise_ray.cli.group import main
 
-__all__ = ["bench", "cache", "data", "evaluate", "inspect", "main", "train", "tune"]
+__all__ = ["bench", "cache", "data", "evaluate", "inspect", "main", "model", "train", "tune"]

@@ -1,9 +1,10 @@
-"""`advise-ray models`, `config` and `doctor`: what there is to choose from, and what this machine has."""
+"""`advise-ray models`, `config`, `status` and `doctor`: what there is to choose from, and how things are."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import get_args
 
 import click
@@ -59,6 +60,18 @@ def schema(markdown: bool) -> None:
         click.echo(configuration.reference(), nl=False)
     else:
         click.echo(json.dumps(configuration.Config.model_json_schema(), indent=2))
+
+
+@main.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@json_option
+def status(run_dir: Path, as_json: bool) -> None:
+    """Say how a run is doing, live or ended: epoch, clips/s, data wait, nodes, when it ends, what holds it up."""
+    from advise_ray import progress
+    from advise_ray.training.status import read
+
+    found = read(run_dir.absolute())
+    click.echo(json.dumps(found) if as_json else progress.status_table(found))
 
 
 @main.command()

@@ -116,6 +116,7 @@ def _ray(cluster: Address | Launcher, command: str) -> str:
 def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
     """The command line again, its paths absolute, and its configuration, resolved here, where it goes as a file."""
     from advise_ray.cluster.shipment import RECIPE
+    from advise_ray.config import flatten
 
     arguments = ctx.command_path.split()[1:]
     config = None
@@ -131,9 +132,14 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
         for each in values:
             flag = [param.opts[0]] if isinstance(param, click.Option) else []
             arguments += flag if value is True else [*flag, _as_text(param, each)]
-    if config is not None:
-        arguments += ["--config", RECIPE]
-    return arguments, config
+    if config is None:
+        return arguments, None
+    if ctx.params["recipe"] is None and config.data.manifest is None:  # `train` alone makes its videos there
+        resolved = flatten(config)
+        keys = {"storage.path", *(override.partition("=")[0] for override in ctx.params["overrides"])}
+        given = [f"{key}={json.dumps(resolved[key])}" for key in sorted(keys)]
+        return [*arguments, *(part for each in given for part in ("--set", each))], config
+    return [*arguments, "--config", RECIPE], config
 
 
 def _as_text(param: click.Parameter, value: Any) -> str:

@@ -74,11 +74,12 @@ class IFM(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8[N, H, W, 3], RGB → [N, D, h, w] in the model's own precision, normalised with its own mean and std."""
         if frames.device.type != "cpu":
-            return self._encode(frames)
+            return self.encode(frames)
         frames_at_once = max(1, CPU_CHUNK_PX // (frames.shape[1] * frames.shape[2]))
-        return torch.cat([self._encode(chunk) for chunk in frames.split(frames_at_once)])
+        return torch.cat([self.encode(chunk) for chunk in frames.split(frames_at_once)])
 
-    def _encode(self, frames: torch.Tensor) -> torch.Tensor:
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """The same, all frames at once."""
         images = frames.movedim(-1, 1)  # NHWC in memory is channels-last already: no copy
         normalised = torch.addcmul(-self.mean / self.std, images, 1 / self.std)  # from uint8 in one pass
         return self._grid(normalised.to(self.dtype))

@@ -9,6 +9,7 @@ ten, and decoded clips never fill the object store.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from ray.data import DataContext, ExecutionOptions
 from ray.data.block import BlockMetadata
 from ray.train import DataConfig
+from ray.util.metrics import Counter
 
 from advise_ray import runtime
 from advise_ray.config import Config
@@ -153,9 +155,15 @@ class ReadClips:
 
     def __init__(self, config: Config, videos: Any) -> None:
         self.reader = ClipReader(config, ray.get(videos))
+        self.clips = Counter("advise_ray_decode_clips", "Clips that decode actors have handed on.")
+        self.busy_s = Counter("advise_ray_decode_busy_s", "Seconds that decode actors have worked, all together.")
 
     def __call__(self, row: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {**self.reader(row), "pace": row["pace"]}
+        started_s = time.perf_counter()
+        block = self.reader(row)
+        self.clips.inc(block["weights"].size)
+        self.busy_s.inc(time.perf_counter() - started_s)
+        return {**block, "pace": row["pace"]}
 
 
 def mapped_clips(

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from advise_ray.config import Config
 from advise_ray.errors import TrainingError
+from advise_ray.training import checkpoint
+from advise_ray.training.patience import patiently
 from advise_ray.video.manifest import Video, read_rejects, write_rejects
 
 FLUSH_EVERY_STEPS = 10
@@ -33,8 +35,8 @@ class Recorder:
         self.rank = rank
         self.num_workers = num_workers
         self.path = run_dir / "metrics.jsonl"
-        self.last_step, self.last_epoch = _last_written(self.path)
-        self.rejects = read_rejects(run_dir / "rejects.parquet")
+        self.last_step, self.last_epoch, self.size = patiently(lambda: _last_written(self.path))
+        self.rejects = patiently(lambda: read_rejects(run_dir / "rejects.parquet"))
         self.attempt = time.time_ns()
         if num_workers > 1:
             attempts = [self.attempt]
@@ -123,19 +125,32 @@ class Recorder:
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
         """One write of whole lines, on the disk before a checkpoint can speak of them."""
-        with self.path.open("a") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+        def write() -> None:
+            with self.path.open("r+b" if self.size else "wb") as file:  # where a mount is away there is no such file
+                file.truncate(self.size)  # what an attempt before this one left
+                file.seek(self.size)
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+
+        patiently(write)
+        self.size += len(text)
 
     def _write_clips(self) -> None:
         if self._clips:
             first_step = self._clips[0]["step"]
             path = self.run_dir / "clips" / f"{self.attempt}-step_{first_step:08d}-worker_{self.rank:03d}.parquet"
-            path.parent.mkdir(exist_ok=True)
-            partial = path.with_suffix(".partial")
-            pq.write_table(pa.Table.from_pylist(self._clips), partial)
-            partial.replace(path)
+            table = pa.Table.from_pylist(self._clips)
+
+            def write() -> None:
+                path.parent.mkdir(exist_ok=True)
+                partial = path.with_suffix(".partial")
+                pq.write_table(table, partial)
+                partial.replace(path)
+
+            patiently(write)
             self._clips.clear()
 
     def _collect_rejects(self) -> None:
@@ -151,7 +166,7 @@ class Recorder:
         if self.rank == 0:
             paths = {video.video_id: video.path for video in self.videos}
             rows = [{"video_id": i, "path": paths[i], "reason": reason} for i, reason in sorted(self.rejects.items())]
-            write_rejects(rows, self.run_dir / "rejects.parquet")
+            patiently(lambda: write_rejects(rows, self.run_dir / "rejects.parquet"))
         if len(self.rejects) > self.config.data.max_failed_fraction * len(self.videos):
             video_id, reason = min(self.rejects.items())
             raise TrainingError(
@@ -161,11 +176,12 @@ class Recorder:
             )
 
 
-def _last_written(path: Path) -> tuple[int, int]:
-    """The last training step and the last epoch in a metrics file, and the file without a torn last line."""
+def _last_written(path: Path) -> tuple[int, int, int]:
+    """The last training step, the last epoch and the bytes of a metrics file, which loses a torn last line."""
     last_step, last_epoch = 0, -1
+    checkpoint.require(path.parent)
     if not path.exists():
-        return last_step, last_epoch
+        return last_step, last_epoch, 0
     text = path.read_text()
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
@@ -175,4 +191,4 @@ def _last_written(path: Path) -> tuple[int, int]:
             last_step = max(last_step, line["step"])
         else:
             last_epoch = max(last_epoch, line["epoch"])
-    return last_step, last_epoch
+    return last_step, last_epoch, len(whole.encode())

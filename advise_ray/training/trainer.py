@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,20 +19,23 @@ import ray.train
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from advise_ray import runtime
+from advise_ray import cards, runtime
 from advise_ray.config import Config, load, to_yaml, worker_counts
 from advise_ray.errors import InterruptedRunError, TrackingError, TrainingError, UsageError
-from advise_ray.tracking import RunTracker, ui_command
-from advise_ray.training import checkpoint
+from advise_ray.tracking import RunTracker
+from advise_ray.training import checkpoint, status
 from advise_ray.training.elastic import RESIZE_CHECK_S, ElasticTrainer
 from advise_ray.training.job import Job, run
+from advise_ray.training.patience import patiently
 from advise_ray.training.pipeline import ClipStream, StreamConfig
 from advise_ray.training.plan import Plan, make_plan
-from advise_ray.video.manifest import read_rejects, write_rejects
+from advise_ray.training.result import new_lines, write_result
+from advise_ray.video.manifest import write_rejects
 
 log = logging.getLogger("advise_ray")
 
 POLL_S = 0.5
+NOTE_EVERY_S = 10.0
 Line = dict[str, Any]
 OnLine = Callable[[Line, int], None]
 
@@ -92,6 +97,7 @@ class _Run:
     def __init__(self, plan: Plan, run_dir: Path, on_line: OnLine) -> None:
         self.plan, self.config, self.run_dir = plan, plan.config, run_dir
         self.on_line = on_line
+        self.stopping = False
         self.started_s = time.monotonic()
         self.tracker = RunTracker(self.config, run_dir)
 
@@ -118,12 +124,24 @@ class _Run:
             raise
         return self._end("FINISHED")
 
-    def _end(self, status: str) -> Line:
-        if status != "FINISHED":
+    def _end(self, ended: str) -> Line:
+        if ended != "FINISHED":
+            self.stopping = True
             ray.shutdown()  # ends the run's actors, wherever they are
-        result = self._write_result(status)
-        result["tracking_complete"] = self.tracker.run_id is not None and self.tracker.finish(status)
+        result = patiently(lambda: write_result(self.plan, self.run_dir, self.tracker.run_id, ended, self.started_s))
+        if self.tracker.run_id is None:
+            return result | {"tracking_complete": False}
+        described, best = ([], None) if ended != "FINISHED" else self._describe(result)
+        result["tracking_complete"] = self.tracker.finish(ended, described, model=best)
         return result
+
+    def _describe(self, result: Line) -> tuple[list[Path], Path | None]:
+        """The cards of a run that has ended, and the checkpoint that they are about."""
+        paths = [self.run_dir / "model_card.md", self.run_dir / "data_card.md"]
+        paths[0].write_text(cards.model_card(self.config, result, self.plan.classes))
+        paths[1].write_text(cards.data_card(self.config, self.run_dir))
+        best = result["best_checkpoint"]
+        return paths, Path(best) if best is not None else None
 
     def _fit(self) -> None:
         """Run Ray Train in a thread and follow the run from this one.
@@ -136,7 +154,7 @@ class _Run:
 
         def fit() -> None:
             try:
-                outcome["result"] = self._trainer().fit()
+                outcome["result"] = self._fit_again_if_the_controller_dies()
             except BaseException as error:
                 outcome["error"] = error
 
@@ -150,8 +168,13 @@ class _Run:
             raise
         metrics = self.run_dir / "metrics.jsonl"
         self.tracker.follow(metrics)
-        lines = _new_lines(metrics)
+        lines = new_lines(metrics)
+        noted_s = -math.inf
         while thread.is_alive():
+            if time.monotonic() > noted_s + NOTE_EVERY_S:
+                with contextlib.suppress(OSError):  # the workers will tell of storage that is away
+                    status.note(self.run_dir, self.plan.schedule.total_steps)
+                noted_s = time.monotonic()
             for line in next(lines):
                 self.on_line(line, self.plan.schedule.total_steps)
             thread.join(POLL_S)
@@ -165,6 +188,17 @@ class _Run:
         returned = outcome["result"].return_value
         if "error" in returned:
             raise TrainingError(returned["error"])
+
+    def _fit_again_if_the_controller_dies(self) -> ray.train.Result:
+        """Ray Train starts dead workers again, and nobody its controller."""
+        for _ in range(self.config.train.max_failures):
+            try:
+                return self._trainer().fit()
+            except ray.exceptions.RayActorError as error:
+                if self.stopping:
+                    raise
+                log.warning("the run's controller died (%s); it goes on from the last checkpoint", _first_line(error))
+        return self._trainer().fit()
 
     def _trainer(self) -> ElasticTrainer:
         config, shares = self.config, self.plan.shares
@@ -185,8 +219,8 @@ class _Run:
 
         def stream() -> ClipStream:
             """Called at each start of the worker group: the stream begins where the last checkpoint stopped."""
-            last = checkpoint.latest(run_dir)
-            start_step = checkpoint.read_state(last).step if last else 0
+            last = patiently(lambda: checkpoint.latest_of_run(run_dir))
+            start_step = patiently(lambda: checkpoint.read_state(last)).step if last else 0
             return ClipStream(
                 config, schedule, videos, start_step, shares.num_decode_actors, shares.cpus_per_decode_actor
             )
@@ -213,56 +247,9 @@ class _Run:
             dataset_config=StreamConfig(),
         )
 
-    def _write_result(self, status: str) -> Line:
-        last = checkpoint.latest(self.run_dir)
-        best = checkpoint.best(self.run_dir)
-        state = checkpoint.read_state(last) if last else checkpoint.State()
-        epoch = _last_epoch(self.run_dir / "metrics.jsonl")
-        values = dict(epoch["values"]) if epoch else {}
-        metrics = {name.replace("epoch_", ""): value for name, value in values.items() if not name.startswith("rate/")}
-        result = {
-            "run_name": self.run_dir.name,
-            "run_dir": str(self.run_dir),
-            "mlflow_run_id": self.tracker.run_id,
-            "status": status,
-            "checkpoint": str(last) if last else None,
-            "best_checkpoint": str(best) if best else None,
-            "epochs": epoch["epoch"] + 1 if epoch else 0,
-            "steps": state.step,
-            "clips_seen": state.clips_seen,
-            "metrics": metrics,
-            "rates": {name.removeprefix("rate/"): value for name, value in values.items() if name.startswith("rate/")},
-            "failed_videos": len(read_rejects(self.run_dir / "rejects.parquet")),
-            "val_videos_too_short": self.plan.schedule.num_short_val_videos,
-            "parameters_trained": self.plan.parameters_trained,
-            "ifm_sha256": self.plan.ifm_sha256,
-            "mlflow_ui": ui_command(self.config),
-            "wall_s": round(time.monotonic() - self.started_s, 1),
-        }
-        (self.run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-        return result
 
-
-def _new_lines(path: Path) -> Iterator[list[Line]]:
-    """Each `next` gives the lines that were completed since the one before."""
-    offset = path.stat().st_size if path.exists() else 0
-    while True:
-        lines: list[Line] = []
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(offset)
-                whole, newline, _ = file.read().rpartition(b"\n")
-            offset += len(whole) + len(newline)
-            lines = [json.loads(line) for line in whole.splitlines()]
-        yield lines
-
-
-def _last_epoch(path: Path) -> Line | None:
-    """The line of the last epoch that ended."""
-    if not path.exists():
-        return None
-    lines = (json.loads(line) for line in path.read_text().splitlines() if '"train/epoch_loss"' in line)
-    return max(lines, key=lambda line: line["epoch"], default=None)
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
 
 
 def _worker_message(error: TrainingFailedError, run_dir: Path) -> str:

@@ -15,6 +15,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from ray.util.metrics import Gauge
 
 from advise_ray import threads
 from advise_ray.config import Config
@@ -23,6 +24,7 @@ from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
 from advise_ray.training.job import Job
 from advise_ray.training.loop import Learner
+from advise_ray.training.patience import patiently
 from advise_ray.training.pipeline import mapped_clips
 from advise_ray.training.record import FLUSH_EVERY_STEPS, Recorder
 from advise_ray.training.schedule import due
@@ -46,8 +48,13 @@ def run_worker(job: Job) -> dict[str, Any]:
             blocks=blocks,
             warned=lambda: ray.train.get_preemption_info() is not None,
         )
+        gauges = {
+            name: Gauge(f"advise_ray_train_{name}", "Of a run's last epoch, over all workers.", tag_keys=("run",))
+            for name in ("clips_per_s", "data_wait_fraction")
+        }
         for _ in worker.epochs():
-            pass
+            for name, gauge in gauges.items():
+                gauge.set(worker.state.metrics[f"rate/{name}"], tags={"run": job.run_dir.name})
         return worker.result()
     except AdviseRayError as error:
         # Not raised: Ray Train would take it for a fault of the machine and start the run again.
@@ -97,9 +104,9 @@ class Worker:
         self.recorder = Recorder(self.config, job.run_dir, videos, rank, self.learner.num_workers)
         self.taken = 0
         self.state = State(ifm_sha256=job.ifm_sha256, manifest_sha256=job.manifest_sha256, classes=job.classes)
-        last = checkpoint.latest(job.run_dir)
+        last = patiently(lambda: checkpoint.latest_of_run(job.run_dir))
         if last is not None:
-            self.state = checkpoint.load(last, model.temporal, self.learner.optimizer)
+            self.state = patiently(lambda: checkpoint.load(last, model.temporal, self.learner.optimizer))
         self.blocks = blocks or mapped_clips(
             self.config,
             self.schedule,
@@ -224,9 +231,8 @@ class Worker:
 
     def _save(self) -> None:
         if self.rank == 0:
-            checkpoint.save(
-                self.job.run_dir, self.config, self.learner.model.temporal, self.learner.optimizer, self.state
-            )
+            model, optimizer = self.learner.model.temporal, self.learner.optimizer
+            patiently(lambda: checkpoint.save(self.job.run_dir, self.config, model, optimizer, self.state))
 
 
 def _open_stream() -> Iterator[Block]:

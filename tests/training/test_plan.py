@@ -115,6 +115,51 @@ def test_who_gets_what(workers: int, use_gpu: bool | None, cpus: float, gpus: fl
     assert share_cpus(config_of(workers, use_gpu=use_gpu), [(cpus, gpus)]) == shares
 
 
+@given(
+    requests,
+    st.lists(st.tuples(st.integers(1, 64).map(lambda halves: halves / 2), st.integers(0, 4)), min_size=1, max_size=5),
+)
+def test_each_process_finds_a_node(request: dict, nodes: list[tuple[float, int]]) -> None:
+    try:
+        shares = share_cpus(config_of(**request), nodes)
+    except UsageError:
+        assume(False)
+    assert min(shares.cpus_per_worker, shares.cpus_per_decode_actor) >= 0.25
+    assert shares.cpus_per_worker <= max(cpus for cpus, gpus in nodes if gpus or not shares.use_gpu)
+    assert shares.cpus_per_decode_actor <= max(cpus for cpus, _ in nodes)
+    assert needed(shares) <= sum(cpus for cpus, _ in nodes) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "shares"),
+    [
+        # Nodes without a GPU decode; workers have the CPUs beside theirs.
+        (1, [(4, 0), (8, 1), (16, 0)], Shares(1, 8.0, 20, 1.0, True)),
+        (2, [(8, 2), (16, 0)], Shares(2, 4.0, 16, 1.0, True)),
+        # By the sum there would be 1.5 CPUs for each; no node has room for two of that.
+        (2, [(2, 0), (1, 0), (1, 0)], Shares(2, 1.0, 1, 1.0, False)),
+    ],
+)
+def test_who_gets_what_on_a_cluster(workers: int, nodes: list[tuple[float, float]], shares: Shares) -> None:
+    assert share_cpus(config_of(workers), nodes) == shares
+
+
+def test_a_worker_that_fits_no_node_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"do not fit the nodes \(4 CPUs, 4 CPUs\), since none is split between two"):
+        share_cpus(config_of(1, per_worker=6), [(4, 0), (4, 0)])
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(8, 8), (7, 4), (3, 2), (2, 2)])
+def test_of_a_range_as_many_workers_as_find_room(gpus: int, workers: int) -> None:
+    config = load(None, ["train.num_workers=[2, 8]", "train.global_batch_size=32", "data.clip.clips_per_video=2"])
+    assert share_cpus(config, [(32, gpus)]).num_workers == workers
+
+
+def test_a_range_whose_ends_do_not_share_a_step() -> None:
+    with pytest.raises(ConfigError, match=r"shared equally by 3 worker\(s\).*use a multiple of 12"):
+        load(None, ["train.num_workers=[3, 4]", "train.global_batch_size=32", "data.clip.clips_per_video=4"])
+
+
 def test_gpus_that_are_not_there_are_not_waited_for() -> None:
     with pytest.raises(UsageError) as caught:
         share_cpus(config_of(4, use_gpu=True), [(32, 2)])

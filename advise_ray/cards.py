@@ -1,0 +1,77 @@
+"""Model card and data card (Markdown): what a person should know before using a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from advise_ray.config import Config, flatten
+from advise_ray.video.manifest import read_manifest, read_rejects
+
+SHOWN = ("model.", "data.clip.", "augment.", "optim.", "train.epochs", "train.global_batch_size", "seed")
+
+
+def model_card(config: Config, result: dict[str, Any], classes: list[str]) -> str:
+    """What it is, what it was trained on, how, what it reached, and what it is not good for."""
+    pretext = config.task == "prp"
+    head = "how fast a video is played (playback-rate prediction)" if pretext else "actions"
+    metrics = "".join(f"| `{name}` | {value:.4g} |\n" for name, value in sorted(result["metrics"].items()))
+    settings = flatten(config)
+    recipe = "".join(f"| `{key}` | `{settings[key]}` |\n" for key in settings if key.startswith(SHOWN))
+    limits = [
+        "The image model is frozen and not part of the checkpoint; the same weights, by their hash, must be there.",
+        "It sees the centre of the picture, and clips of "
+        f"{config.data.clip.num_frames} frames; what happens between them it does not see.",
+        "Numbers hold for videos like those that it was trained on; the data card describes them.",
+    ]
+    if pretext:
+        limits.append("Its head tells playback rates; for classes of your own, fine-tune it.")
+    return f"""# {result["run_name"]}
+
+A temporal module on the frozen image model `{config.model.ifm.name}` (weights `{config.model.ifm.weights}`, SHA-256 of
+its tensors `{result["ifm_sha256"]}`), {result["parameters_trained"]:,} trained parameters. It tells {head}:
+{", ".join(classes)}.
+
+Trained for {result["epochs"]} epochs, {result["steps"]} steps, {result["clips_seen"]:,} clips; {result["status"]}.
+
+## Metrics of the last epoch
+
+| metric | value |
+| --- | --- |
+{metrics}
+## Limits
+
+{"".join(f"- {limit}{chr(10)}" for limit in limits)}
+## Recipe
+
+| key | value |
+| --- | --- |
+{recipe}"""
+
+
+def data_card(config: Config, run_dir: Path) -> str:
+    """Which videos: how many in which split, how long, how large, of which classes, and which failed."""
+    table = read_manifest(Path(str(config.data.manifest)))
+    counts = {name: pc.sum(pc.equal(table.column("split"), name)).as_py() for name in _distinct(table.column("split"))}
+    duration_s = pc.quantile(pc.divide(pc.cast(table.column("num_frames"), "double"), table.column("fps")), [0, 0.5, 1])
+    low, middle, high = duration_s.to_pylist()
+    rejects = read_rejects(run_dir / "rejects.parquet")
+    labels = table.column("label")
+    classes = len(_distinct(labels)) if labels.null_count < len(labels) else 0
+    splits = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    failed = "".join(f"- `{video_id}`: {reason}\n" for video_id, reason in list(rejects.items())[:50])
+    return f"""# Data of {run_dir.name}
+
+`{config.data.manifest}`: {table.num_rows:,} videos ({splits or "no splits"}),
+{classes or "no"} classes; {low:.3g} to {high:.3g} s, half of them below {middle:.3g} s.
+Trained on split `{config.data.train_split}`.
+
+{len(rejects)} videos could not be decoded and were left out of the loss.
+
+{failed}"""
+
+
+def _distinct(column: Any) -> list[Any]:
+    return [value for value in pc.unique(column).to_pylist() if value is not None]

@@ -1,0 +1,114 @@
+"""How a run is doing, for someone who looks at its directory from elsewhere: it is told there, live or ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from advise_ray.config import Config, load
+from advise_ray.errors import UsageError
+from advise_ray.video.storage import is_url
+
+Row = dict[str, Any]
+SILENT_S = 60.0
+"""A live run notes its status every few seconds; one that has not for so long is dead, or its storage is away."""
+WAITS_FRACTION = 0.1
+"""Of the time that workers wait for data, from which on the data are what holds a run up."""
+
+
+def note(run_dir: Path, total_steps: int) -> None:
+    """Write `status.json`: the time, the number of steps, and what each node has and has left."""
+    free = ray._private.state.available_resources_per_node()
+    nodes = [
+        {
+            "address": node["NodeManagerAddress"],
+            **{kind.lower() + "s": node["Resources"].get(kind, 0) for kind in ("CPU", "GPU")},
+            **{f"free_{kind.lower()}s": free.get(node["NodeID"], {}).get(kind, 0) for kind in ("CPU", "GPU")},
+        }
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    path = run_dir / "status.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"time_s": time.time(), "total_steps": total_steps, "nodes": nodes}))
+    partial.replace(path)
+
+
+def read(run_dir: Path) -> Row:
+    """What is known of a run.
+
+    Returns:
+        `status` (RUNNING, SILENT, or how it ended), `epoch` and `step` of how many, the last epoch's values, `eta_s`
+        (None where it is not running), `bound_by` (see below), `nodes`.
+
+    Raises:
+        UsageError: it is not a run directory.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        raise UsageError(f"{run_dir} is not a run directory (it has no config.yaml)")
+    config = load(run_dir / "config.yaml")
+    noted = _json(run_dir / "status.json")
+    result = _json(run_dir / "result.json")
+    steps, epochs = _lines(run_dir / "metrics.jsonl")
+    silent_s = time.time() - noted.get("time_s", (run_dir / "config.yaml").stat().st_mtime)
+    ended = result.get("status") if result.get("ended_s", 0) >= noted.get("time_s", 0) else None  # else it was resumed
+    status = ended or ("RUNNING" if silent_s < SILENT_S else "SILENT")
+    step, total = (steps[-1]["step"] if steps else 0), noted.get("total_steps")
+    values = epochs[-1]["values"] if epochs else {}
+    return {
+        "run_name": run_dir.name,
+        "status": status,
+        "silent_s": round(silent_s, 1),
+        "epoch": epochs[-1]["epoch"] + 1 if epochs else 0,
+        "epochs": config.train.epochs,
+        "step": step,
+        "steps": total,
+        "values": values,
+        "eta_s": _eta_s(steps, total) if status == "RUNNING" else None,
+        "bound_by": bound_by(config, values),
+        "nodes": noted.get("nodes", []),
+    }
+
+
+def bound_by(config: Config, values: Row) -> str | None:
+    """What holds a run up, by its last epoch: what to change to make it faster."""
+    waits = values.get("rate/data_wait_fraction")
+    if waits is None:
+        return None
+    if waits >= WAITS_FRACTION:
+        if config.data.features is not None:
+            where = "the network" if is_url(config.data.features) else "the disk"
+            return f"{where}: workers wait {waits:.0%} of the time for cached features"
+        return f"decoding: workers wait {waits:.0%} of the time; add CPUs that decode, or cache the features"
+    if config.model.kind == "r3d50":
+        return "the model itself"
+    if config.data.features is None:
+        return "the image model: `advise-ray cache` computes its features once"
+    return "the temporal module"
+
+
+def _eta_s(steps: list[Row], total: int | None) -> float | None:
+    """By the pace of the last steps that it noted, at most a hundred."""
+    recent = steps[-100:]
+    if total is None or len(recent) < 2 or recent[-1]["time_s"] <= recent[0]["time_s"]:
+        return None
+    pace_s = (recent[-1]["time_s"] - recent[0]["time_s"]) / (recent[-1]["step"] - recent[0]["step"])
+    return round(pace_s * (total - recent[-1]["step"]), 1)
+
+
+def _lines(path: Path) -> tuple[list[Row], list[Row]]:
+    """The lines of steps, and those of epochs."""
+    text = path.read_text() if path.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return (
+        [line for line in lines if "train/loss" in line["values"]],
+        [line for line in lines if "rate/epoch_s" in line["values"]],
+    )
+
+
+def _json(path: Path) -> Row:
+    return json.loads(path.read_text()) if path.exists() else {}

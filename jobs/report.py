@@ -1,0 +1,163 @@
+"""One page on a run, or on several side by side: what they came to, how they got there, and in what they differ.
+
+    python jobs/report.py runs/second runs/third --out report.html
+
+The page holds its pictures; it can be mailed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import yaml
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+Row = dict[str, Any]
+CURVES = ("train/loss", "train/epoch_top1", "val/top1", "val/loss", "rate/clips_per_s", "rate/data_wait_fraction")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
+td.best { font-weight: 600 }
+img { max-width: 100% }
+code { background: #f4f4f4; padding: 0 .2rem }
+"""
+
+
+class Run:
+    """What a run directory holds."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        if not (directory / "config.yaml").is_file():
+            raise SystemExit(f"error: {directory} is not a run directory (it has no config.yaml)")
+        self.config = dict(_flat(yaml.safe_load((directory / "config.yaml").read_text())))
+        result = directory / "result.json"
+        self.result: Row = json.loads(result.read_text()) if result.exists() else {"status": "RUNNING", "metrics": {}}
+        metrics = directory / "metrics.jsonl"
+        text = metrics.read_text() if metrics.exists() else ""
+        self.lines: list[Row] = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        self.evaluations = {
+            path.parent.name: json.loads(path.read_text())
+            for path in sorted(directory.glob("evaluation/*/result.json"))
+        }
+
+    @property
+    def name(self) -> str:
+        """As people know it."""
+        return self.directory.name
+
+    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+        """Steps and values."""
+        points = [(line["step"], line["values"][metric]) for line in self.lines if metric in line["values"]]
+        return [step for step, _ in points], [value for _, value in points]
+
+
+def page(runs: list[Run]) -> str:
+    """The whole page."""
+    title = "Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared"
+    parts = [f"<h1>{html.escape(title)}</h1>", _outcomes(runs), _pictures(runs)]
+    if any(run.evaluations for run in runs):
+        parts += ["<h2>Evaluations</h2>", _evaluations(runs)]
+    parts += ["<h2>Settings</h2>" if len(runs) == 1 else "<h2>Settings that differ</h2>", _settings(runs)]
+    head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style>"
+    return head + "".join(parts)
+
+
+def _outcomes(runs: list[Run]) -> str:
+    keys = ("status", "epochs", "steps", "clips_seen", "failed_videos", "bound_by", "wall_s")
+    rows = [[key.replace("_", " "), *(run.result.get(key) for run in runs)] for key in keys]
+    names = sorted({name for run in runs for name in run.result["metrics"]})
+    rows += [[name, *(run.result["metrics"].get(name) for run in runs)] for name in names]
+    return _table(["", *(run.name for run in runs)], rows, marks_best=len(runs) > 1)
+
+
+def _evaluations(runs: list[Run]) -> str:
+    rows: list[list[Any]] = []
+    for protocol in sorted({name for run in runs for name in run.evaluations}):
+        found = [run.evaluations.get(protocol, {}).get("metrics", {}) for run in runs]
+        names = sorted({name for metrics in found for name in metrics})
+        rows += [[f"{protocol}: {name}", *(metrics.get(name) for metrics in found)] for name in names]
+    return _table(["", *(run.name for run in runs)], rows, marks_best=len(runs) > 1)
+
+
+def _settings(runs: list[Run]) -> str:
+    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+    rows = [[key, *(run.config.get(key) for run in runs)] for key in keys]
+    if len(runs) > 1:
+        rows = [row for row in rows if len({json.dumps(value) for value in row[1:]}) > 1]
+    return _table(["key", *(run.name for run in runs)], rows)
+
+
+def _pictures(runs: list[Run]) -> str:
+    shown = [metric for metric in CURVES if any(run.curve(metric)[0] for run in runs)]
+    if not shown:
+        return "<p>Nothing has been measured yet.</p>"
+    figure, axes = plt.subplots(-(-len(shown) // 2), 2, figsize=(10, 2.9 * -(-len(shown) // 2)), squeeze=False)
+    for axis, metric in zip(axes.flat, shown, strict=False):
+        for run in runs:
+            steps, values = run.curve(metric)
+            axis.plot(steps, values, marker="." if len(steps) < 40 else "", linewidth=1.2, label=run.name)
+        axis.set_title(metric, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(shown) :]:
+        axis.remove()
+    if len(runs) > 1:
+        axes.flat[0].legend(fontsize=8)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img alt='curves of {html.escape(', '.join(shown))}' src='data:image/png;base64,{data}'>"
+
+
+def _table(header: list[str], rows: list[list[Any]], *, marks_best: bool = False) -> str:
+    lines = ["<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in header) + "</tr>"]
+    for name, *values in rows:
+        numbers = [value for value in values if isinstance(value, float)]
+        best = (min if "loss" in name else max)(numbers) if marks_best and len(numbers) > 1 and "/" in name else None
+        cells = [
+            f"<td{' class=best' if value == best and best is not None else ''}>{_text(value)}</td>" for value in values
+        ]
+        lines.append(f"<tr><td><code>{html.escape(name)}</code></td>{''.join(cells)}</tr>")
+    return "".join([*lines, "</table>"])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return html.escape(
+        f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    )
+
+
+def _flat(tree: Row, prefix: str = "") -> Any:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    options.out.write_text(page([Run(path) for path in options.runs]))
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Two hosts on one machine: network namespaces on a bridge, each with its own sshd, processes, home and /tmp/ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+NETWORK, BRIDGE = "10.77.0", "advise-br"
+NEEDED = ("ip", "unshare", "sshd", "ssh", "ssh-keygen", "rsync")
+WAIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """How to reach them."""
+
+    addresses: tuple[str, ...]
+    key: Path
+    user: str = "root"
+
+
+def why_not() -> str | None:
+    """What this machine lacks for it."""
+    if os.geteuid() != 0:
+        return "namespaces need root"
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    if missing := [name for name in NEEDED if shutil.which(name, path=path) is None]:
+        return f"not installed: {', '.join(missing)} (apt-get install -y openssh-server iproute2 rsync)"
+    tried = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], check=False, capture_output=True)
+    return None if tried.returncode == 0 else f"the kernel refuses namespaces: {tried.stderr.decode().strip()}"
+
+
+@contextlib.contextmanager
+def running_hosts(folder: Path, count: int) -> Iterator[Hosts]:
+    """Hosts 10.77.0.11, .12, …, that the key in `folder` opens."""
+    key = folder / "key"
+    _do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    with contextlib.ExitStack() as stack:
+        _do("ip", "link", "add", BRIDGE, "type", "bridge")
+        stack.callback(_do, "ip", "link", "del", BRIDGE)
+        _do("ip", "addr", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
+        _do("ip", "link", "set", BRIDGE, "up")
+        addresses = tuple(stack.enter_context(_host(folder, number, key)) for number in range(count))
+        for address in addresses:
+            _await_ssh(address)
+        yield Hosts(addresses, key)
+
+
+@contextlib.contextmanager
+def _host(folder: Path, number: int, key: Path) -> Iterator[str]:
+    name, address = f"advise-h{number}", f"{NETWORK}.{11 + number}"
+    home = folder / name
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".bashrc").write_text(f"export PATH={Path(sys.executable).parent}:$PATH\n")
+    (home / ".profile").write_text(". ~/.bashrc\n")
+    _do("ip", "netns", "add", name)
+    process = None
+    try:
+        _do("ip", "link", "add", f"{name}-out", "type", "veth", "peer", "name", "eth0", "netns", name)
+        _do("ip", "link", "set", f"{name}-out", "master", BRIDGE, "up")
+        _do("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+        _do("ip", "-n", name, "link", "set", "eth0", "up")
+        _do("ip", "-n", name, "link", "set", "lo", "up")
+        _do("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.1")
+        process = _sshd(name, home, key)
+        yield address
+    finally:
+        if process is not None:
+            process.send_signal(signal.SIGKILL)  # the first process of its PID namespace: all others go with it
+            process.wait()
+        _do("ip", "netns", "del", name)
+
+
+def _sshd(name: str, home: Path, key: Path) -> subprocess.Popen[bytes]:
+    host_key, authorized = home / "host_key", home / "authorized"
+    _do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key))
+    authorized.write_text(key.with_suffix(".pub").read_text())
+    settings = {
+        "HostKey": host_key,
+        "AuthorizedKeysFile": authorized,
+        "PermitRootLogin": "prohibit-password",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PidFile": "none",
+        "MaxStartups": "100",
+        "Subsystem": "sftp internal-sftp",
+    }
+    (home / "sshd_config").write_text("".join(f"{option} {value}\n" for option, value in settings.items()))
+    inside = (
+        f"mount --bind {home} /root && mkdir -p /tmp/ray /run/sshd && mount -t tmpfs tmpfs /tmp/ray && "
+        f"exec $(command -v sshd) -D -f {home}/sshd_config -E {home}/sshd.log"
+    )
+    command = ["ip", "netns", "exec", name, "unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
+    env = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+    return subprocess.Popen([*command, "sh", "-c", inside], env=env, start_new_session=True)
+
+
+def _await_ssh(address: str) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(OSError), socket.create_connection((address, 22), timeout=1):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"no sshd at {address}")
+
+
+def _do(*command: str) -> None:
+    env = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+    subprocess.run(command, check=True, env=env)

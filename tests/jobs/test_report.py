@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from advise_ray.config import load, to_yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_run(root: Path, name: str, lr: float, top1: float) -> Path:
+    run = root / name
+    (run / "evaluation" / "knn").mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(load(None, [f"optim.lr={lr}"])))
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "epoch": 0, "values": {"val/top1": top1}}) + '\n{"torn')
+    (run / "result.json").write_text(json.dumps({"status": "FINISHED", "metrics": {"val/top1": top1}}))
+    (run / "evaluation" / "knn" / "result.json").write_text(json.dumps({"metrics": {"top1": 0.25}}))
+    return run
+
+
+def report(*runs: Path, out: Path) -> str:
+    command = [sys.executable, "jobs/report.py", *map(str, runs), "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return out.read_text()
+
+
+def test_a_comparison_shows_what_differs_and_who_is_best(tmp_path: Path) -> None:
+    page = report(make_run(tmp_path, "a<b", 0.1, 0.5), make_run(tmp_path, "c", 0.2, 0.75), out=tmp_path / "page.html")
+    assert "<td class=best>0.75</td>" in page
+    assert "<code>optim.lr</code></td><td>0.1</td><td>0.2</td>" in page
+    assert "optim.weight_decay" not in page
+    assert "knn: top1" in page
+    assert "a&lt;b" in page
+    assert "a<b" not in page
+    assert page.count("data:image/png;base64,") == 1
+    assert "http" not in page  # it loads nothing
+
+
+def test_a_single_run_shows_all_of_its_settings(tmp_path: Path) -> None:
+    page = report(make_run(tmp_path, "only", 0.1, 0.5), out=tmp_path / "page.html")
+    assert "optim.weight_decay" in page

@@ -1,0 +1,175 @@
+"""What is done with a trained model: loaded, exported, put to work on footage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import advise_ray
+from advise_ray.config import load
+from advise_ray.embed import clips_of, embed
+from advise_ray.errors import ExportError, UsageError, VideoDecodeError
+from advise_ray.export import export
+from advise_ray.inference import VideoModel
+from advise_ray.training.trainer import train
+from advise_ray.video.manifest import Video, read_manifest, videos
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def run_dir(manifest: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    storage = tmp_path_factory.mktemp("runs")
+    own = (f"data.manifest={manifest}", f"storage.path={storage}", "tracking.run_name=actions", "task=action")
+    return Path(train(load(None, [*tiny, *own, "train.epochs=2"]))["run_dir"])
+
+
+@pytest.fixture(scope="module")
+def model(run_dir: Path) -> VideoModel:
+    return advise_ray.load(run_dir)
+
+
+def test_a_loaded_model_encodes_clips_and_tells_classes(model: VideoModel, manifest: Path) -> None:
+    clips = torch.randint(0, 256, (3, 4, 96, 96, 3), dtype=torch.uint8)
+    embedding = model.encode(clips)
+    assert embedding.shape == (3, 32)
+    assert embedding.dtype == torch.float32
+    assert torch.equal(model.encode(clips.numpy()), embedding)
+    path = Path(videos(read_manifest(manifest))[0].path)
+    found = model.predict(path, num_clips=2)
+    assert list(found) == model.classes
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+    assert model.predict(path.read_bytes(), num_clips=2) == found
+
+
+def test_a_file_that_is_no_video(model: VideoModel, tmp_path: Path) -> None:
+    (tmp_path / "no.mp4").write_bytes(b"nothing")
+    with pytest.raises(VideoDecodeError):
+        model.predict(tmp_path / "no.mp4")
+
+
+def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is neither a checkpoint nor a run that has one"):
+        advise_ray.load(tmp_path)
+
+
+def test_loading_needs_neither_ray_nor_mlflow(run_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "exported"
+    found = export(run_dir, out, "safetensors")
+    assert found["max_difference"] == 0
+    assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "model.safetensors", "state.json"]
+    assert str(run_dir.parent) not in (out / "config.yaml").read_text()
+    script = f"""
+import sys
+sys.modules['ray'] = sys.modules['mlflow'] = None
+import torch, advise_ray
+model = advise_ray.load({str(out)!r})
+print(model.encode(torch.zeros(1, 4, 96, 96, 3, dtype=torch.uint8)).sum().item())
+"""
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    expected = advise_ray.load(run_dir).encode(torch.zeros(1, 4, 96, 96, 3, dtype=torch.uint8)).sum().item()
+    assert float(printed) == pytest.approx(expected, rel=1e-5)
+
+
+def test_onnx_computes_the_same(run_dir: Path, model: VideoModel, tmp_path: Path) -> None:
+    import onnxruntime
+
+    found = export(run_dir, tmp_path / "onnx", "onnx")
+    assert found["max_difference"] < 1e-3
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
+    clips = torch.randint(0, 256, (5, 4, 96, 96, 3), dtype=torch.uint8)
+    embedding, logits = session.run(["embedding", "logits"], {"clips": clips.numpy()})
+    np.testing.assert_allclose(embedding, model.encode(clips), atol=5e-3)
+    with torch.inference_mode():
+        assert (logits.argmax(1) == model(clips).argmax(1).numpy()).all()
+
+
+def test_an_export_that_is_something_else_is_refused(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("advise_ray.export.TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match="differs from the model by up to"):
+        export(run_dir, tmp_path / "out", "safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_footage_becomes_rows_of_clips(run_dir: Path, model: VideoModel, manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "embeddings.parquet"
+    found = embed(run_dir, str(manifest), out, top_k=2)
+    rows = pq.read_table(out).to_pylist()
+    every = {video.video_id: video for video in videos(read_manifest(manifest))}
+    assert found["videos"] == len(every) == len({row["video_id"] for row in rows})
+    assert found["clips"] == len(rows) == sum(len(clips_of(video, model.config, None)) for video in every.values())
+    first = min((row for row in rows), key=lambda row: (row["video_id"], row["clip_start_s"]))
+    video = every[first["video_id"]]
+    assert (first["clip_start_s"], first["clip_end_s"]) == (0.0, pytest.approx(4 / video.fps))
+    assert len(first["embedding"]) == 32
+    assert len(first["top_classes"]) == 2
+    assert first["top_probabilities"] == sorted(first["top_probabilities"], reverse=True)
+    assert list(tmp_path.iterdir()) == [out]
+    with pytest.raises(UsageError, match="is there; name a new file"):
+        embed(run_dir, str(manifest), out)
+
+
+def test_a_video_that_fails_has_a_row_with_its_reason(run_dir: Path, synthesized: Path, tmp_path: Path) -> None:
+    from advise_ray.video.manifest import write_manifest
+
+    rows: list[dict[str, Any]] = read_manifest(synthesized / "manifest.parquet").to_pylist()[:3]
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"RIFF not a film")
+    rows[1]["path"] = str(broken)
+    write_manifest(rows, tmp_path / "manifest.parquet")
+    found = embed(run_dir, str(tmp_path / "manifest.parquet"), tmp_path / "out.parquet")
+    assert found["failed_videos"] == 1
+    (failed,) = [row for row in pq.read_table(tmp_path / "out.parquet").to_pylist() if row["error"] is not None]
+    assert failed["video_id"] == rows[1]["video_id"]
+    assert failed["embedding"] is None
+
+
+def test_an_interrupted_job_goes_on(
+    run_dir: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from advise_ray.errors import InterruptedRunError
+
+    monkeypatch.setattr("advise_ray.embed.GROUP_FRAMES", 64)
+    out = tmp_path / "out.parquet"
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError):
+        embed(run_dir, str(manifest), out, on_progress=stop)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.parquet.parts").glob("*.parquet")}
+    assert len(kept) >= 3
+    with pytest.raises(UsageError, match="another step_s"):
+        embed(run_dir, str(manifest), out, step_s=0.5)
+    begun: list[int] = []
+    embed(run_dir, str(manifest), out, on_progress=lambda done, total: begun.append(done))
+    assert begun[0] >= 3
+    whole = tmp_path / "whole.parquet"
+    embed(run_dir, str(manifest), whole)
+    key = ["video_id", "clip_start_s"]
+    ours, theirs = (pq.read_table(path).to_pandas().sort_values(key).drop(columns="error") for path in (out, whole))
+    assert ours[key].values.tolist() == theirs[key].values.tolist()
+    np.testing.assert_allclose(np.stack(ours["embedding"]), np.stack(theirs["embedding"]), atol=1e-4)
+
+
+def test_clips_follow_each_other_to_the_end_of_a_video() -> None:
+    config = load(None, ["data.clip={num_frames: 4, frame_stride: 2}"])
+    video = Video(
+        "a", "a.mp4", None, num_frames=20, width=8, height=8, fps=10.0, decoder="decord", stream_index=0, rotation_deg=0
+    )
+    assert clips_of(video, config, None).tolist() == [[0, 2, 4, 6], [7, 9, 11, 13]]
+    assert clips_of(video, config, 1.0).tolist() == [[0, 2, 4, 6], [10, 12, 14, 16]]
+    short = Video(
+        "a", "a.mp4", None, num_frames=3, width=8, height=8, fps=10.0, decoder="decord", stream_index=0, rotation_deg=0
+    )
+    assert clips_of(short, config, None).tolist() == [[0, 2, 2, 2]]

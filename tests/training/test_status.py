@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advise_ray.config import Config, load, to_yaml
+from advise_ray.errors import UsageError
+from advise_ray.training.status import bound_by, read
+
+
+def run_dir(tmp_path: Path, *, noted_s: float, result: dict[str, Any] | None = None) -> Path:
+    """Of a run at step 40 of 100, a step every two seconds."""
+    (tmp_path / "config.yaml").write_text(to_yaml(load(None, ["train.epochs=5"])))
+    now_s = time.time()
+    lines = [
+        {"time_s": now_s - 80 + 2 * n, "epoch": n // 20, "step": n, "values": {"train/loss": 1.0}} for n in range(1, 41)
+    ]
+    ended = {"rate/epoch_s": 40.0, "rate/data_wait_fraction": 0.4, "rate/clips_per_s": 9.0}
+    lines.append({"time_s": now_s, "epoch": 1, "step": 40, "values": ended})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
+    noted = {"time_s": now_s - noted_s, "total_steps": 100, "nodes": []}
+    (tmp_path / "status.json").write_text(json.dumps(noted))
+    if result is not None:
+        (tmp_path / "result.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+def test_a_run_that_goes_on(tmp_path: Path) -> None:
+    found = read(run_dir(tmp_path, noted_s=5))
+    assert (found["status"], found["epoch"], found["epochs"], found["step"], found["steps"]) == (
+        "RUNNING",
+        2,
+        5,
+        40,
+        100,
+    )
+    assert found["eta_s"] == pytest.approx(120, abs=1)
+    assert found["bound_by"].startswith("decoding: workers wait 40% of the time")
+
+
+def test_a_run_whose_driver_is_gone(tmp_path: Path) -> None:
+    found = read(run_dir(tmp_path, noted_s=300))
+    assert (found["status"], found["eta_s"]) == ("SILENT", None)
+    assert found["silent_s"] == pytest.approx(300, abs=2)
+
+
+def test_a_run_that_ended_and_one_that_was_resumed_after(tmp_path: Path) -> None:
+    ended = {"status": "KILLED", "ended_s": time.time() - 60}
+    assert read(run_dir(tmp_path, noted_s=65, result=ended))["status"] == "KILLED"
+    assert read(run_dir(tmp_path, noted_s=3, result=ended))["status"] == "RUNNING"
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not a run directory"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "waits", "said"),
+    [
+        ((), 0.5, "decoding"),
+        ((), 0.01, "the image model"),
+        (("data.features=/features",), 0.5, "the disk"),
+        (("data.features=s3://bucket/features",), 0.5, "the network"),
+        (("data.features=/features",), 0.01, "the temporal module"),
+        (("model.kind=r3d50",), 0.01, "the model itself"),
+    ],
+)
+def test_what_holds_a_run_up(settings: tuple[str, ...], waits: float, said: str) -> None:
+    config: Config = load(None, list(settings))
+    assert str(bound_by(config, {"rate/data_wait_fraction": waits})).startswith(said)
