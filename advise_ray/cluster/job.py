@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shlex
 import tempfile
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 RESULT = "advise-ray-result: "
 """Marks the line of a job's log that holds its standard output, as a JSON string."""
 RECONNECTS_FOR_S = 120.0
+NO_AGENT, AGENT_WAIT_S = "No available agent", 60.0
+"""What a head says (ray 2.60) in the first seconds after its job server answers, and how long it may."""
 END_WAIT_S = 60.0
 POLL_S = 0.5
 OnLine = Callable[[str], None]
@@ -39,6 +42,8 @@ def connect(address: str) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    for name in ("ray.dashboard.modules", "ray._private.runtime_env.packaging"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(None if address == "auto" else address)
     except AuthenticationError:
@@ -67,13 +72,17 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         size = pack(Path(folder), config)
         on_line(f"shipping advise-ray ({size / 1e6:.1f} MB)")
-        try:
-            return client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "advise_ray.cli.remote", *arguments]),
-                runtime_env={"working_dir": folder, "env_vars": env},
-            )
-        except RuntimeError as error:
-            raise ClusterError(f"the cluster refuses the job: {str(error).strip().splitlines()[-1][:300]}") from None
+        entrypoint = shlex.join(["python", "-m", "advise_ray.cli.remote", *arguments])
+        deadline_s = time.monotonic() + AGENT_WAIT_S
+        while True:
+            try:
+                return client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": folder, "env_vars": env})
+            except RuntimeError as error:
+                if NO_AGENT in str(error) and time.monotonic() < deadline_s:
+                    time.sleep(POLL_S)
+                    continue
+                reason = str(error).strip().splitlines()[-1][:300]
+                raise ClusterError(f"the cluster refuses the job: {reason}") from None
 
 
 def follow(client: JobSubmissionClient, job_id: str, on_line: OnLine) -> tuple[int, str]:
@@ -140,8 +149,11 @@ def _tail(client: JobSubmissionClient, job_id: str) -> Iterator[str]:
         except StopAsyncIteration:
             if rest:
                 yield rest
-        finally:
-            loop.run_until_complete(chunks.aclose())
+        finally:  # Ctrl-C may have left one under way
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, RuntimeError):
+                    loop.run_until_complete(task)
 
 
 def secrets(names: tuple[str, ...]) -> dict[str, str]:

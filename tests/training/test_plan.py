@@ -264,6 +264,7 @@ def test_what_makes_little_sense_is_said(tmp_path: Path, tiny: tuple[str, ...]) 
 
 def pretrained(run_dir: Path, config: Config) -> Path:
     """A checkpoint whose TMM is of all ones."""
+    run_dir.mkdir()
     model = build_advise(config, 3)
     for tensor in model.temporal.tmm.state_dict().values():
         tensor.fill_(1)
