@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-NODES_WAIT_S = 300.0
+NODES_WAIT_S = 180.0
 
 
 def run(nodes: str, arguments: list[str]) -> None:

@@ -30,6 +30,8 @@ class Launcher:
     """Those that the file names, the head first; none where a cloud chooses them."""
     least_nodes: int
     """The head and all `min_workers`."""
+    ssh: tuple[str, ...]
+    """The options and the user's name that SSH reaches its nodes by."""
 
 
 def read_cluster(path: Path) -> Address | Launcher:
@@ -72,7 +74,10 @@ def _launcher(path: Path, tree: dict[str, Any]) -> Launcher:
         hosts = (str(provider["head_ip"]), *map(str, provider.get("worker_ips") or ()))
     types = (tree.get("available_node_types") or {}).items()
     workers = sum(kind.get("min_workers", 0) for name, kind in types if name != tree.get("head_node_type"))
-    return Launcher(path.absolute(), str(tree["cluster_name"]), hosts, len(hosts) or 1 + workers)
+    auth = tree.get("auth") or {}
+    key = ("-i", str(Path(auth["ssh_private_key"]).expanduser())) if "ssh_private_key" in auth else ()
+    ssh = (*key, "-l", str(auth["ssh_user"])) if "ssh_user" in auth else key
+    return Launcher(path.absolute(), str(tree["cluster_name"]), hosts, len(hosts) or 1 + workers, ssh)
 
 
 def schema_problems(tree: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from advise_ray.errors import ClusterError
 JOB_SERVER_PORT = 8265
 TUNNEL_WAIT_S = 30.0
 POLL_S = 0.2
+SSH_WAIT_S = 10
 OnLine = Callable[[str], None]
 
 
@@ -26,8 +27,11 @@ def bring_up(cluster: Launcher, on_line: OnLine) -> None:
     """`ray up`, which changes nothing on a cluster that is as its file says.
 
     Raises:
-        ClusterError: the last lines of what the launcher said.
+        ClusterError: SSH does not reach a host that the file names (the launcher would try for five minutes); or the
+            last lines of what the launcher said.
     """
+    for host in cluster.hosts:
+        _knock(cluster, host)
     _ray(cluster, "up", "--yes", "--no-config-cache", on_line=on_line)
 
 
@@ -74,6 +78,25 @@ def tunnel(cluster: Launcher) -> Iterator[str]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 15)
         process.wait()
+
+
+def _knock(cluster: Launcher, host: str) -> None:
+    options = ["-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", f"ConnectTimeout={SSH_WAIT_S}"]
+    options += [
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "LogLevel=ERROR",
+    ]  # as Ray
+    command = ["ssh", *options, *cluster.ssh, host, "true"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (of the user's own file)
+    if said.returncode:
+        raise ClusterError(
+            f"{cluster.path}: SSH does not reach {host}: {_tail(said.stderr)}; check its address, auth.ssh_user and "
+            "auth.ssh_private_key"
+        )
 
 
 def _await_port(cluster: Launcher, process: subprocess.Popen[str], port: int) -> None:

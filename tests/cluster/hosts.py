@@ -45,6 +45,7 @@ def running_hosts(folder: Path, count: int) -> Iterator[Hosts]:
     key = folder / "key"
     _do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
     with contextlib.ExitStack() as stack:
+        _try("ip", "link", "del", BRIDGE)
         _do("ip", "link", "add", BRIDGE, "type", "bridge")
         stack.callback(_do, "ip", "link", "del", BRIDGE)
         _do("ip", "addr", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
@@ -59,9 +60,12 @@ def running_hosts(folder: Path, count: int) -> Iterator[Hosts]:
 def _host(folder: Path, number: int, key: Path) -> Iterator[str]:
     name, address = f"advise-h{number}", f"{NETWORK}.{11 + number}"
     home = folder / name
-    (home / ".ssh").mkdir(parents=True)
-    (home / ".bashrc").write_text(f"export PATH={Path(sys.executable).parent}:$PATH\n")
-    (home / ".profile").write_text(". ~/.bashrc\n")
+    for own in ("own", "work"):  # over this machine's home, which may hold the Python that runs
+        (home / own).mkdir(parents=True)
+    (home / "own" / ".bashrc").write_text(f"export PATH={Path(sys.executable).parent}:$PATH\n")
+    (home / "own" / ".profile").write_text(". ~/.bashrc\n")
+    _try("ip", "link", "del", f"{name}-out")  # of a test that was killed
+    _try("ip", "netns", "del", name)
     _do("ip", "netns", "add", name)
     process = None
     try:
@@ -77,6 +81,7 @@ def _host(folder: Path, number: int, key: Path) -> Iterator[str]:
         if process is not None:
             process.send_signal(signal.SIGKILL)  # the first process of its PID namespace: all others go with it
             process.wait()
+        _try("ip", "link", "del", f"{name}-out")
         _do("ip", "netns", "del", name)
 
 
@@ -95,8 +100,10 @@ def _sshd(name: str, home: Path, key: Path) -> subprocess.Popen[bytes]:
         "Subsystem": "sftp internal-sftp",
     }
     (home / "sshd_config").write_text("".join(f"{option} {value}\n" for option, value in settings.items()))
+    over_home = f"lowerdir=$HOME,upperdir={home}/own,workdir={home}/work"
     inside = (
-        f"mount --bind {home} /root && mkdir -p /tmp/ray /run/sshd && mount -t tmpfs tmpfs /tmp/ray && "
+        f"mount -t overlay overlay -o {over_home} $HOME && mkdir -p /tmp/ray /run/sshd && "
+        "mount -t tmpfs tmpfs /tmp/ray && "
         f"exec $(command -v sshd) -D -f {home}/sshd_config -E {home}/sshd.log"
     )
     command = ["ip", "netns", "exec", name, "unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
@@ -113,6 +120,11 @@ def _await_ssh(address: str) -> None:
     raise TimeoutError(f"no sshd at {address}")
 
 
+def _try(*command: str) -> None:
+    with contextlib.suppress(subprocess.CalledProcessError):
+        _do(*command)
+
+
 def _do(*command: str) -> None:
     env = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
-    subprocess.run(command, check=True, env=env)
+    subprocess.run(command, check=True, env=env, capture_output=True)

@@ -61,7 +61,7 @@ def test_an_address_or_a_launchers_file(tmp_path: Path) -> None:
     assert read_cluster(FILES / "local.yaml") == Address("auto")
     assert read_cluster(written(tmp_path, "address: http://head:8265")) == Address("http://head:8265")
     path = written(tmp_path, yaml.safe_dump(ONPREM))
-    assert read_cluster(path) == Launcher(path, "mine", ("10.0.0.1", "10.0.0.2"), 2)
+    assert read_cluster(path) == Launcher(path, "mine", ("10.0.0.1", "10.0.0.2"), 2, ())
 
 
 @pytest.mark.parametrize(

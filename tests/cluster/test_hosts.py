@@ -84,5 +84,6 @@ def test_a_wrong_key_is_told_in_a_line(hosts: Hosts, home: Path, tmp_path: Path)
     path = onprem(tmp_path, hosts, auth={"ssh_user": hosts.user, "ssh_private_key": str(other)})
     done = advise_ray("data", "check", "x.parquet", "--cluster", str(path), home=home, cwd=tmp_path)
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr.splitlines()[-1]
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {path}: SSH does not reach {hosts.addresses[0]}: ")
+    assert "Permission denied" in line
