@@ -33,7 +33,7 @@ from advise_ray.video.synth import synthesize
 KINDS = ("decode_actor", "train_worker", "node", "driver", "controller", "tracking_server", "storage", "disk")
 MOMENTS = ("start", "mid_epoch", "checkpoint")
 PROCESSES = {"decode_actor": "MapWorker", "train_worker": "RayTrainWorker", "controller": "TrainController"}
-RESUMED = ("driver", "disk")
+RESUMED = ("driver", "controller", "disk")
 """What a run cannot survive by itself: `--resume` goes on with it."""
 AWAY_S = {"tracking_server": 8.0, "storage": 30.0}
 DISK_BYTES = 64 << 20

@@ -97,7 +97,6 @@ class _Run:
     def __init__(self, plan: Plan, run_dir: Path, on_line: OnLine) -> None:
         self.plan, self.config, self.run_dir = plan, plan.config, run_dir
         self.on_line = on_line
-        self.stopping = False
         self.started_s = time.monotonic()
         self.tracker = RunTracker(self.config, run_dir)
 
@@ -126,7 +125,6 @@ class _Run:
 
     def _end(self, ended: str) -> Line:
         if ended != "FINISHED":
-            self.stopping = True
             ray.shutdown()  # ends the run's actors, wherever they are
         result = patiently(lambda: write_result(self.plan, self.run_dir, self.tracker.run_id, ended, self.started_s))
         if self.tracker.run_id is None:
@@ -154,7 +152,7 @@ class _Run:
 
         def fit() -> None:
             try:
-                outcome["result"] = self._fit_again_if_the_controller_dies()
+                outcome["result"] = self._trainer().fit()
             except BaseException as error:
                 outcome["error"] = error
 
@@ -181,6 +179,10 @@ class _Run:
         for line in next(lines):
             self.on_line(line, self.plan.schedule.total_steps)
         error = outcome.get("error")
+        if isinstance(error, ray.exceptions.RayActorError):  # nobody starts Ray Train's controller again
+            raise TrainingError(
+                f"the run's controller died ({_first_line(error)}); go on with: advise-ray train --resume {self.run_dir}"
+            ) from error
         if isinstance(error, TrainingFailedError):
             raise TrainingError(_worker_message(error, self.run_dir)) from error
         if error is not None:
@@ -188,17 +190,6 @@ class _Run:
         returned = outcome["result"].return_value
         if "error" in returned:
             raise TrainingError(returned["error"])
-
-    def _fit_again_if_the_controller_dies(self) -> ray.train.Result:
-        """Ray Train starts dead workers again, and nobody its controller."""
-        for _ in range(self.config.train.max_failures):
-            try:
-                return self._trainer().fit()
-            except ray.exceptions.RayActorError as error:
-                if self.stopping:
-                    raise
-                log.warning("the run's controller died (%s); it goes on from the last checkpoint", _first_line(error))
-        return self._trainer().fit()
 
     def _trainer(self) -> ElasticTrainer:
         config, shares = self.config, self.plan.shares

@@ -1,4 +1,4 @@
-"""Each kind of fault at one moment; `jobs/chaos.py` has them all."""
+"""Some faults at one moment; `jobs/chaos.py` has all. Dead workers, drivers and servers are in other tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-MOMENT = {"driver": "checkpoint", "storage": "mid_epoch", "decode_actor": "start", "node": "mid_epoch"}
+MOMENT = "mid_epoch"
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,10 @@ def undisturbed(chaos, tmp_path_factory: pytest.TempPathFactory):
     return root, case
 
 
-@pytest.mark.parametrize(
-    "kind", ["decode_actor", "train_worker", "node", "driver", "controller", "tracking_server", "storage", "disk"]
-)
+@pytest.mark.parametrize("kind", ["node", "controller", "storage", "disk"])
 def test_a_run_survives(chaos, undisturbed, kind: str) -> None:
     root, reference = undisturbed
-    case = chaos.Case(root, root / "manifest.parquet", kind, MOMENT.get(kind, "mid_epoch"))
+    case = chaos.Case(root, root / "manifest.parquet", kind, MOMENT)
     row = case.run()
     if row.get("passed", True) is None:
         pytest.skip(f"{kind}: {row['why']}")
