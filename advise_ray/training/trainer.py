@@ -180,8 +180,9 @@ class _Run:
             self.on_line(line, self.plan.schedule.total_steps)
         error = outcome.get("error")
         if isinstance(error, ray.exceptions.RayActorError):  # nobody starts Ray Train's controller again
+            reason = _first_line(error)
             raise TrainingError(
-                f"the run's controller died ({_first_line(error)}); go on with: advise-ray train --resume {self.run_dir}"
+                f"the run's controller died ({reason}); go on with: advise-ray train --resume {self.run_dir}"
             ) from error
         if isinstance(error, TrainingFailedError):
             raise TrainingError(_worker_message(error, self.run_dir)) from error
