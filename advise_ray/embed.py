@@ -27,7 +27,7 @@ from advise_ray.errors import InterruptedRunError, UsageError
 from advise_ray.inference import VideoModel, load
 from advise_ray.model.advise import AdViSe
 from advise_ray.shares import share_cpus
-from advise_ray.video.augment import view_crops
+from advise_ray.video.augment import centre
 from advise_ray.video.frames import Wanted, group_of
 from advise_ray.video.manifest import Video, read_manifest, videos
 from advise_ray.video.sampling import span_frames, stride_frames
@@ -79,12 +79,12 @@ def embed(
     if out.exists():
         raise UsageError(f"--out: {out} is there; name a new file, or remove it")
     model = load(source)
-    manifest = Path(footage) if footage.endswith(".parquet") else dataset.prepare(footage, out.parent)
-    every = videos(read_manifest(manifest))
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(parts / ".lock", timeout=0):
+            manifest = Path(footage) if footage.endswith(".parquet") else dataset.prepare(footage, parts)
+            every = videos(read_manifest(manifest))
             _refuse_other(parts, model, manifest, step_s, top_k)
             _encode(model, every, parts, step_s, top_k, on_progress)
             counts = _gather(parts, out)
@@ -144,11 +144,10 @@ class EmbedClips:
         self, model: AdViSe, device: torch.device, frames: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """uint8[K·T, H, W, 3] → float32[K, E] and float32[K, classes]."""
-        clip, size = self.config.data.clip, self.config.augment
-        ((top, left),) = view_crops(size, 1)
-        centre = torch.from_numpy(frames[:, top : top + size.crop_size_px, left : left + size.crop_size_px])
+        clip = self.config.data.clip
+        middle = torch.from_numpy(centre(frames, self.config.augment))
         embeddings, probabilities = [], []
-        for chunk in centre.split(max(1, FRAMES_AT_ONCE // clip.num_frames) * clip.num_frames):
+        for chunk in middle.split(max(1, FRAMES_AT_ONCE // clip.num_frames) * clip.num_frames):
             features = model.frame_features(chunk.to(device)).unflatten(0, (-1, clip.num_frames))
             with torch.autocast(device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
                 embedding = model.temporal.embed(model.sfu.arrange(features))

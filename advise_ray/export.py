@@ -49,7 +49,7 @@ def export(source: Path | str, out: Path, kind: Format) -> Row:
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"what was exported differs from the model by up to {difference:.2g}, more than {TOLERANCE:g}; "
-                "nothing is left behind"
+                "nothing is left behind; try the other --format"
             )
         partial.rename(out)
     finally:

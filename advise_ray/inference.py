@@ -15,7 +15,7 @@ from advise_ray.config import load as load_config
 from advise_ray.errors import UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.training import checkpoint
-from advise_ray.video.augment import view_crops
+from advise_ray.video.augment import centre
 from advise_ray.video.decode import LIMITS, decode, probe
 from advise_ray.video.sampling import spread_clips
 
@@ -77,9 +77,7 @@ class VideoModel(AdViSe):
             stream_index=info.stream_index,
             rotation_deg=info.rotation_deg,
         )
-        ((top, left),) = view_crops(size, 1)
-        centre = frames[:, top : top + size.crop_size_px, left : left + size.crop_size_px]
-        return np.ascontiguousarray(centre.reshape(*wanted.shape, *centre.shape[1:]))
+        return np.ascontiguousarray(centre(frames.reshape(*wanted.shape, *frames.shape[1:]), size))
 
 
 def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoModel:
@@ -93,7 +91,7 @@ def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoMode
             was trained on.
     """
     if isinstance(source, str) and MLFLOW_URI.match(source):
-        from advise_ray import registry
+        from advise_ray.tracking import registry
 
         source = registry.fetch(source)
     path = checkpoint.find(Path(source).absolute(), "load")

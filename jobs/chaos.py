@@ -27,6 +27,7 @@ from ray.cluster_utils import Cluster
 
 from advise_ray import dataset
 from advise_ray.config import load, to_yaml
+from advise_ray.lines import read_lines
 from advise_ray.video.annotations import read_ucf101
 from advise_ray.video.synth import synthesize
 
@@ -231,10 +232,7 @@ def _clip(row: Row) -> tuple[Any, ...]:
 
 def train_lines(run_dir: Path) -> list[tuple[int, float]]:
     """Step and loss of each line of a training step."""
-    path = run_dir / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = read_lines(run_dir / "metrics.jsonl")
     return [(line["step"], line["values"]["train/loss"]) for line in lines if "train/loss" in line["values"]]
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import matplotlib as mpl
 import yaml
 
+from advise_ray.lines import read_lines
+
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -43,9 +45,7 @@ class Run:
         self.config = dict(_flat(yaml.safe_load((directory / "config.yaml").read_text())))
         result = directory / "result.json"
         self.result: Row = json.loads(result.read_text()) if result.exists() else {"status": "RUNNING", "metrics": {}}
-        metrics = directory / "metrics.jsonl"
-        text = metrics.read_text() if metrics.exists() else ""
-        self.lines: list[Row] = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        self.lines = read_lines(directory / "metrics.jsonl")
         self.evaluations = {
             path.parent.name: json.loads(path.read_text())
             for path in sorted(directory.glob("evaluation/*/result.json"))

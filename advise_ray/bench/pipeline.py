@@ -25,6 +25,7 @@ from advise_ray.bench.machine import Row, machine
 from advise_ray.bench.plain import best_num_workers, plain_clips_per_s
 from advise_ray.cache.job import CacheJob
 from advise_ray.config import Config, load
+from advise_ray.lines import read_lines
 from advise_ray.model.advise import build_advise
 from advise_ray.training.clips import ClipReader
 from advise_ray.training.loop import Learner
@@ -132,8 +133,8 @@ def _flat(config: Config) -> Iterator[str]:
 def _epochs_clips_per_s(config: Config) -> float:
     """A real run's own report, without its first epochs."""
     result = train(config)
-    lines = (Path(result["run_dir"]) / "metrics.jsonl").read_text().splitlines()
-    rates = [json.loads(line)["values"].get("rate/clips_per_s") for line in lines]
+    lines = read_lines(Path(result["run_dir"]) / "metrics.jsonl")
+    rates = [line["values"].get("rate/clips_per_s") for line in lines]
     rates = [value for value in rates if value is not None]
     return statistics.median(rates[-(-len(rates) // 3) :])
 

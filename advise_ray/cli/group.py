@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from advise_ray import __version__, threads
+from advise_ray import __version__
 from advise_ray.errors import AdviseRayError, InterruptedRunError
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -49,7 +49,6 @@ def main(verbose: bool) -> None:
     if verbose:
         logging.getLogger("advise_ray").setLevel(logging.DEBUG)
     signal.signal(signal.SIGTERM, _terminated)
-    threads.prepare()
 
 
 def _end_interrupted() -> NoReturn:

@@ -55,7 +55,7 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
     arguments, config = _arguments(ctx)
     env = job.secrets(config.secrets) if config is not None else {}
     nodes = {"hosts": cluster.hosts, "least_nodes": cluster.least_nodes} if isinstance(cluster, Launcher) else {}
-    with _job_server(cluster) as client:
+    with _told_of_what_is_left(cluster, down), _job_server(cluster) as client:
         job_id = job.submit(client, [json.dumps(nodes), *arguments], config, env, _tell)
         _tell(f"job {job_id}")
         if detach:
@@ -67,6 +67,19 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
         take_down(cluster, _tell)
     click.echo(output, nl=False)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _told_of_what_is_left(cluster: Address | Launcher, down: bool) -> Iterator[None]:
+    """Machines that `--down` was to end, and that stay since something else ended first."""
+    from advise_ray.cluster.file import Launcher
+
+    try:
+        yield
+    except BaseException:
+        if down and isinstance(cluster, Launcher):
+            _tell(f"the cluster may still be up, and cost money; end it with: ray down {cluster.path}")
+        raise
 
 
 @contextlib.contextmanager

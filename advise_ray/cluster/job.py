@@ -132,7 +132,8 @@ def _lines(client: JobSubmissionClient, job_id: str) -> Iterator[str]:
             broken_since_s = broken_since_s or time.monotonic()
             if time.monotonic() - broken_since_s > RECONNECTS_FOR_S:
                 raise ClusterError(
-                    f"the cluster is out of reach for {RECONNECTS_FOR_S:g} s ({error}); job {job_id} may still run"
+                    f"the cluster is out of reach for {RECONNECTS_FOR_S:g} s ({error}); job {job_id} may still run: "
+                    f"see `ray job status {job_id}` when it is back"
                 ) from None
         time.sleep(POLL_S)
 

@@ -57,6 +57,12 @@ class TrainConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often the run starts again from its last checkpoint after a worker died."""
 
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The fewest and the most workers."""
+        counts = self.num_workers
+        return counts if isinstance(counts, tuple) else (counts, counts)
+
 
 class TrackingConfig(Section):
     """Where MLflow records the run."""
@@ -124,8 +130,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Config:
-        unit, counts = self.data.clip.clips_per_video, self.train.num_workers
-        least, most = counts if isinstance(counts, tuple) else (counts, counts)
+        unit, (least, most) = self.data.clip.clips_per_video, self.train.worker_range
         if least > most:
             raise ValueError(f"train.num_workers: [{least}, {most}] is [min, max]; min is above max")
         for workers in (least, most):
@@ -150,8 +155,7 @@ def videos_per_step(config: Config) -> int:
 
 def worker_counts(config: Config) -> list[int]:
     """The numbers of workers that a run may have, most first: those that share a step equally, in whole videos."""
-    counts = config.train.num_workers
-    least, most = counts if isinstance(counts, tuple) else (counts, counts)
+    least, most = config.train.worker_range
     return [count for count in range(most, least - 1, -1) if videos_per_step(config) % count == 0]
 
 

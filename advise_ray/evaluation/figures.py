@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from advise_ray.config import Config
 from advise_ray.errors import VideoDecodeError
 from advise_ray.evaluation.metrics import class_accuracies
-from advise_ray.video.augment import view_crops
+from advise_ray.video.augment import centre
 from advise_ray.video.child import DecodeProcess
 from advise_ray.video.manifest import Video
 
@@ -96,8 +96,7 @@ def _strip(mistake: Mistake, config: Config, decoder: DecodeProcess) -> NDArray[
         width_px=size.resize_width_px,
         **video.decoding,
     )
-    ((top, left),) = view_crops(size, 1)
-    return np.concatenate(list(frames[:, top : top + size.crop_size_px, left : left + size.crop_size_px]), axis=1)
+    return np.concatenate(list(centre(frames, size)), axis=1)
 
 
 def _save(path: Path, draw: Callable[[Any], None], size_in: tuple[float, float]) -> None:

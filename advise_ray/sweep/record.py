@@ -14,11 +14,13 @@ from ray import tune
 
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import ConfigError, TrackingError
+from advise_ray.lines import read_lines
 from advise_ray.sweep.settings import FINETUNE, as_text
 from advise_ray.sweep.space import Settings
 from advise_ray.sweep.table import is_number, read_trials
 from advise_ray.sweep.trial import ENDED, Sweep
-from advise_ray.tracking import RunTracker, log
+from advise_ray.tracking import RunTracker
+from advise_ray.tracking.run import log
 
 HIDDEN = ("done", "epochs")
 """Of a report: not figures."""
@@ -81,7 +83,7 @@ class Recorder(tune.Callback):
             log.warning("%s; trial %s goes on, and is logged by --resume", error, tracker.run_dir.name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
-        told = _reports(self._of(trial)[0])
+        told = read_lines(self._of(trial / "reports.jsonl")[0])
         self._end(trial, "FINISHED" if told and told[-1]["done"] else "PRUNED", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
@@ -106,7 +108,7 @@ class Recorder(tune.Callback):
             return
         if not (trial_dir / "config.yaml").exists():  # its process died before it could start
             self._begin(trial_dir, settings)
-        told = _reports(trial_dir)
+        told = read_lines(trial_dir / "reports.jsonl")
         values = {name: value for name, value in (told[-1] if told else {}).items() if name not in HIDDEN}
         row = {"number": int(trial_dir.name), "settings": settings, "status": status, "values": values, "error": error}
         partial = trial_dir / f".{ENDED}.partial"
@@ -143,14 +145,7 @@ def _finish(tracker: RunTracker, row: dict[str, Any] | None = None) -> None:
 
 def _told(tracker: RunTracker) -> set[str]:
     """Names that metrics.jsonl has."""
-    path = tracker.run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {name for line in lines for name in json.loads(line)["values"]}
-
-
-def _reports(trial_dir: Path) -> list[dict[str, Any]]:
-    path = trial_dir / "reports.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {name for line in read_lines(tracker.run_dir / "metrics.jsonl") for name in line["values"]}
 
 
 def _cause(trial: Any) -> str:

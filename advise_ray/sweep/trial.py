@@ -21,6 +21,7 @@ from advise_ray.config import Config, IFMConfig, load, to_yaml
 from advise_ray.evaluation.actions import Settings as ProtocolSettings
 from advise_ray.evaluation.run import Protocol, score
 from advise_ray.evaluation.subject import find_subject
+from advise_ray.lines import read_lines
 from advise_ray.memory import PeakMemory
 from advise_ray.model.ifm import IFM, build_ifm
 from advise_ray.sweep.features import folder_of, takes_features
@@ -92,7 +93,7 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
     trial_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(trial_dir / ".lock", timeout=LONGEST_WAIT_S):  # a killed sweep may have left somebody at it
         path = trial_dir / "reports.jsonl"
-        told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        told = read_lines(path)
         yield from told
         known: Values = told[-1] if told else {}
         if known.get("done"):
@@ -133,8 +134,8 @@ def _measure(sweep: Sweep, stages: dict[str, Config], trial_dir: Path) -> Iterat
 
 def _train_s(metrics: Path) -> float:
     """Seconds in all epochs, also of those before a trial went away."""
-    lines = (json.loads(line)["values"] for line in metrics.read_text().splitlines() if "rate/epoch_s" in line)
-    return float(sum(value for values in lines for name, value in values.items() if name.endswith("rate/epoch_s")))
+    every = [line["values"].items() for line in read_lines(metrics)]
+    return float(sum(value for values in every for name, value in values if name.endswith("rate/epoch_s")))
 
 
 def train_here(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> Iterator[tuple[int, Values]]:
@@ -206,13 +207,12 @@ class _Lines:
 
     def __init__(self, source: Path, target: Path, prefix: str) -> None:
         self.source, self.target, self.prefix = source, target, prefix
-        held = target.read_text().splitlines() if target.exists() else []
-        self.copied = sum(json.loads(line)["stage"] == prefix for line in held)
+        self.copied = sum(line["stage"] == prefix for line in read_lines(target))
 
     def copy(self) -> None:
-        new = self.source.read_text().splitlines()[self.copied :]
+        new = read_lines(self.source)[self.copied :]
         with self.target.open("a") as file:
-            for line in map(json.loads, new):
+            for line in new:
                 values = {self.prefix + name: value for name, value in line["values"].items()}
                 file.write(json.dumps({**line, "values": values, "stage": self.prefix}) + "\n")
         self.copied += len(new)

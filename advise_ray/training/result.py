@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from advise_ray.lines import read_lines
 from advise_ray.tracking import ui_command
 from advise_ray.training import checkpoint, status
 from advise_ray.training.plan import Plan
@@ -70,7 +71,5 @@ def new_lines(path: Path) -> Iterator[list[Line]]:
 
 def last_epoch(path: Path) -> Line | None:
     """The line of the last epoch that ended."""
-    if not path.exists():
-        return None
-    lines = (json.loads(line) for line in path.read_text().splitlines() if '"train/epoch_loss"' in line)
-    return max(lines, key=lambda line: line["epoch"], default=None)
+    ended = [line for line in read_lines(path) if "train/epoch_loss" in line["values"]]
+    return max(ended, key=lambda line: line["epoch"], default=None)

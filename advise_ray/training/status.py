@@ -11,6 +11,7 @@ import ray
 
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
+from advise_ray.lines import read_lines
 from advise_ray.video.storage import is_url
 
 Row = dict[str, Any]
@@ -53,7 +54,9 @@ def read(run_dir: Path) -> Row:
     config = load(run_dir / "config.yaml")
     noted = _json(run_dir / "status.json")
     result = _json(run_dir / "result.json")
-    steps, epochs = _lines(run_dir / "metrics.jsonl")
+    lines = read_lines(run_dir / "metrics.jsonl")
+    steps = [line for line in lines if "train/loss" in line["values"]]
+    epochs = [line for line in lines if "rate/epoch_s" in line["values"]]
     silent_s = time.time() - noted.get("time_s", (run_dir / "config.yaml").stat().st_mtime)
     ended = result.get("status") if result.get("ended_s", 0) >= noted.get("time_s", 0) else None  # else it was resumed
     status = ended or ("RUNNING" if silent_s < SILENT_S else "SILENT")
@@ -98,16 +101,6 @@ def _eta_s(steps: list[Row], total: int | None) -> float | None:
         return None
     pace_s = (recent[-1]["time_s"] - recent[0]["time_s"]) / (recent[-1]["step"] - recent[0]["step"])
     return round(pace_s * (total - recent[-1]["step"]), 1)
-
-
-def _lines(path: Path) -> tuple[list[Row], list[Row]]:
-    """The lines of steps, and those of epochs."""
-    text = path.read_text() if path.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return (
-        [line for line in lines if "train/loss" in line["values"]],
-        [line for line in lines if "rate/epoch_s" in line["values"]],
-    )
 
 
 def _json(path: Path) -> Row:

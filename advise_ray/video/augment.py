@@ -42,6 +42,13 @@ def centre_crop(augment: AugmentConfig) -> NDArray[np.float32]:
     return _row(augment, 0.5, 0.5, augment.crop_size_px, augment.crop_size_px, *unchanged)
 
 
+def centre(frames: NDArray[np.uint8], augment: AugmentConfig) -> NDArray[np.uint8]:
+    """uint8[…, H, W, 3] as they were resized → the square in their middle, a view."""
+    ((top, left),) = view_crops(augment, 1)
+    size_px = augment.crop_size_px
+    return frames[..., top : top + size_px, left : left + size_px, :]
+
+
 def view_crops(augment: AugmentConfig, num_crops: int) -> list[tuple[int, int]]:
     """Top and left, in pixels, of squares of `crop_size_px` along the longer side; a single one is the centre."""
     places = [index / (num_crops - 1) for index in range(num_crops)] if num_crops > 1 else [0.5]

@@ -13,27 +13,20 @@ import logging
 import os
 import platform
 import re
-import shlex
-import sqlite3
 import subprocess
-import tempfile
-import textwrap
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from advise_ray import registry
 from advise_ray.config import Config, flatten, load
-from advise_ray.errors import TrackingError
+from advise_ray.tracking import registry
+from advise_ray.tracking.store import connect, reason_of, redact, told
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    pass
 
 log = logging.getLogger("advise_ray")
 
@@ -44,43 +37,6 @@ LAST_TRY_S = 20.0  # how long the end of a run waits for it
 BLOCK_BYTES = 1 << 16  # of metrics.jsonl, between two notes of how far it is sent; longer than any line
 ENTITIES_PER_CALL, PARAM_LENGTH = 100, 6000  # MLflow's limits; and what a slow server takes in time
 VERSIONS_OF = ("advise-ray", "torch", "ray", "mlflow", "timm", "open_clip_torch", "decord2", "av")
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-ENVIRONMENT = {
-    # A server that is away must be known to be away within seconds; MLflow's default is minutes of retries.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-
-
-def tracking_uri(config: Config) -> str:
-    """The configured server or store; else the SQLite store in `storage.path`, which is made on first use."""
-    uri = config.tracking.uri or f"sqlite:///{Path(config.storage.path) / 'mlflow.db'}"
-    if not uri.startswith("sqlite:///"):
-        return uri
-    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-
-
-def ui_command(config: Config) -> str:
-    """The address of the MLflow UI, or the line that serves it from this store, to this machine only."""
-    uri = redact(tracking_uri(config))
-    if not uri.startswith(DATABASES):
-        return uri
-    return f"mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri {shlex.quote(uri)}"
-
-
-def redact(text: str) -> str:
-    """`text` without the user names, passwords and tokens of the URIs in it."""
-    return re.sub(r"(?<=://)[^/\s]+(?=@)|(?<=password=)[^&\s]+|(?<=token=)[^&\s]+", "***", text)
-
-
-def check(config: Config) -> None:
-    """Raise TrackingError unless the server or the store answers; an unmade SQLite store is left unmade."""
-    db = _sqlite_file(tracking_uri(config))
-    if db is None or db.exists():
-        with _told(config):
-            _client(tracking_uri(config)).search_experiments(max_results=1)
 
 
 class RunTracker:
@@ -126,7 +82,7 @@ class RunTracker:
         Raises:
             TrackingError: the server or the store cannot be reached.
         """
-        with _told(self.config):
+        with told(self.config):
             self._client, experiment_id = connect(self.config)
             known = self._client.search_runs([experiment_id], f"attributes.run_id = '{self.run_id}'")
             run = known[0] if known else self._client.create_run(experiment_id, run_name=name or self.run_dir.name)
@@ -203,7 +159,7 @@ class RunTracker:
             for file in files:
                 client.log_artifact(self.run_id, str(file), folder)
         except Exception as error:
-            log.warning("MLflow has not got the evaluation (%s); evaluate again when it is there", _line(error))
+            log.warning("MLflow has not got the evaluation (%s); evaluate again when it is there", reason_of(error))
             return False
         return True
 
@@ -221,7 +177,7 @@ class RunTracker:
         if tracker._state["end"] is None and result.is_file():  # the driver died before it could call `finish`
             status, time_s = json.loads(result.read_text())["status"], result.stat().st_mtime
             tracker._state["end"] = {"status": status, "time_s": time_s, "artifacts": [], "values": {}}
-        with _told(tracker.config):
+        with told(tracker.config):
             tracker._client, _ = connect(tracker.config)
             tracker._advance(run_dir / "metrics.jsonl")
 
@@ -248,16 +204,10 @@ class RunTracker:
             for path in [*(self.run_dir / name for name in ARTIFACTS), *map(Path, end["artifacts"])]:
                 if path.is_file():
                     self._client.log_artifact(self.run_id, str(path))
-            if end.get("model") is not None and self._state.get("model") != end["model"]:
-                registry.register(
-                    self._client,
-                    tracking_uri(self.config),
-                    _model_name(self.config),
-                    str(self.run_id),
-                    Path(end["model"]),
-                )
-                self._save(model=end["model"])
             self._client.set_terminated(self.run_id, end["status"], end_time=int(end["time_s"] * 1000))
+            if (model := end.get("model")) is not None and self._state.get("model") != model:
+                registry.register(self._client, self.config, str(self.run_id), Path(model))
+                self._save(model=model)
             self._save(complete=True)
 
     def _log_metrics(self, lines: Iterable[dict[str, Any]]) -> None:
@@ -277,7 +227,7 @@ class RunTracker:
     def _heard(self, error: Exception | None) -> None:
         """One line when the server goes, one when it is back."""
         if error is not None and not self._away:
-            log.warning("MLflow is away (%s); the run goes on, and is logged when it is back", _line(error))
+            log.warning("MLflow is away (%s); the run goes on, and is logged when it is back", reason_of(error))
         if error is None and self._away:
             log.warning("MLflow is back; what it missed is logged")
         self._away = error is not None
@@ -288,68 +238,6 @@ class RunTracker:
             partial = self._path.with_suffix(".partial")
             partial.write_text(json.dumps(self._state))
             partial.replace(self._path)
-
-
-def connect(config: Config) -> tuple[MlflowClient, str]:
-    """A client of a store that exists, and the id of the experiment.
-
-    The first touch of a SQLite store makes its tables, and two processes that do so at once break each other
-    (measured on mlflow 3.17): a lock keeps them apart.
-    """
-    uri, name, artifacts = tracking_uri(config), config.tracking.experiment, None
-    with ExitStack() as stack:
-        if uri.startswith(DATABASES):
-            db = _sqlite_file(uri)
-            folder = db.parent if db else Path(config.storage.path)
-            folder.mkdir(parents=True, exist_ok=True)
-            artifacts = (folder / "mlflow-artifacts").as_uri()  # else they would go into the working directory
-            stack.enter_context(FileLock(folder / ".mlflow.lock", timeout=60))
-            if db and not db.exists():
-                _create(db)
-        client = _client(uri)
-        if experiment := client.get_experiment_by_name(name):
-            return client, experiment.experiment_id
-        return client, client.create_experiment(name, artifact_location=artifacts)
-
-
-def _client(uri: str) -> MlflowClient:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # what they would print is retried or told here
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if uri.startswith(DATABASES):
-        from mlflow.store.db import utils
-
-        utils.MAX_RETRY_COUNT = 2  # there is no setting for it: ten tries to open a database take 100 s
-    return MlflowClient(uri)
-
-
-def _create(db: Path) -> None:
-    """Make the SQLite store aside and move it into place, so that a killed process leaves no half of one.
-
-    Unflushed until then, MLflow's migrations take 1.5 s for 2.3 s, and on a busy disk 3 s for 7 s.
-    """
-    from sqlalchemy import Engine, event
-
-    def no_flush(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA synchronous = OFF")
-
-    with tempfile.TemporaryDirectory(dir=db.parent, prefix=".mlflow-") as folder:
-        new = Path(folder) / db.name
-        event.listen(Engine, "connect", no_flush)
-        try:
-            _client(f"sqlite:///{new}").search_experiments(max_results=1)
-        finally:
-            event.remove(Engine, "connect", no_flush)
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-        new.replace(db)
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
 
 
 def _whole_lines(path: Path, offset: int) -> bytes:
@@ -375,11 +263,6 @@ def _tags() -> Mapping[str, str]:
     return tags | {"mlflow.source.git.commit": commit.removesuffix("-dirty"), "git.dirty": dirty}
 
 
-def _model_name(config: Config) -> str:
-    """Models of one experiment and task compete for the alias `best`."""
-    return re.sub(r"[/:]", "-", f"{config.tracking.experiment}-{config.task}")
-
-
 def _named(metric: str) -> str:
     """In letters that MLflow takes."""
     return re.sub(r"[^\w/.: -]", "_", metric)
@@ -387,23 +270,3 @@ def _named(metric: str) -> str:
 
 def _text(value: Any) -> str:
     return redact(value if isinstance(value, str) else json.dumps(value))[:PARAM_LENGTH]
-
-
-@contextmanager
-def _told(config: Config) -> Iterator[None]:
-    """Turn what MLflow, SQLAlchemy and requests raise, each their own kinds, into one clear line."""
-    try:
-        yield
-    except Exception as error:
-        advice = "start the server, or correct or unset it" if config.tracking.uri else "storage.path must be writable"
-        uri = redact(tracking_uri(config))
-        raise TrackingError(f"tracking.uri: cannot log to {uri}: {_line(error)}; {advice}") from None
-
-
-def _line(error: BaseException) -> str:
-    """The cause behind it all where that is the system's or SQLite's, and never a secret."""
-    root = error
-    while root.__context__ is not None:
-        root = root.__context__
-    text = str(root if isinstance(root, OSError | sqlite3.Error) else error).strip() or type(error).__name__
-    return textwrap.shorten(redact(text.splitlines()[0]), 240, placeholder=" …")

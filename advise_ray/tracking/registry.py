@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advise_ray.config import Config
 from advise_ray.errors import TrackingError
+from advise_ray.tracking.store import reason_of, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -16,25 +19,36 @@ METRIC = "val/top1"
 """The version with the highest has the alias `best`."""
 
 
-def register(client: MlflowClient, uri: str, name: str, run_id: str, checkpoint: Path) -> None:
-    """Log a checkpoint as a model of a run, models from code (`serving.py`), and register it under `name`."""
+def model_name(config: Config) -> str:
+    """Models of one experiment and task compete for the alias `best`."""
+    return re.sub(r"[/:]", "-", f"{config.tracking.experiment}-{config.task}")
+
+
+def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) -> None:
+    """Log a checkpoint as a model of a run, models from code (`serving.py`), and register it under `model_name`.
+
+    The run may have ended: its status stays as it is (`mlflow.pyfunc.log_model` would set it running).
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    mlflow.set_tracking_uri(uri)
+    name = model_name(config)
+    mlflow.set_tracking_uri(tracking_uri(config))
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec("string", "error")]
-    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(Path(__file__).with_name("serving.py")),
-            artifacts={"checkpoint": str(checkpoint)},
-            signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),
-            pip_requirements=[f"advise-ray=={metadata.version('advise-ray')}"],
-            registered_model_name=name,
-            await_registration_for=None,
-        )
+    logged = Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        python_model=str(Path(__file__).parents[1] / "serving.py"),
+        artifacts={"checkpoint": str(checkpoint)},
+        signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),
+        pip_requirements=[f"advise-ray=={metadata.version('advise-ray')}"],
+        registered_model_name=name,
+        await_registration_for=None,
+    )
     score = json.loads((checkpoint / "state.json").read_text())["metrics"].get(METRIC, 0.0)
     version = str(logged.registered_model_version)
     client.set_model_version_tag(name, version, METRIC, f"{score:.6g}")
@@ -57,8 +71,9 @@ def fetch(uri: str) -> Path:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(uri))
     except Exception as error:  # MLflow's, SQLAlchemy's and requests' kinds
-        reason = " ".join(str(error).split())[:200]
-        raise TrackingError(f"{uri}: MLflow does not give it ({reason}); is MLFLOW_TRACKING_URI right?") from None
+        raise TrackingError(
+            f"{uri}: MLflow does not give it ({reason_of(error)}); is MLFLOW_TRACKING_URI right?"
+        ) from None
     found = sorted(folder.rglob("model.safetensors"))
     if not found:
         raise TrackingError(f"{uri}: is no model of advise-ray's (it has no model.safetensors)")
