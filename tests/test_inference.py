@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import advise_ray
+from advise_ray import tracking
 from advise_ray.config import load
 from advise_ray.embed import clips_of, embed
 from advise_ray.errors import ExportError, UsageError, VideoDecodeError
@@ -47,6 +49,31 @@ def test_a_loaded_model_encodes_clips_and_tells_classes(model: VideoModel, manif
     assert list(found) == model.classes
     assert sum(found.values()) == pytest.approx(1, abs=1e-5)
     assert model.predict(path.read_bytes(), num_clips=2) == found
+
+
+def test_mlflow_has_the_model_and_serves_bytes_alone(
+    model: VideoModel, run_dir: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    import pandas as pd
+    from mlflow.exceptions import MlflowException
+
+    store = tracking.tracking_uri(model.config)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    mlflow.set_tracking_uri(store)
+    path = Path(videos(read_manifest(manifest))[0].path)
+    expected = model.predict(path)
+    assert advise_ray.load("models:/advise-ray-action@best").predict(path) == expected
+    served = mlflow.pyfunc.load_model("models:/advise-ray-action@best")
+    answers = served.predict(pd.DataFrame({"video": [path.read_bytes(), b"no video"]}))
+    assert answers["class"].tolist() == [max(expected, key=lambda name: expected[name]), ""]
+    assert answers["probability"][0] == pytest.approx(max(expected.values()))
+    assert answers["error"][1]
+    with pytest.raises(MlflowException):
+        served.predict(pd.DataFrame({"video": [str(path)]}))
+    client, _ = tracking.connect(model.config)
+    run = client.get_run(json.loads((run_dir / "tracking.json").read_text())["run_id"])
+    assert run.info.status == "FINISHED"
 
 
 def test_a_file_that_is_no_video(model: VideoModel, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from advise_ray.bench.machine import Row, machine
 from advise_ray.bench.plain import best_num_workers, plain_clips_per_s
 from advise_ray.cache.job import CacheJob
 from advise_ray.config import Config, load
-from advise_ray.lines import read_lines
+from advise_ray.files import read_lines
 from advise_ray.model.advise import build_advise
 from advise_ray.training.clips import ClipReader
 from advise_ray.training.loop import Learner

@@ -17,6 +17,7 @@ from advise_ray.evaluation import figures
 from advise_ray.evaluation.encode import Encoder
 from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.subject import Subject
+from advise_ray.files import write_whole
 from advise_ray.tracking import RunTracker
 from advise_ray.video.sampling import spread_clips
 
@@ -59,7 +60,7 @@ def leave(
         "evaluation_dir": str(folder),
         "wall_s": round(time.monotonic() - started_s, 1),
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result | _log(subject, encoder, name, metrics, folder)
 
 

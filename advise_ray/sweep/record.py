@@ -14,7 +14,7 @@ from ray import tune
 
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import ConfigError, TrackingError
-from advise_ray.lines import read_lines
+from advise_ray.files import read_lines, write_whole
 from advise_ray.sweep.settings import FINETUNE, as_text
 from advise_ray.sweep.space import Settings
 from advise_ray.sweep.table import is_number, read_trials
@@ -68,9 +68,7 @@ class Recorder(tune.Callback):
         tracking = config.tracking.model_copy(update={"run_name": None})
         config = config.model_copy(update={"storage": self.sweep.config.storage, "tracking": tracking})
         (trial_dir / "config.yaml").write_text(to_yaml(config))
-        partial = trial_dir / ".settings.json.partial"
-        partial.write_text(json.dumps(settings))
-        partial.rename(trial_dir / "settings.json")
+        write_whole(trial_dir / "settings.json", json.dumps(settings))
         return config
 
     def _start(self, tracker: RunTracker, settings: Settings) -> None:
@@ -83,7 +81,7 @@ class Recorder(tune.Callback):
             log.warning("%s; trial %s goes on, and is logged by --resume", error, tracker.run_dir.name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
-        told = read_lines(self._of(trial / "reports.jsonl")[0])
+        told = read_lines(self._of(trial)[0] / "reports.jsonl")
         self._end(trial, "FINISHED" if told and told[-1]["done"] else "PRUNED", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
@@ -111,9 +109,7 @@ class Recorder(tune.Callback):
         told = read_lines(trial_dir / "reports.jsonl")
         values = {name: value for name, value in (told[-1] if told else {}).items() if name not in HIDDEN}
         row = {"number": int(trial_dir.name), "settings": settings, "status": status, "values": values, "error": error}
-        partial = trial_dir / f".{ENDED}.partial"
-        partial.write_text(json.dumps(row))
-        partial.rename(trial_dir / ENDED)
+        write_whole(trial_dir / ENDED, json.dumps(row))
         if trial.trial_id in self.trackers:
             self.sending.submit(_finish, self.trackers[trial.trial_id], row)
         self.ended += 1

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from advise_ray import recipes, runtime
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
+from advise_ray.files import write_whole
 from advise_ray.sweep import figures, table
 from advise_ray.sweep.features import FEATURE_KEYS, make_features, refuse_unfit
 from advise_ray.sweep.fit import run_trials
@@ -115,7 +116,7 @@ class _Run:
             tuning = self.config.tune.model_copy(update={"finetune": str(path)})
             self.config = self.config.model_copy(update={"tune": tuning})
             self.sweep = dataclasses.replace(self.sweep, config=self.config)
-        (self.directory / "config.yaml").write_text(to_yaml(self.config))
+        write_whole(self.directory / "config.yaml", to_yaml(self.config))
 
     def _execute(self) -> Row:
         self.tracker.start(device=str(self.sweep.device))
@@ -174,7 +175,7 @@ class _Run:
             "mlflow_ui": ui_command(self.config),
             "wall_s": round(time.monotonic() - self.started_s, 1),
         }
-        (self.directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
         summary, tags = {}, {}
         if best is not None:
             summary = {f"best/{name}": value for name, value in best["values"].items() if table.is_number(value)}

@@ -21,7 +21,7 @@ from advise_ray.config import Config, IFMConfig, load, to_yaml
 from advise_ray.evaluation.actions import Settings as ProtocolSettings
 from advise_ray.evaluation.run import Protocol, score
 from advise_ray.evaluation.subject import find_subject
-from advise_ray.lines import read_lines
+from advise_ray.files import read_lines
 from advise_ray.memory import PeakMemory
 from advise_ray.model.ifm import IFM, build_ifm
 from advise_ray.sweep.features import folder_of, takes_features

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advise_ray.config import Config, flatten, load
+from advise_ray.files import write_whole
 from advise_ray.tracking import registry
 from advise_ray.tracking.store import connect, reason_of, redact, told
 
@@ -235,9 +236,7 @@ class RunTracker:
     def _save(self, **changes: Any) -> None:
         with self._saving:  # `finish` and the thread may do so at once
             self._state |= changes
-            partial = self._path.with_suffix(".partial")
-            partial.write_text(json.dumps(self._state))
-            partial.replace(self._path)
+            write_whole(self._path, json.dumps(self._state))
 
 
 def _whole_lines(path: Path, offset: int) -> bytes:

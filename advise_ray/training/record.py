@@ -185,7 +185,7 @@ def _last_written(path: Path) -> tuple[int, int, int]:
     text = path.read_text()
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        path.write_text(whole)
+        os.truncate(path, len(whole.encode()))
     for line in map(json.loads, whole.splitlines()):
         if "train/loss" in line["values"]:
             last_step = max(last_step, line["step"])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from advise_ray.lines import read_lines
+from advise_ray.files import read_lines, write_whole
 from advise_ray.tracking import ui_command
 from advise_ray.training import checkpoint, status
 from advise_ray.training.plan import Plan
@@ -51,7 +51,7 @@ def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: st
         "wall_s": round(time.monotonic() - started_s, 1),
         "ended_s": time.time(),
     }
-    (run_dir / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_whole(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
 

@@ -11,7 +11,7 @@ import ray
 
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
-from advise_ray.lines import read_lines
+from advise_ray.files import read_lines, write_whole
 from advise_ray.video.storage import is_url
 
 Row = dict[str, Any]
@@ -33,10 +33,8 @@ def note(run_dir: Path, total_steps: int) -> None:
         for node in ray.nodes()
         if node["Alive"]
     ]
-    path = run_dir / "status.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"time_s": time.time(), "total_steps": total_steps, "nodes": nodes}))
-    partial.replace(path)
+    noted = {"time_s": time.time(), "total_steps": total_steps, "nodes": nodes}
+    write_whole(run_dir / "status.json", json.dumps(noted))
 
 
 def read(run_dir: Path) -> Row:

@@ -22,6 +22,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from advise_ray import cards, runtime
 from advise_ray.config import Config, load, to_yaml, worker_counts
 from advise_ray.errors import InterruptedRunError, TrackingError, TrainingError, UsageError
+from advise_ray.files import write_whole
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint, status
 from advise_ray.training.elastic import RESIZE_CHECK_S, ElasticTrainer
@@ -103,7 +104,7 @@ class _Run:
     def execute(self) -> Line:
         fresh = not self.run_dir.exists()
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.yaml").write_text(to_yaml(self.config))
+        write_whole(self.run_dir / "config.yaml", to_yaml(self.config))
         rejects = self.run_dir / "rejects.parquet"
         if not rejects.exists():
             write_rejects([], rejects)
@@ -119,7 +120,10 @@ class _Run:
             self._end("KILLED")
             raise InterruptedRunError(f"interrupted; go on with: advise-ray train --resume {self.run_dir}") from None
         except BaseException:
-            self._end("FAILED")
+            try:
+                self._end("FAILED")
+            except OSError as error:  # what ended the run may be a full disk, and is what has to be told
+                log.warning("that the run has ended cannot be noted: %s", error)
             raise
         return self._end("FINISHED")
 

@@ -28,15 +28,24 @@ class Hosts:
     user: str = "root"
 
 
-def why_not() -> str | None:
-    """What this machine lacks for it."""
+def why_not(folder: Path) -> str | None:
+    """What this machine lacks for it: tools, or a kernel that takes namespaces, bridges and a home over a home."""
     if os.geteuid() != 0:
         return "namespaces need root"
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if missing := [name for name in NEEDED if shutil.which(name, path=path) is None]:
         return f"not installed: {', '.join(missing)} (apt-get install -y openssh-server iproute2 rsync)"
-    tried = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], check=False, capture_output=True)
+    (folder / "own").mkdir()
+    (folder / "work").mkdir()
+    try_all = f"ip link add tried type bridge && {_over_home(folder)}"
+    command = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "sh", "-c", try_all]
+    tried = subprocess.run(command, check=False, capture_output=True, env={**os.environ, "PATH": path})
     return None if tried.returncode == 0 else f"the kernel refuses namespaces: {tried.stderr.decode().strip()}"
+
+
+def _over_home(folder: Path) -> str:
+    """This machine's home, which may hold the Python that runs, with what is written to it in `folder`."""
+    return f"mount -t overlay overlay -o lowerdir=$HOME,upperdir={folder}/own,workdir={folder}/work $HOME"
 
 
 @contextlib.contextmanager
@@ -60,7 +69,7 @@ def running_hosts(folder: Path, count: int) -> Iterator[Hosts]:
 def _host(folder: Path, number: int, key: Path) -> Iterator[str]:
     name, address = f"advise-h{number}", f"{NETWORK}.{11 + number}"
     home = folder / name
-    for own in ("own", "work"):  # over this machine's home, which may hold the Python that runs
+    for own in ("own", "work"):
         (home / own).mkdir(parents=True)
     (home / "own" / ".bashrc").write_text(f"export PATH={Path(sys.executable).parent}:$PATH\n")
     (home / "own" / ".profile").write_text(". ~/.bashrc\n")
@@ -100,9 +109,8 @@ def _sshd(name: str, home: Path, key: Path) -> subprocess.Popen[bytes]:
         "Subsystem": "sftp internal-sftp",
     }
     (home / "sshd_config").write_text("".join(f"{option} {value}\n" for option, value in settings.items()))
-    over_home = f"lowerdir=$HOME,upperdir={home}/own,workdir={home}/work"
     inside = (
-        f"mount -t overlay overlay -o {over_home} $HOME && mkdir -p /tmp/ray /run/sshd && "
+        f"{_over_home(home)} && mkdir -p /tmp/ray /run/sshd && "
         "mount -t tmpfs tmpfs /tmp/ray && "
         f"exec $(command -v sshd) -D -f {home}/sshd_config -E {home}/sshd.log"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -21,13 +20,9 @@ ONPREM = Path(__file__).parents[2] / "cluster" / "onprem.yaml"
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    if (lacking := why_not()) is not None:
+    if (lacking := why_not(tmp_path_factory.mktemp("tried"))) is not None:
         pytest.skip(f"{lacking}; test_job.py and test_elastic.py use raylets of one host")
-    with contextlib.ExitStack() as stack:
-        try:
-            running = stack.enter_context(running_hosts(tmp_path_factory.mktemp("hosts"), 2))
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"this machine does not take hosts of their own ({error}); test_job.py uses one host")
+    with running_hosts(tmp_path_factory.mktemp("hosts"), 2) as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""A node that dies in mid-epoch; `jobs/chaos.py` has more. Dead workers, drivers and servers are in other tests."""
+"""Some faults in mid-epoch; `jobs/chaos.py` has all. Dead workers, drivers and servers are in other tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def undisturbed(chaos, tmp_path_factory: pytest.TempPathFactory):
     return root, case
 
 
-@pytest.mark.parametrize("kind", ["node"])
+@pytest.mark.parametrize("kind", ["node", "controller", "storage", "disk"])
 def test_a_run_survives(chaos, undisturbed, kind: str) -> None:
     root, reference = undisturbed
     case = chaos.Case(root, root / "manifest.parquet", kind, MOMENT)
