@@ -71,7 +71,9 @@ def test_mlflow_has_the_model_and_serves_bytes_alone(
     assert answers["error"][1]
     with pytest.raises(MlflowException):
         served.predict(pd.DataFrame({"video": [str(path)]}))
-    client, _ = tracking.connect(model.config)
+    client, experiment_id = tracking.connect(model.config)
+    (logged,) = client.search_logged_models([experiment_id])  # the experiment's own, not "Default"
+    assert not list(Path(logged.artifact_location.removeprefix("file://")).rglob("optimizer.pt"))
     run = client.get_run(json.loads((run_dir / "tracking.json").read_text())["run_id"])
     assert run.info.status == "FINISHED"
 

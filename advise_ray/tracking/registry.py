@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,19 +38,24 @@ def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path
 
     name = model_name(config)
     mlflow.set_tracking_uri(tracking_uri(config))
+    # A model belongs to MLflow's active experiment, not to its run's: to "Default", and its files to ./mlruns.
+    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec("string", "error")]
-    logged = Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=mlflow.pyfunc,
-        run_id=run_id,
-        python_model=str(Path(__file__).parents[1] / "serving.py"),
-        artifacts={"checkpoint": str(checkpoint)},
-        signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),
-        pip_requirements=[f"advise-ray=={metadata.version('advise-ray')}"],
-        registered_model_name=name,
-        await_registration_for=None,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        bare = Path(folder) / checkpoint.name
+        shutil.copytree(checkpoint, bare, ignore=shutil.ignore_patterns("optimizer.pt"))
+        logged = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            python_model=str(Path(__file__).parents[1] / "serving.py"),
+            artifacts={"checkpoint": str(bare)},
+            signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),
+            pip_requirements=[f"advise-ray=={metadata.version('advise-ray')}"],
+            registered_model_name=name,
+            await_registration_for=None,
+        )
     score = json.loads((checkpoint / "state.json").read_text())["metrics"].get(METRIC, 0.0)
     version = str(logged.registered_model_version)
     client.set_model_version_tag(name, version, METRIC, f"{score:.6g}")
