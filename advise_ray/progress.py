@@ -14,6 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 console = Console(stderr=True, highlight=False)
 
 
+def tell(line: str) -> None:
+    """One line of what is going on, unless `--quiet`."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def counting(description: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for work that is counted; yields a function (done, total)."""

@@ -218,6 +218,11 @@ def test_the_reference_explains_every_key():
         assert not set(kind) & set("[]()'"), key  # types as people say them
 
 
+def test_the_written_reference_is_the_present_one():
+    written = (Path(__file__).parents[1] / "jobs" / "SETTINGS.md").read_text()
+    assert written.endswith("\n\n" + reference()), "advise-ray config schema --markdown has changed; write it again"
+
+
 def test_a_config_does_not_change():
     config = load()
     with pytest.raises(ValidationError, match="frozen"):

@@ -80,7 +80,9 @@ def test_stopped_and_killed_and_resumed_it_is_the_run_it_would_have_been(overrid
     assert losses(stopped) == pytest.approx(losses(Path(undisturbed["run_dir"])), rel=1e-5)
 
 
-def test_a_flat_folder_of_unlabelled_videos_trains(tiny: tuple[str, ...], synthesized: Path, tmp_path: Path) -> None:
+def test_a_flat_folder_of_unlabelled_videos_trains(
+    tiny: tuple[str, ...], synthesized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "my videos"
     folder.mkdir()
     for number, video in enumerate(sorted(synthesized.rglob("*.mp4"))[:12]):
@@ -88,13 +90,18 @@ def test_a_flat_folder_of_unlabelled_videos_trains(tiny: tuple[str, ...], synthe
     (folder / "no video.mp4").write_text("but a text")
     settings = [*tiny, f"storage.path={tmp_path}"]
     arguments = [part for setting in settings for part in ("--set", setting)]
-    process = start("train", "--videos", str(folder), *arguments, "--json")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+    process = start("--quiet", "train", "--videos", str(folder), *arguments, "--json")
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, stderr
     result = json.loads(stdout)
     assert result["status"] == "FINISHED"
     assert result["clips_seen"] > 0
-    assert "1 videos cannot be read and are left out; why: " in stderr
+    (warning,) = stderr.splitlines()  # no bar, no epochs
+    assert warning.startswith("1 videos cannot be read and are left out; why: ")
+    client, _ = tracking.connect(load(Path(result["run_dir"]) / "config.yaml"))
+    metrics = client.get_run(result["mlflow_run_id"]).data.metrics
+    assert metrics["system/cpu_utilization_percentage"] > 0
 
 
 def test_a_server_that_is_down_is_an_error_before_anything_starts(overrides: list[str], tmp_path: Path) -> None:

@@ -38,6 +38,17 @@ def test_the_search_that_is_shown_holds(tmp_path: Path) -> None:
     assert len(settings_of(load(recipe, ["model.tmm.out_dim=64"]))) == 4 * (1 + 2) * 2 * 2
 
 
+def test_what_goes_wrong_is_said_in_those_words() -> None:
+    (table,) = re.findall(r"^\| what it says .*?\n\n", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    source = "".join(path.read_text() for path in (README.parent / "advise_ray").rglob("*.py"))
+    source = re.sub(r'"\n\s*f?"', "", source)  # one text, written in several lines
+    said = [text for row in table.strip().splitlines()[2:] for text in re.findall(r"`(.+?)`", row.split("|")[1])]
+    assert len(said) > 10
+    for text in said:
+        for part in text.split("…"):
+            assert part.strip() in source, text
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_every_command_runs(tmp_path: Path) -> None:

@@ -42,12 +42,17 @@ class _Main(click.Group):
 
 @click.group(cls=_Main, context_settings=SETTINGS)
 @click.option("-v", "--verbose", is_flag=True, help="Show Ray's own messages, and where an error came from.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress: results, warnings and errors alone.")
 @click.version_option(__version__, prog_name="advise-ray")
-def main(verbose: bool) -> None:
+def main(verbose: bool, quiet: bool) -> None:
     """Train video models cheaply: a frozen image model, a small temporal module, playback-rate prediction, on Ray."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     if verbose:
         logging.getLogger("advise_ray").setLevel(logging.DEBUG)
+    if quiet:
+        from advise_ray import progress
+
+        progress.console.quiet = True
     signal.signal(signal.SIGTERM, _terminated)
 
 

@@ -131,7 +131,8 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
     from advise_ray.cluster.shipment import RECIPE
     from advise_ray.config import flatten
 
-    arguments = ctx.command_path.split()[1:]
+    globally = [f"--{name}" for name in ("verbose", "quiet") if ctx.find_root().params.get(name)]
+    arguments = [*globally, *ctx.command_path.split()[1:]]
     config = None
     if "recipe" in ctx.params and not any(ctx.params.get(name) for name in ("run_dir", "sweep_dir")):
         config = load(ctx.params["recipe"] or "quickstart", ctx.params["overrides"])

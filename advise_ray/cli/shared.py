@@ -57,11 +57,13 @@ def show(values: dict[str, Any], as_json: bool) -> None:
 
 def show_outcome(result: dict[str, Any], as_json: bool, as_table: Callable[[dict[str, Any]], str], resume: str) -> None:
     """Print what a run or a sweep came to, where to look at it, and the command that logs what MLflow has missed."""
+    from advise_ray import progress
+
     if as_json:
         click.echo(json.dumps(result))
         return
     click.echo(as_table(result))
-    click.echo(f"MLflow UI: {result['mlflow_ui']}", err=True)
+    progress.tell(f"MLflow UI: {result['mlflow_ui']}")
     if not result["tracking_complete"]:
         click.echo(f"MLflow missed a part; log it with: {resume}", err=True)
 

@@ -20,7 +20,7 @@ from advise_ray.cli.shared import config_option, json_option, load, set_option, 
 @cluster_option
 def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, as_json: bool) -> None:
     """Search over the spatial and temporal design: a recipe with `search` and `tune`, trials over one feature cache."""
-    from advise_ray import runtime
+    from advise_ray import progress, runtime
 
     if sweep_dir is not None:
         if recipe is not None or overrides:
@@ -28,18 +28,14 @@ def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None,
         runtime.connect_ahead()
         from advise_ray.sweep.run import resume
 
-        _print_result(resume(sweep_dir, on_event=_tell), as_json)
+        _print_result(resume(sweep_dir, on_event=progress.tell), as_json)
         return
     if recipe is None:
         raise click.UsageError("--config: name a recipe with a `search`, such as sweep_spatial")
     config = load(recipe, overrides)
     from advise_ray.sweep.run import tune as run
 
-    _print_result(run(config, on_event=_tell), as_json)
-
-
-def _tell(line: str) -> None:
-    click.echo(line, err=True)
+    _print_result(run(config, on_event=progress.tell), as_json)
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:

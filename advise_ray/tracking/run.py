@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 from advise_ray.config import Config, flatten, load
 from advise_ray.files import write_whole
 from advise_ray.tracking import registry
-from advise_ray.tracking.store import connect, reason_of, redact, told
+from advise_ray.tracking.store import connect, reason_of, redact, told, tracking_uri
 
 if TYPE_CHECKING:
-    pass
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 log = logging.getLogger("advise_ray")
 
@@ -54,6 +54,7 @@ class RunTracker:
         self._saving = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        self._monitor: SystemMetricsMonitor | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -93,6 +94,8 @@ class RunTracker:
             self._client.update_run(self.run_id, status="RUNNING")
             tags = {**_tags(), "device": device} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
             self._log_config(run.data.params, {**flatten(self.config), **(params or {})}, tags)
+        if parent_id is None:
+            self._watch_machine()
         return str(self.run_id)
 
     def follow(self, metrics_path: Path) -> None:
@@ -137,6 +140,8 @@ class RunTracker:
         end = {"status": status, "time_s": time.time(), "artifacts": paths, "values": dict(summary or {})}
         end["model"] = str(model) if model is not None else None
         self._save(end={**end, "tags": {key: redact(value) for key, value in (tags or {}).items()}})
+        if self._monitor is not None:
+            self._monitor.finish()
         if self._thread is None:
             self.follow(self.run_dir / "metrics.jsonl")
         assert self._thread is not None
@@ -181,6 +186,15 @@ class RunTracker:
         with told(tracker.config):
             tracker._client, _ = connect(tracker.config)
             tracker._advance(run_dir / "metrics.jsonl")
+
+    def _watch_machine(self) -> None:
+        """MLflow's own record of this machine's CPUs, memory, disk, network and GPUs, every 10 s, until it is away."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        store = tracking_uri(self.config)
+        self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=store)
+        self._monitor.start()
 
     def _log_config(self, known: Mapping[str, str], config: Mapping[str, Any], tags: dict[str, str]) -> None:
         """MLflow refuses to change a parameter: those of a resumed run stay, and what changed becomes a tag."""
