@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import tempfile
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +43,8 @@ def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path
     # A model belongs to MLflow's active experiment, not to its run's: to "Default", and its files to ./mlruns.
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec("string", "error")]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an input example would be tried out: the image model loaded, here
         bare = Path(folder) / checkpoint.name
         shutil.copytree(checkpoint, bare, ignore=shutil.ignore_patterns("optimizer.pt"))
         logged = Model.log(
@@ -53,11 +56,11 @@ def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path
             artifacts={"checkpoint": str(bare)},
             signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),
             pip_requirements=[f"advise-ray=={metadata.version('advise-ray')}"],
-            registered_model_name=name,
-            await_registration_for=None,
         )
+    with contextlib.suppress(MlflowException):  # there is one
+        client.create_registered_model(name)
     score = json.loads((checkpoint / "state.json").read_text())["metrics"].get(METRIC, 0.0)
-    version = str(logged.registered_model_version)
+    version = client.create_model_version(name, logged.model_uri, run_id, model_id=logged.model_id).version
     client.set_model_version_tag(name, version, METRIC, f"{score:.6g}")
     try:
         best = float(client.get_model_version_by_alias(name, "best").tags[METRIC])

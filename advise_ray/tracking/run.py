@@ -7,17 +7,12 @@ sent when it is back, each line with its own step and time, so that a line sent 
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-import os
-import platform
 import re
-import subprocess
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +20,7 @@ from advise_ray.config import Config, flatten, load
 from advise_ray.files import write_whole
 from advise_ray.tracking import registry
 from advise_ray.tracking.store import connect, reason_of, redact, told, tracking_uri
+from advise_ray.tracking.tags import tags_of
 
 if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -37,7 +33,6 @@ LONGEST_WAIT_S = 30.0  # between two tries of a server that is away
 LAST_TRY_S = 20.0  # how long the end of a run waits for it
 BLOCK_BYTES = 1 << 16  # of metrics.jsonl, between two notes of how far it is sent; longer than any line
 ENTITIES_PER_CALL, PARAM_LENGTH = 100, 6000  # MLflow's limits; and what a slow server takes in time
-VERSIONS_OF = ("advise-ray", "torch", "ray", "mlflow", "timm", "open_clip_torch", "decord2", "av")
 
 
 class RunTracker:
@@ -92,7 +87,7 @@ class RunTracker:
             sent_bytes = self._state["sent_bytes"] if known else 0
             self._save(run_id=run.info.run_id, sent_bytes=sent_bytes, end=None, complete=False)
             self._client.update_run(self.run_id, status="RUNNING")
-            tags = {**_tags(), "device": device} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
+            tags = {**tags_of(self.config), "device": device} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
             self._log_config(run.data.params, {**flatten(self.config), **(params or {})}, tags)
         if parent_id is None:
             self._watch_machine()
@@ -258,22 +253,6 @@ def _whole_lines(path: Path, offset: int) -> bytes:
         file.seek(offset)
         block = file.read(BLOCK_BYTES)
     return block[: block.rfind(b"\n") + 1]
-
-
-@functools.cache
-def _tags() -> Mapping[str, str]:
-    tags = {"mlflow.source.name": "advise-ray", "version.python": platform.python_version()}
-    if user := os.environ.get("USER"):
-        tags["mlflow.user"] = user
-    installed = {distribution.name: distribution.version for distribution in metadata.distributions()}
-    tags |= {f"version.{name}": installed[name] for name in VERSIONS_OF if name in installed}
-    git = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return tags
-    dirty = str(commit.endswith("-dirty")).lower()
-    return tags | {"mlflow.source.git.commit": commit.removesuffix("-dirty"), "git.dirty": dirty}
 
 
 def _named(metric: str) -> str:

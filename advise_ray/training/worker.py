@@ -191,8 +191,10 @@ class Worker:
         self.state.metrics = metrics
         self.state.epoch_totals = [0.0, 0.0, 0.0]
         every_steps = self.config.train.checkpoint_every_steps
-        if due(epoch + 1, self.config.train.checkpoint_every_epochs, self.config.train.epochs) or (
-            every_steps is not None and self.state.step % every_steps == 0
+        if (
+            due(epoch + 1, self.config.train.checkpoint_every_epochs, self.config.train.epochs)
+            or (every_steps is not None and self.state.step % every_steps == 0)
+            or self.warned()
         ):
             self._save()
 

@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -27,58 +28,101 @@ trainer.train(load(Path(sys.argv[1])))
 """
 
 
-def await_(reached: Callable[[], bool], process: subprocess.Popen, log: Path) -> None:
-    deadline_s = time.monotonic() + 180
-    while not reached():
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline_s, log.read_text()[-3000:]
-        time.sleep(0.2)
+class Elastic:
+    """A run on a head and a second node, of two workers while both are there."""
 
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.second = cluster, cluster.add_node(**NODE)
+        self.run_dir, self.log = folder / "runs" / "elastic", folder / "log"
 
-def test_workers_come_and_go(manifest: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    own = (
-        f"data.manifest={manifest}",
-        f"storage.path={tmp_path}/runs",
-        "tracking.run_name=elastic",
-        "data.log_clips=true",
-        "data.num_decode_actors=1",
-        "data.cpus_per_decode_actor=0.25",
-        "train={num_workers: [1, 2], epochs: 4000, cpus_per_worker: 0.7, checkpoint_every_steps: 5, use_gpu: false}",
-    )
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(to_yaml(load(None, [*tiny, *own])))
-    run_dir, log = tmp_path / "runs" / "elastic", tmp_path / "log"
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 1})
-    process = None
-    try:
-        second = cluster.add_node(**NODE)
-        with log.open("wb") as file:
-            process = subprocess.Popen(
+    def start(self, recipe: Path) -> None:
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(
                 [sys.executable, "-c", LOOKS_OFTEN, str(recipe)],
-                env={**os.environ, "RAY_ADDRESS": cluster.address},
+                env={**os.environ, "RAY_ADDRESS": self.cluster.address},
                 stdout=file,
                 stderr=file,
             )
+        self.await_(lambda: self.workers() == {0, 1})
 
-        def workers() -> set[int]:
-            """Of the attempt that wrote last."""
-            clips = [path.stem for path in (run_dir / "clips").glob("*.parquet")]
-            attempts = {name.split("-")[0] for name in clips}
-            return {int(name[-3:]) for name in clips if name.startswith(max(attempts))} if attempts else set()
+    def workers(self) -> set[int]:
+        """Of the attempt that wrote last."""
+        clips = [path.stem for path in (self.run_dir / "clips").glob("*.parquet")]
+        attempts = {name.split("-")[0] for name in clips}
+        return {int(name[-3:]) for name in clips if name.startswith(max(attempts))} if attempts else set()
 
-        await_(lambda: workers() == {0, 1}, process, log)
-        cluster.remove_node(second, allow_graceful=False)
-        await_(lambda: workers() == {0}, process, log)
-        cluster.add_node(**NODE)
-        await_(lambda: workers() == {0, 1}, process, log)
+    def lose_second(self) -> None:
+        self.cluster.remove_node(self.second, allow_graceful=False)
+        self.await_(lambda: self.workers() == {0})
+
+    def steps(self) -> list[int]:
+        lines = (self.run_dir / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["step"] for line in lines if "train/loss" in line]
+
+    def await_(self, reached: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + 180
+        while not reached():
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline_s, self.log.read_text()[-3000:]
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def elastic(manifest: Path, tiny: tuple[str, ...], tmp_path: Path) -> Iterator[Callable[..., Elastic]]:
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    run = Elastic(cluster, tmp_path)
+
+    def start(*more: str) -> Elastic:
+        own = (
+            f"data.manifest={manifest}",
+            f"storage.path={tmp_path}/runs",
+            "tracking.run_name=elastic",
+            "data.log_clips=true",
+            "data.num_decode_actors=1",
+            "data.cpus_per_decode_actor=0.25",
+            "train={num_workers: [1, 2], epochs: 4000, cpus_per_worker: 0.7, use_gpu: false}",
+            *more,
+        )
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(to_yaml(load(None, [*tiny, *own])))
+        run.start(recipe)
+        return run
+
+    try:
+        yield start
     finally:
-        if process is not None:
-            process.terminate()
-            process.wait(60)
+        if hasattr(run, "process"):
+            run.process.terminate()
+            run.process.wait(60)
         cluster.shutdown()
-    steps = [
-        json.loads(line)["step"]
-        for line in (run_dir / "metrics.jsonl").read_text().splitlines()
-        if "train/loss" in line
-    ]
+
+
+def test_workers_come_and_go(elastic: Callable[..., Elastic]) -> None:
+    run = elastic("train.checkpoint_every_steps=5")
+    run.lose_second()
+    run.cluster.add_node(**NODE)
+    run.await_(lambda: run.workers() == {0, 1})
+    run.process.terminate()
+    run.process.wait(60)
+    steps = run.steps()
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_node_that_is_to_be_taken_away_costs_no_step(elastic: Callable[..., Elastic]) -> None:
+    """As a cloud tells that a spot machine goes: Ray drains its node."""
+    run = elastic("train.checkpoint_every_epochs=4000")
+    drain = [Path(sys.executable).parent / "ray", "drain-node", "--address", run.cluster.address]
+    drain += ["--node-id", run.second.node_id]
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    subprocess.run([*drain, *reason, "--deadline-remaining-seconds", "60"], check=True, capture_output=True)
+    saved = run.run_dir / "checkpoints"
+    run.await_(lambda: any(saved.glob("step_????????")))
+    kept = max(int(path.name[5:]) for path in saved.glob("step_????????"))
+    run.lose_second()
+    attempts = [int(path.name.split("-")[0]) for path in (run.run_dir / "clips").glob("*.parquet")]
+    first = min(
+        step
+        for path in (run.run_dir / "clips").glob(f"{max(attempts)}-*.parquet")
+        for step in pq.read_table(path)["step"].to_pylist()
+    )
+    assert first > kept
