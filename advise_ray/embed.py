@@ -24,6 +24,7 @@ from advise_ray import dataset, runtime
 from advise_ray.config import Config, played_clip
 from advise_ray.dataset.encoding import Block, encode_groups
 from advise_ray.errors import InterruptedRunError, UsageError
+from advise_ray.files import write_whole
 from advise_ray.inference import VideoModel, load
 from advise_ray.model.advise import AdViSe
 from advise_ray.shares import share_cpus
@@ -244,7 +245,7 @@ def _refuse_other(parts: Path, model: VideoModel, manifest: Path, step_s: float 
     }
     path = parts / "job.json"
     if not path.exists():
-        path.write_text(json.dumps(what))
+        write_whole(path, json.dumps(what))
     differing = [key for key, value in json.loads(path.read_text()).items() if what[key] != value]
     if differing:
         raise UsageError(

@@ -13,8 +13,7 @@ import torch
 import yaml
 
 from advise_ray.errors import ExportError, UsageError
-from advise_ray.inference import VideoModel, load
-from advise_ray.training import checkpoint
+from advise_ray.inference import VideoModel, load, locate
 
 Format = Literal["safetensors", "onnx"]
 Row = dict[str, Any]
@@ -39,12 +38,13 @@ def export(source: Path | str, out: Path, kind: Format) -> Row:
     """
     if out.exists():
         raise UsageError(f"--out: {out} is there; name a new directory")
-    model = load(source)
+    found = locate(source, "CHECKPOINT_OR_RUN")
+    model = load(found)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _describe(model, checkpoint.find(Path(source).absolute(), "CHECKPOINT_OR_RUN"), partial)
+        _describe(model, found, partial)
         difference = (_safetensors if kind == "safetensors" else _onnx)(model, partial)
         if not difference <= TOLERANCE:
             raise ExportError(

@@ -80,6 +80,19 @@ class VideoModel(AdViSe):
         return np.ascontiguousarray(centre(frames.reshape(*wanted.shape, *frames.shape[1:]), size))
 
 
+def locate(source: Path | str, option: str = "load") -> Path:
+    """The directory of a model's checkpoint; from MLflow, it is fetched.
+
+    Raises:
+        UsageError, TrackingError: there is none.
+    """
+    if isinstance(source, str) and MLFLOW_URI.match(source):
+        from advise_ray.tracking import registry
+
+        return checkpoint.find(registry.fetch(source), option)
+    return checkpoint.find(Path(source).absolute(), option)
+
+
 def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoModel:
     """The model of a run (its best checkpoint), a checkpoint, an exported directory, or an MLflow model URI.
 
@@ -90,11 +103,7 @@ def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoMode
         UsageError, ConfigError: there is none, or the image model's weights are not here, or are not those that it
             was trained on.
     """
-    if isinstance(source, str) and MLFLOW_URI.match(source):
-        from advise_ray.tracking import registry
-
-        source = registry.fetch(source)
-    path = checkpoint.find(Path(source).absolute(), "load")
+    path = locate(source)
     config = load_config(path / "config.yaml")
     model = build_advise(config, checkpoint.num_classes(path))
     checkpoint.check_features(path, config, model.ifm.hash_weights(), str(path))

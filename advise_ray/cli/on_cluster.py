@@ -48,12 +48,14 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
     from advise_ray.cluster import job
     from advise_ray.cluster.file import Launcher, read_cluster
     from advise_ray.cluster.launcher import take_down
+    from advise_ray.config import Config
 
     cluster = read_cluster(path)
     if down and not isinstance(cluster, Launcher):
         raise click.UsageError(f"--down: {path} is an address; who keeps that cluster takes it down")
+    _refuse_misuse(ctx)
     arguments, config = _arguments(ctx)
-    env = job.secrets(config.secrets) if config is not None else {}
+    env = job.secrets((config or _of_a_run(ctx) or Config()).secrets)
     nodes = {"hosts": cluster.hosts, "least_nodes": cluster.least_nodes} if isinstance(cluster, Launcher) else {}
     with _told_of_what_is_left(cluster, down), _job_server(cluster) as client:
         job_id = job.submit(client, [json.dumps(nodes), *arguments], config, env, _tell)
@@ -67,6 +69,15 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
         take_down(cluster, _tell)
     click.echo(output, nl=False)
     sys.exit(code)
+
+
+def _refuse_misuse(ctx: click.Context) -> None:
+    """What the command itself would refuse, there, after machines were brought up."""
+    resumes = any(ctx.params.get(name) for name in ("run_dir", "sweep_dir"))
+    if resumes and (ctx.params["recipe"] is not None or ctx.params["overrides"]):
+        raise click.UsageError("--resume goes on with its own configuration; it takes no other")
+    if ctx.command.name == "tune" and not resumes and ctx.params["recipe"] is None:
+        raise click.UsageError("--config: name a recipe with a `search`, such as sweep_spatial")
 
 
 @contextlib.contextmanager
@@ -149,18 +160,36 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
     if config is None:
         return arguments, None
     if ctx.params["recipe"] is None and config.data.manifest is None:  # `train` alone makes its videos there
-        resolved = flatten(config)
-        keys = {"storage.path", *(override.partition("=")[0] for override in ctx.params["overrides"])}
-        given = [f"{key}={json.dumps(resolved[key])}" for key in sorted(keys)]
+        asked = {"storage.path", *(override.partition("=")[0] for override in ctx.params["overrides"])}
+        given = [
+            f"{key}={json.dumps(value)}"
+            for key, value in flatten(config).items()
+            if any(key == each or key.startswith(each + ".") for each in asked)
+        ]
         return [*arguments, *(part for each in given for part in ("--set", each))], config
     return [*arguments, "--config", RECIPE], config
 
 
+def _of_a_run(ctx: click.Context) -> Config | None:
+    """The configuration of the run or sweep that a command goes on with or uses, as far as it can be read here."""
+    from advise_ray import config as configuration
+
+    for name in ("run_dir", "sweep_dir", "target"):
+        path = Path(str(ctx.params.get(name))) / "config.yaml"
+        if path.is_file():
+            return configuration.load(path)
+    return None
+
+
 def _as_text(param: click.Parameter, value: Any) -> str:
+    from advise_ray import recipes
+    from advise_ray.inference import MLFLOW_URI
     from advise_ray.video import storage
 
     if isinstance(param.type, click.Path):
         return str(Path(value).absolute())
+    if param.metavar == "CHECKPOINT_OR_RUN" and (value in recipes.shipped() or MLFLOW_URI.match(str(value))):
+        return str(value)
     if param.metavar in ("DIR_OR_URL", "CHECKPOINT_OR_RUN"):
         return storage.local_or_url(str(value))
     return str(value)

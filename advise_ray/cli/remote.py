@@ -56,7 +56,8 @@ def _recipe(arguments: list[str]) -> Path | None:
         if option in arguments:
             path = Path(arguments[arguments.index(option) + 1]) / file
             return path if path.is_file() else None
-    return None
+    used = [Path(argument) / "config.yaml" for argument in arguments]  # the run that `evaluate` or `embed` uses
+    return next((path for path in used if path.is_file()), None)
 
 
 def _tell(line: str) -> None:

@@ -67,7 +67,7 @@ class Recorder(tune.Callback):
             config = self.sweep.config
         tracking = config.tracking.model_copy(update={"run_name": None})
         config = config.model_copy(update={"storage": self.sweep.config.storage, "tracking": tracking})
-        (trial_dir / "config.yaml").write_text(to_yaml(config))
+        write_whole(trial_dir / "config.yaml", to_yaml(config))
         write_whole(trial_dir / "settings.json", json.dumps(settings))
         return config
 

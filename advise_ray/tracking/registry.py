@@ -28,17 +28,15 @@ def model_name(config: Config) -> str:
     return re.sub(r"[/:]", "-", f"{config.tracking.experiment}-{config.task}")
 
 
-def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) -> None:
-    """Log a checkpoint as a model of a run, models from code (`serving.py`), and register it under `model_name`.
+def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) -> str:
+    """Log a checkpoint as a model of a run, models from code (`serving.py`); its `models:/` URI.
 
     The run may have ended: its status stays as it is (`mlflow.pyfunc.log_model` would set it running).
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    name = model_name(config)
     mlflow.set_tracking_uri(tracking_uri(config))
     # A model belongs to MLflow's active experiment, not to its run's: to "Default", and its files to ./mlruns.
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
@@ -57,10 +55,18 @@ def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path
             signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),
             pip_requirements=[f"advise-ray=={metadata.version('advise-ray')}"],
         )
+    return str(logged.model_uri)
+
+
+def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path, uri: str) -> None:
+    """Register an uploaded model under `model_name`, and mark the best of them."""
+    from mlflow.exceptions import MlflowException
+
+    name = model_name(config)
     with contextlib.suppress(MlflowException):  # there is one
         client.create_registered_model(name)
     score = json.loads((checkpoint / "state.json").read_text())["metrics"].get(METRIC, 0.0)
-    version = client.create_model_version(name, logged.model_uri, run_id, model_id=logged.model_id).version
+    version = client.create_model_version(name, uri, run_id, model_id=uri.removeprefix("models:/")).version
     client.set_model_version_tag(name, version, METRIC, f"{score:.6g}")
     try:
         best = float(client.get_model_version_by_alias(name, "best").tags[METRIC])

@@ -50,6 +50,7 @@ class RunTracker:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._monitor: SystemMetricsMonitor | None = None
+        self._client: Any = None  # an MlflowClient, as soon as the server was reached
 
     @property
     def run_id(self) -> str | None:
@@ -176,10 +177,16 @@ class RunTracker:
             return
         result = run_dir / "result.json"
         if tracker._state["end"] is None and result.is_file():  # the driver died before it could call `finish`
-            status, time_s = json.loads(result.read_text())["status"], result.stat().st_mtime
-            tracker._state["end"] = {"status": status, "time_s": time_s, "artifacts": [], "values": {}}
+            found = json.loads(result.read_text())
+            cards = [str(path) for path in run_dir.glob("*_card.md")]
+            tracker._state["end"] = {
+                "status": found["status"],
+                "time_s": result.stat().st_mtime,
+                "artifacts": cards,
+                "values": {},
+                "model": found.get("best_checkpoint") if found["status"] == "FINISHED" else None,
+            }
         with told(tracker.config):
-            tracker._client, _ = connect(tracker.config)
             tracker._advance(run_dir / "metrics.jsonl")
 
     def _watch_machine(self) -> None:
@@ -203,6 +210,8 @@ class RunTracker:
 
     def _advance(self, metrics_path: Path) -> None:
         """Send the whole lines behind the offset, block by block, and the end of a run that has ended before that."""
+        if self._client is None:  # the run was interrupted, or its server away, before `start` had it
+            self._client, _ = connect(self.config)
         end = self._state["end"]
         while metrics_path.exists() and (text := _whole_lines(metrics_path, self._state["sent_bytes"])):
             self._log_metrics(map(json.loads, text.splitlines()))
@@ -215,10 +224,17 @@ class RunTracker:
                 if path.is_file():
                     self._client.log_artifact(self.run_id, str(path))
             self._client.set_terminated(self.run_id, end["status"], end_time=int(end["time_s"] * 1000))
-            if (model := end.get("model")) is not None and self._state.get("model") != model:
-                registry.register(self._client, self.config, str(self.run_id), Path(model))
-                self._save(model=model)
+            if end.get("model") is not None:
+                self._register(Path(end["model"]))
             self._save(complete=True)
+
+    def _register(self, checkpoint: Path) -> None:
+        """Where the registry refuses it, what is uploaded is not uploaded again."""
+        if self._state.get("model") is None:
+            self._save(model=registry.upload(self._client, self.config, str(self.run_id), checkpoint))
+        if not self._state.get("registered"):
+            registry.register(self._client, self.config, str(self.run_id), checkpoint, self._state["model"])
+            self._save(registered=True)
 
     def _log_metrics(self, lines: Iterable[dict[str, Any]]) -> None:
         from mlflow.entities import Metric

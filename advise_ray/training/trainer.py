@@ -21,7 +21,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from advise_ray import cards, runtime
 from advise_ray.config import Config, load, to_yaml, worker_counts
-from advise_ray.errors import InterruptedRunError, TrackingError, TrainingError, UsageError
+from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.files import write_whole
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint, status
@@ -82,7 +82,11 @@ def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> Line:
     if result_path.is_file():
         result: Line = json.loads(result_path.read_text())
         if result["status"] == "FINISHED":
-            RunTracker.sync(run_dir)
+            try:
+                RunTracker.sync(run_dir)
+            except TrackingError as error:
+                log.warning("%s", error)
+                return result | {"tracking_complete": False}
             return result | {"tracking_complete": True}
     last = checkpoint.latest(run_dir)
     plan = make_plan(load(run_dir / "config.yaml"), begun=last is not None)
@@ -117,15 +121,19 @@ class _Run:
                 shutil.rmtree(self.run_dir)
             raise
         except KeyboardInterrupt:
-            self._end("KILLED")
+            self._try_to_end("KILLED")
             raise InterruptedRunError(f"interrupted; go on with: advise-ray train --resume {self.run_dir}") from None
         except BaseException:
-            try:
-                self._end("FAILED")
-            except OSError as error:  # what ended the run may be a full disk, and is what has to be told
-                log.warning("that the run has ended cannot be noted: %s", error)
+            self._try_to_end("FAILED")
             raise
         return self._end("FINISHED")
+
+    def _try_to_end(self, ended: str) -> None:
+        """What ended the run may be a full disk, and is what has to be told."""
+        try:
+            self._end(ended)
+        except OSError as error:
+            log.warning("that the run has ended cannot be noted: %s", error)
 
     def _end(self, ended: str) -> Line:
         if ended != "FINISHED":
@@ -133,17 +141,23 @@ class _Run:
         result = patiently(lambda: write_result(self.plan, self.run_dir, self.tracker.run_id, ended, self.started_s))
         if self.tracker.run_id is None:
             return result | {"tracking_complete": False}
-        described, best = ([], None) if ended != "FINISHED" else self._describe(result)
-        result["tracking_complete"] = self.tracker.finish(ended, described, model=best)
+        described: list[Path] = []
+        best = result["best_checkpoint"] if ended == "FINISHED" else None
+        if ended == "FINISHED":
+            try:
+                described = self._describe(result)
+            except (AdviseRayError, OSError) as error:  # a full disk, or a manifest that was moved: the run is whole
+                log.warning("the run has no cards: %s", error)
+        model = Path(best) if best is not None else None
+        result["tracking_complete"] = self.tracker.finish(ended, described, model=model)
         return result
 
-    def _describe(self, result: Line) -> tuple[list[Path], Path | None]:
-        """The cards of a run that has ended, and the checkpoint that they are about."""
-        paths = [self.run_dir / "model_card.md", self.run_dir / "data_card.md"]
-        paths[0].write_text(cards.model_card(self.config, result, self.plan.classes))
-        paths[1].write_text(cards.data_card(self.config, self.run_dir))
-        best = result["best_checkpoint"]
-        return paths, Path(best) if best is not None else None
+    def _describe(self, result: Line) -> list[Path]:
+        """The cards of a run that has ended."""
+        model, data = self.run_dir / "model_card.md", self.run_dir / "data_card.md"
+        write_whole(model, cards.model_card(self.config, result, self.plan.classes))
+        write_whole(data, cards.data_card(self.config, self.run_dir))
+        return [model, data]
 
     def _fit(self) -> None:
         """Run Ray Train in a thread and follow the run from this one.

@@ -108,7 +108,7 @@ def test_workers_come_and_go(elastic: Callable[..., Elastic]) -> None:
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_a_node_that_is_to_be_taken_away_costs_no_step(elastic: Callable[..., Elastic]) -> None:
+def test_before_a_node_is_taken_away_a_checkpoint_is_saved(elastic: Callable[..., Elastic]) -> None:
     """As a cloud tells that a spot machine goes: Ray drains its node."""
     run = elastic("train.checkpoint_every_epochs=4000")
     drain = [Path(sys.executable).parent / "ray", "drain-node", "--address", run.cluster.address]
