@@ -51,6 +51,13 @@ class Elastic:
         attempts = {name.split("-")[0] for name in clips}
         return {int(name[-3:]) for name in clips if name.startswith(max(attempts))} if attempts else set()
 
+    def first_step(self) -> int:
+        """Of the attempt that wrote last."""
+        clips = list((self.run_dir / "clips").glob("*.parquet"))
+        attempt = max(path.name.split("-")[0] for path in clips)
+        last = [path for path in clips if path.name.startswith(attempt)]
+        return min(step for path in last for step in pq.read_table(path)["step"].to_pylist())
+
     def lose_second(self) -> None:
         self.cluster.remove_node(self.second, allow_graceful=False)
         self.await_(lambda: self.workers() == {0})
@@ -98,31 +105,20 @@ def elastic(manifest: Path, tiny: tuple[str, ...], tmp_path: Path) -> Iterator[C
 
 
 def test_workers_come_and_go(elastic: Callable[..., Elastic]) -> None:
-    run = elastic("train.checkpoint_every_steps=5")
-    run.lose_second()
-    run.cluster.add_node(**NODE)
-    run.await_(lambda: run.workers() == {0, 1})
-    run.process.terminate()
-    run.process.wait(60)
-    steps = run.steps()
-    assert steps == list(range(1, len(steps) + 1))
-
-
-def test_before_a_node_is_taken_away_a_checkpoint_is_saved(elastic: Callable[..., Elastic]) -> None:
-    """As a cloud tells that a spot machine goes: Ray drains its node."""
+    """A spot machine that is told to go: its node is drained, a checkpoint saved, the node lost, and later replaced."""
     run = elastic("train.checkpoint_every_epochs=4000")
     drain = [Path(sys.executable).parent / "ray", "drain-node", "--address", run.cluster.address]
     drain += ["--node-id", run.second.node_id]
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     subprocess.run([*drain, *reason, "--deadline-remaining-seconds", "60"], check=True, capture_output=True)
     saved = run.run_dir / "checkpoints"
-    run.await_(lambda: any(saved.glob("step_????????")))
+    run.await_(lambda: any(saved.glob("step_????????")))  # none is due by itself
     kept = max(int(path.name[5:]) for path in saved.glob("step_????????"))
     run.lose_second()
-    attempts = [int(path.name.split("-")[0]) for path in (run.run_dir / "clips").glob("*.parquet")]
-    first = min(
-        step
-        for path in (run.run_dir / "clips").glob(f"{max(attempts)}-*.parquet")
-        for step in pq.read_table(path)["step"].to_pylist()
-    )
-    assert first > kept
+    assert run.first_step() > kept
+    run.cluster.add_node(**NODE)
+    run.await_(lambda: run.workers() == {0, 1})
+    run.process.terminate()
+    run.process.wait(60)
+    steps = run.steps()
+    assert steps == list(range(1, len(steps) + 1))
