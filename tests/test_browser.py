@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from advise_ray.config import Config, load
 from advise_ray.evaluation.run import evaluate
 from advise_ray.sweep.run import tune
 from advise_ray.training.trainer import train
+from tests.cluster.heads import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 CHROMIUM = shutil.which("chromium")
@@ -43,9 +43,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...], mani
 
 @pytest.fixture(scope="module")
 def ui(config: Config) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", *tracking.ui_command(config).replace("--port 5000", f"--port {port}").split()]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:

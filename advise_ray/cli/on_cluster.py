@@ -53,7 +53,6 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
     cluster = read_cluster(path)
     if down and not isinstance(cluster, Launcher):
         raise click.UsageError(f"--down: {path} is an address; who keeps that cluster takes it down")
-    _refuse_misuse(ctx)
     arguments, config = _arguments(ctx)
     env = job.secrets((config or _of_a_run(ctx) or Config()).secrets)
     nodes = {"hosts": cluster.hosts, "least_nodes": cluster.least_nodes} if isinstance(cluster, Launcher) else {}
@@ -69,15 +68,6 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
         take_down(cluster, _tell)
     click.echo(output, nl=False)
     sys.exit(code)
-
-
-def _refuse_misuse(ctx: click.Context) -> None:
-    """What the command itself would refuse, there, after machines were brought up."""
-    resumes = any(ctx.params.get(name) for name in ("run_dir", "sweep_dir"))
-    if resumes and (ctx.params["recipe"] is not None or ctx.params["overrides"]):
-        raise click.UsageError("--resume goes on with its own configuration; it takes no other")
-    if ctx.command.name == "tune" and not resumes and ctx.params["recipe"] is None:
-        raise click.UsageError("--config: name a recipe with a `search`, such as sweep_spatial")
 
 
 @contextlib.contextmanager

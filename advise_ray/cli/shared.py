@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,20 @@ rates_option = click.option(
     "--rates", type=click.Path(path_type=Path), help="Of --dry-run: a YAML with the rates of hardware elsewhere."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+
+
+def checked_by(check: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Have a command's options checked first, before it runs, and before machines are brought up for it."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def checked(**params: Any) -> None:
+            check(**params)
+            command(**params)
+
+        return checked
+
+    return decorate
 
 
 def load(recipe: str | None, overrides: tuple[str, ...]) -> Config:

@@ -11,6 +11,7 @@ import click
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import (
+    checked_by,
     config_option,
     estimate,
     json_option,
@@ -25,6 +26,25 @@ if TYPE_CHECKING:
     from advise_ray.config import Config
 
 
+def _refuse_misuse(
+    *,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    videos: str | None,
+    run_dir: Path | None,
+    dry_run: bool,
+    rates: Path | None,
+    **_: Any,
+) -> None:
+    if run_dir is not None:
+        if recipe is not None or overrides or videos is not None:
+            raise click.UsageError("--resume goes on with the run's own configuration; it takes no other")
+        if dry_run:
+            raise click.UsageError(f"--resume has no --dry-run; use --config {run_dir / 'config.yaml'} --dry-run")
+    elif rates is not None and not dry_run:
+        raise click.UsageError("--rates is for --dry-run")
+
+
 @main.command()
 @config_option
 @set_option
@@ -33,6 +53,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and how long it takes; write nothing.")
 @rates_option
 @json_option
+@checked_by(_refuse_misuse)
 @cluster_option
 def train(
     recipe: str | None,
@@ -47,10 +68,6 @@ def train(
     from advise_ray import progress
 
     if run_dir is not None:
-        if recipe is not None or overrides or videos is not None:
-            raise click.UsageError("--resume goes on with the run's own configuration; it takes no other")
-        if dry_run:
-            raise click.UsageError(f"--resume has no --dry-run; use --config {run_dir / 'config.yaml'} --dry-run")
         from advise_ray import runtime
 
         runtime.connect_ahead()
@@ -60,8 +77,6 @@ def train(
             result = resume(run_dir, on_line=on_line)
         _print_result(result, as_json)
         return
-    if rates is not None and not dry_run:
-        raise click.UsageError("--rates is for --dry-run")
     config = _with_manifest(recipe, overrides, videos, dry_run)
     if not dry_run:
         from advise_ray import runtime

@@ -9,7 +9,14 @@ import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
-from advise_ray.cli.shared import config_option, json_option, load, set_option, show_outcome
+from advise_ray.cli.shared import checked_by, config_option, json_option, load, set_option, show_outcome
+
+
+def _refuse_misuse(*, recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, **_: Any) -> None:
+    if sweep_dir is not None and (recipe is not None or overrides):
+        raise click.UsageError("--resume goes on with the sweep's own configuration; it takes no other")
+    if sweep_dir is None and recipe is None:
+        raise click.UsageError("--config: name a recipe with a `search`, such as sweep_spatial")
 
 
 @main.command()
@@ -17,21 +24,18 @@ from advise_ray.cli.shared import config_option, json_option, load, set_option, 
 @set_option
 @click.option("--resume", "sweep_dir", type=click.Path(path_type=Path), help="Go on with this sweep.")
 @json_option
+@checked_by(_refuse_misuse)
 @cluster_option
 def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, as_json: bool) -> None:
     """Search over the spatial and temporal design: a recipe with `search` and `tune`, trials over one feature cache."""
     from advise_ray import progress, runtime
 
     if sweep_dir is not None:
-        if recipe is not None or overrides:
-            raise click.UsageError("--resume goes on with the sweep's own configuration; it takes no other")
         runtime.connect_ahead()
         from advise_ray.sweep.run import resume
 
         _print_result(resume(sweep_dir, on_event=progress.tell), as_json)
         return
-    if recipe is None:
-        raise click.UsageError("--config: name a recipe with a `search`, such as sweep_spatial")
     config = load(recipe, overrides)
     from advise_ray.sweep.run import tune as run
 

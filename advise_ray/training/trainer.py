@@ -141,22 +141,19 @@ class _Run:
         result = patiently(lambda: write_result(self.plan, self.run_dir, self.tracker.run_id, ended, self.started_s))
         if self.tracker.run_id is None:
             return result | {"tracking_complete": False}
-        described: list[Path] = []
-        best = result["best_checkpoint"] if ended == "FINISHED" else None
-        if ended == "FINISHED":
-            try:
-                described = self._describe(result)
-            except (AdviseRayError, OSError) as error:  # a full disk, or a manifest that was moved: the run is whole
-                log.warning("the run has no cards: %s", error)
+        described, best = ([], None) if ended != "FINISHED" else (self._describe(result), result["best_checkpoint"])
         model = Path(best) if best is not None else None
         result["tracking_complete"] = self.tracker.finish(ended, described, model=model)
         return result
 
     def _describe(self, result: Line) -> list[Path]:
-        """The cards of a run that has ended."""
+        """The cards of a run that has ended; a full disk, or a manifest that was moved, takes nothing else from it."""
         model, data = self.run_dir / "model_card.md", self.run_dir / "data_card.md"
-        write_whole(model, cards.model_card(self.config, result, self.plan.classes))
-        write_whole(data, cards.data_card(self.config, self.run_dir))
+        try:
+            write_whole(model, cards.model_card(self.config, result, self.plan.classes))
+            write_whole(data, cards.data_card(self.config, self.run_dir))
+        except (AdviseRayError, OSError) as error:
+            log.warning("the run has no cards: %s", error)
         return [model, data]
 
     def _fit(self) -> None:

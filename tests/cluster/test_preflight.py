@@ -15,6 +15,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from advise_ray import runtime
 from advise_ray.cluster.preflight import preflight
 from advise_ray.config import Config, load
 from advise_ray.errors import ClusterError
@@ -28,6 +29,7 @@ SECOND = "127.0.0.2"
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """The head's own address, which this process is a driver of."""
+    connected = ray.is_initialized()  # to the Ray of the whole test session
     ray.shutdown()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 128 << 20})
     try:
@@ -36,6 +38,8 @@ def head() -> Iterator[str]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        if connected:
+            runtime.connect()
 
 
 @contextlib.contextmanager
