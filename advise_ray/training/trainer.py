@@ -7,9 +7,8 @@ import json
 import logging
 import math
 import shutil
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,16 @@ from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError
 from advise_ray.files import write_whole
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint, status
-from advise_ray.training.elastic import RESIZE_CHECK_S, ElasticTrainer
 from advise_ray.training.job import Job, run
 from advise_ray.training.patience import patiently
 from advise_ray.training.pipeline import ClipStream, StreamConfig
 from advise_ray.training.plan import Plan, make_plan
+from advise_ray.training.ray_trainer import RESIZE_CHECK_S, RayTrainer
 from advise_ray.training.result import new_lines, write_result
 from advise_ray.video.manifest import write_rejects
 
 log = logging.getLogger("advise_ray")
 
-POLL_S = 0.5
 NOTE_EVERY_S = 10.0
 Line = dict[str, Any]
 OnLine = Callable[[Line, int], None]
@@ -157,57 +155,40 @@ class _Run:
         return [model, data]
 
     def _fit(self) -> None:
-        """Run Ray Train in a thread and follow the run from this one.
-
-        In the main thread `fit` would install a SIGINT handler that aborts the controller (ray 2.60,
-        data_parallel_trainer.py), and Ctrl-C would never get here.
-        """
         runtime.connect()
-        outcome: dict[str, Any] = {}
-
-        def fit() -> None:
-            try:
-                outcome["result"] = self._trainer().fit()
-            except BaseException as error:
-                outcome["error"] = error
-
-        thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-        thread.start()
+        following = self._follow()
         try:
-            self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")  # while the workers start
+            outcome = self._trainer(meanwhile=lambda: next(following)).fit()
         except TrackingError:
-            ray.shutdown()
-            thread.join()  # nothing writes to the run directory any more
+            ray.shutdown()  # nothing writes to the run directory any more
             raise
-        metrics = self.run_dir / "metrics.jsonl"
-        self.tracker.follow(metrics)
-        lines = new_lines(metrics)
-        noted_s = -math.inf
-        while thread.is_alive():
-            if time.monotonic() > noted_s + NOTE_EVERY_S:
-                with contextlib.suppress(OSError):  # the workers will tell of storage that is away
-                    status.note(self.run_dir, self.plan.schedule.total_steps)
-                noted_s = time.monotonic()
-            for line in next(lines):
-                self.on_line(line, self.plan.schedule.total_steps)
-            thread.join(POLL_S)
-        for line in next(lines):
-            self.on_line(line, self.plan.schedule.total_steps)
-        error = outcome.get("error")
-        if isinstance(error, ray.exceptions.RayActorError):  # nobody starts Ray Train's controller again
+        except ray.exceptions.RayActorError as error:  # nobody starts Ray Train's controller again
             reason = _first_line(error)
             raise TrainingError(
                 f"the run's controller died ({reason}); go on with: advise-ray train --resume {self.run_dir}"
             ) from error
-        if isinstance(error, TrainingFailedError):
+        except TrainingFailedError as error:
             raise TrainingError(_worker_message(error, self.run_dir)) from error
-        if error is not None:
-            raise error
-        returned = outcome["result"].return_value
-        if "error" in returned:
-            raise TrainingError(returned["error"])
+        next(following)
+        if "error" in outcome.return_value:
+            raise TrainingError(outcome.return_value["error"])
 
-    def _trainer(self) -> ElasticTrainer:
+    def _follow(self) -> Iterator[None]:
+        """Hand on what the run has written, whenever asked."""
+        self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")  # while the workers start
+        metrics = self.run_dir / "metrics.jsonl"
+        self.tracker.follow(metrics)
+        noted_s = -math.inf
+        for lines in new_lines(metrics):
+            if time.monotonic() > noted_s + NOTE_EVERY_S:
+                with contextlib.suppress(OSError):  # the workers will tell of storage that is away
+                    status.note(self.run_dir, self.plan.schedule.total_steps)
+                noted_s = time.monotonic()
+            for line in lines:
+                self.on_line(line, self.plan.schedule.total_steps)
+            yield
+
+    def _trainer(self, meanwhile: Callable[[], None]) -> RayTrainer:
         config, shares = self.config, self.plan.shares
         videos = ray.put(self.plan.videos)
         job = Job(
@@ -234,9 +215,10 @@ class _Run:
 
         counts = worker_counts(config)
         elastic = {"num_workers": (counts[-1], counts[0]), "elastic_resize_monitor_interval_s": RESIZE_CHECK_S}
-        return ElasticTrainer(
+        return RayTrainer(
             run,
             counts=counts,
+            meanwhile=meanwhile,
             train_loop_config={"job": job},
             torch_config=TorchConfig(backend="nccl" if shares.use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(

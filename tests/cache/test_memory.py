@@ -84,4 +84,5 @@ def test_a_cache_larger_than_memory_trains(cached: tuple[Path, Path]) -> None:
     done = train(cached, "map it")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == NUM_VIDEOS // 2
-    assert "MemoryError" in train(cached, "read it all").stderr  # the limit is one
+    refused = train(cached, "read it all").stderr  # the limit is one, for Python and for torch
+    assert "MemoryError" in refused or "can't allocate memory" in refused
