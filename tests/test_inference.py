@@ -69,6 +69,7 @@ def test_mlflow_has_the_model_and_serves_bytes_alone(
     assert answers["class"].tolist() == [max(expected, key=lambda name: expected[name]), ""]
     assert answers["probability"][0] == pytest.approx(max(expected.values()))
     assert answers["error"][1]
+    assert served.predict(served.input_example)["error"].tolist() == [""]
     with pytest.raises(MlflowException):
         served.predict(pd.DataFrame({"video": [str(path)]}))
     client, experiment_id = tracking.connect(model.config)

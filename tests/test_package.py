@@ -46,6 +46,8 @@ def test_a_wheel_has_its_recipes_and_runs_in_an_empty_folder(installed: Path, tm
     folder = run(installed, tmp_path, "data", "synth", "clips", "--videos", "12").strip()
     assert len(list((tmp_path / folder).rglob("*.mp4"))) == 12
     assert "resnet3d" in run(installed, tmp_path, "models")
+    report = [sys.executable, "-m", "advise_ray.jobs.report", "--help"]
+    assert b"RUN" in subprocess.check_output(report, cwd=tmp_path, env=environment)
 
 
 def test_the_shell_completes_commands(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_what_goes_wrong_is_said_in_those_words() -> None:
 @pytest.mark.slow
 def test_every_command_runs(local_ray: None, tmp_path: Path) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    (tmp_path / "jobs").symlink_to(README.parent / "jobs")  # one reads from the repository's folder
     for line in [SET_UP.rsplit("/", 1)[1], *USE]:
         if line == USE[0]:  # the first command had a Ray of its own; the others share one, which saves minutes
             environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address

@@ -10,11 +10,13 @@ import tempfile
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from advise_ray.config import Config
 from advise_ray.errors import TrackingError
 from advise_ray.tracking.store import reason_of, tracking_uri
+from advise_ray.video.synth import synthesize
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,6 +36,7 @@ def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) 
     The run may have ended: its status stays as it is (`mlflow.pyfunc.log_model` would set it running).
     """
     import mlflow
+    import pandas as pd
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
 
@@ -42,20 +45,31 @@ def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) 
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec("string", "error")]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an input example would be tried out: the image model loaded, here
+        warnings.simplefilter("ignore")
+        synthesize(Path(folder), 1, seed=0)
+        (video,) = Path(folder).rglob("*.mp4")
         bare = Path(folder) / checkpoint.name
         shutil.copytree(checkpoint, bare, ignore=shutil.ignore_patterns("optimizer.pt"))
         logged = Model.log(
             artifact_path=None,
             name="model",
-            flavor=mlflow.pyfunc,
+            flavor=SimpleNamespace(save_model=_save),
             run_id=run_id,
             python_model=str(Path(__file__).parents[1] / "serving.py"),
             artifacts={"checkpoint": str(bare)},
             signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),
+            input_example=pd.DataFrame({"video": [video.read_bytes()]}),
+            validate_serving_input=False,  # not tried out: that would load the image model, here
             pip_requirements=[f"advise-ray=={metadata.version('advise-ray')}"],
         )
     return str(logged.model_uri)
+
+
+def _save(*, validate_serving_input: bool, **model: Any) -> None:
+    """`Model.log` knows this switch, and hands it on; `pyfunc.save_model` refuses what it does not know."""
+    import mlflow
+
+    mlflow.pyfunc.save_model(**model)
 
 
 def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path, uri: str) -> None:
