@@ -21,10 +21,14 @@ def tell(line: str) -> None:
 
 @contextmanager
 def counting(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that is counted; yields a function (done, total)."""
+    """A bar for work that is counted; yields a function (done, total). What fails leaves its message alone."""
     with _bar() as bar:
         task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        try:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        except BaseException:
+            bar.update(task, visible=False)
+            raise
 
 
 @contextmanager
@@ -87,7 +91,7 @@ def status_table(found: dict[str, Any]) -> str:
         rows["ends in"] = f"{found['eta_s'] / 60:.1f} min"
     if found["bound_by"]:
         rows["bound by"] = found["bound_by"]
-    for node in found["nodes"]:
+    for node in found["nodes"] if found["status"] == "RUNNING" else []:
         used = f"{node['cpus'] - node['free_cpus']:g} of {node['cpus']:g} CPUs"
         used += f", {node['gpus'] - node['free_gpus']:g} of {node['gpus']:g} GPUs" if node["gpus"] else ""
         rows[f"node {node['address']}"] = f"{used} reserved"

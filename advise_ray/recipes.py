@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from advise_ray.errors import UsageError
@@ -22,7 +23,9 @@ def find(name: str) -> Path:
     known = shipped()
     if name in known:
         return known[name]
-    raise UsageError(f"--config: no file {name}, and no shipped recipe of that name ({', '.join(sorted(known))})")
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+    raise UsageError(f"--config: no file {name}, and no shipped recipe of that name; {hint}")
 
 
 def shipped() -> dict[str, Path]:

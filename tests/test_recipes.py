@@ -76,8 +76,11 @@ def test_a_file_goes_before_a_shipped_recipe(tmp_path, monkeypatch):
     assert recipes.find(str(tmp_path / "quickstart")) == tmp_path / "quickstart"
 
 
-def test_an_unknown_name_is_answered_with_those_there_are():
-    names = ", ".join(path.stem for path in SHIPPED)
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("quikstart", "did you mean quickstart?"), ("mine.yaml", "there are " + ", ".join(path.stem for path in SHIPPED))],
+)
+def test_an_unknown_name_is_answered_with_those_there_are(name, hint):
     with pytest.raises(UsageError) as caught:
-        recipes.find("quikstart.yaml")
-    assert str(caught.value) == f"--config: no file quikstart.yaml, and no shipped recipe of that name ({names})"
+        recipes.find(name)
+    assert str(caught.value) == f"--config: no file {name}, and no shipped recipe of that name; {hint}"
