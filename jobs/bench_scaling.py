@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import DataContext, ExecutionOptions
+from ray.data import DataContext
 
 from advise_ray import runtime
 from advise_ray.bench import decode
@@ -27,11 +27,12 @@ from advise_ray.bench.machine import machine
 from advise_ray.config import Config, load
 from advise_ray.cost import read_rates
 from advise_ray.model.advise import build_advise
+from advise_ray.rows import row_by_row, rows
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
 from advise_ray.training.optim import build_optimizer
-from advise_ray.training.pipeline import PlanSource, clip_bytes
+from advise_ray.training.pipeline import clip_bytes
 
 ROUNDS = 3
 CLIPS_PER_STEP = 32
@@ -56,17 +57,14 @@ def decoding(folder: Path) -> Row:
 def coordinator_rows_per_s(num_workers: int) -> float:
     """Rows that a stream like the training's deals out to so many readers, where nothing is decoded."""
 
-    def rows() -> Any:
+    def numbers() -> Any:
         for number in range(NUM_ROWS):
             yield pa.table({"number": [number]})
 
-    context = DataContext.get_current().copy()
-    context.target_max_block_size = 1
-    context.execution_options = ExecutionOptions(preserve_order=True)
-    context.downstream_capacity_backpressure_ratio = None
-    with DataContext.current(context):
-        source = ray.data.read_datasource(PlanSource(rows), num_cpus=0, override_num_blocks=1)
-        passed = source.map_batches(_Same, batch_size=None, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.25)
+    with DataContext.current(row_by_row(preserve_order=True)):
+        passed = rows(numbers).map_batches(
+            _Same, batch_size=None, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.25
+        )
         splits = passed.streaming_split(num_workers, equal=True)
     started = [_read.remote(split) for split in splits]
     return sum(count / seconds for count, seconds in ray.get(started))

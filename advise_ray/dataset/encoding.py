@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,14 @@ from ray.data import DataContext
 from advise_ray import runtime, threads
 from advise_ray.config import Config, worker_counts
 from advise_ray.model.advise import AdViSe, empty_advise
+from advise_ray.pace import Pace, paced
+from advise_ray.rows import row_by_row, rows
 from advise_ray.shares import Shares
 from advise_ray.video.frames import DecodeFrames
 
 Block = dict[str, NDArray[Any]]
+AHEAD = 2
+"""Groups that are decoded, or being decoded, for each process that decodes or encodes."""
 Function = Callable[[AdViSe, torch.device, Block], Block]
 """What is done with the decoded frames of a group of videos, see `DecodeFrames`; it is sent to other processes."""
 
@@ -32,21 +36,21 @@ def encode_groups(
     A single model on CPUs needs no actor: this process has it, and no other one has to start.
     """
     runtime.connect()
-    context = DataContext.get_current().copy()
-    context.target_max_block_size = 1  # a group is a block, and goes on as soon as it is decoded
-    context.downstream_capacity_backpressure_ratio = None
-    with DataContext.current(context):
-        decoded = ray.data.from_arrow(groups).map_batches(
+    decoders = min(shares.num_decode_actors, len(groups))
+    ahead = AHEAD * (decoders + shares.num_workers)
+    listed, pace = ray.put(groups), ray.remote(Pace).options(num_cpus=0).remote()
+    with DataContext.current(row_by_row()):
+        decoded = rows(lambda: paced(ray.get(listed), ahead, pace)).map_batches(
             DecodeFrames,
             fn_constructor_args=(config,),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(shares.num_decode_actors, len(groups))),
+            compute=ray.data.ActorPoolStrategy(size=decoders),
             num_cpus=shares.cpus_per_decode_actor,
             **runtime.beside_no_gpu(),
         )
         if shares.num_workers == 1 and not shares.use_gpu:
-            yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded))
+            yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded, pace))
             return
         encoded = decoded.map_batches(
             _Model,
@@ -58,14 +62,16 @@ def encode_groups(
             num_gpus=1 if shares.use_gpu else 0,
             runtime_env=runtime.worker_environment(),
         )
-        yield from _read(encoded)
+        yield from _read(encoded, pace)
 
 
-def _read(dataset: ray.data.Dataset) -> Iterable[Block]:
+def _read(dataset: ray.data.Dataset, pace: Any) -> Iterator[Block]:
     """One block after the other. Split in one, the work is led by an actor: led from here, Ray (2.60) would complain on
     the terminal of every actor with arguments (issue 53727)."""
     (stream,) = dataset.streaming_split(1)
-    return stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+    for taken, block in enumerate(stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1), 1):
+        pace.advance.remote(taken)
+        yield block
 
 
 class _Model:

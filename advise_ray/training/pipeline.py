@@ -8,11 +8,10 @@ ten, and decoded clips never fill the object store.
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +20,14 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
-from ray.data import DataContext, ExecutionOptions
-from ray.data.block import BlockMetadata
+from ray.data import DataContext
 from ray.train import DataConfig
 from ray.util.metrics import Counter
 
 from advise_ray import runtime
 from advise_ray.config import Config
+from advise_ray.pace import Pace, paced
+from advise_ray.rows import row_by_row, rows
 from advise_ray.training.clips import CachedFeatures, ClipReader
 from advise_ray.training.schedule import Batch, Schedule
 from advise_ray.video.manifest import Video
@@ -55,19 +55,9 @@ class ClipStream:
         pace_name = f"pace-{uuid.uuid4().hex}"
         pace = ray.remote(Pace).options(name=pace_name, num_cpus=0).remote()
         ahead = max(2, self.config.data.max_clips_in_flight // self.schedule.batch_size)
-        context = DataContext.get_current().copy()
-        context.target_max_block_size = 1  # emit a block as soon as it has a row
-        context.execution_options = ExecutionOptions(preserve_order=True)
-        # The pace bounds what is in flight. Ray Data's own back-pressure would keep its scheduling loop spinning, at
-        # half a core (ray 2.60, process_completed_tasks): held-back outputs count as ready, so it never waits.
-        context.downstream_capacity_backpressure_ratio = None
-        with DataContext.current(context):
-            rows = ray.data.read_datasource(
-                PlanSource(lambda: _plan_rows(self.schedule, self.start_step, num_workers, ahead, pace, pace_name)),
-                num_cpus=0,
-                override_num_blocks=1,
-            )
-            decoded = rows.map_batches(
+        with DataContext.current(row_by_row(preserve_order=True)):
+            plan = rows(lambda: _plan_rows(self.schedule, self.start_step, num_workers, ahead, pace, pace_name))
+            decoded = plan.map_batches(
                 ReadClips,
                 fn_constructor_args=(self.config, self.videos),
                 batch_size=None,
@@ -77,26 +67,6 @@ class ClipStream:
                 **runtime.beside_no_gpu(),
             )
             return decoded.streaming_split(num_workers, equal=True)
-
-
-class Pace:
-    """An actor that keeps the plan from running away: the generator waits for it, the workers advance it."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-        self.changed = asyncio.Condition()
-
-    async def advance(self, taken: int) -> None:
-        """So many batches have been taken by a worker."""
-        async with self.changed:
-            self.taken = max(self.taken, taken)
-            self.changed.notify_all()
-
-    async def wait_for(self, taken: int) -> int:
-        """Return the batches taken, once they are at least so many."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.taken >= taken)
-            return self.taken
 
 
 class StreamConfig(DataConfig):
@@ -109,28 +79,11 @@ class StreamConfig(DataConfig):
         return [{name: shards[rank] for name, shards in opened.items()} for rank in range(world_size)]
 
 
-class PlanSource(ray.data.Datasource):
-    """The schedule as a Ray Data source: one lazy read task, which yields one row at a time."""
-
-    def __init__(self, read: Callable[[], Iterator[pa.Table]]) -> None:
-        self.read = read
-
-    def estimate_inmemory_data_size(self) -> None:
-        return None
-
-    def get_read_tasks(self, *_args: Any, **_kwargs: Any) -> list[ray.data.ReadTask]:
-        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ray.data.ReadTask(self.read, metadata)]
-
-
 def _plan_rows(
     schedule: Schedule, start_step: int, num_workers: int, ahead: int, pace: Any, pace_name: str
 ) -> Iterator[pa.Table]:
     """A row for each worker's share of each batch, at most `ahead` batches before the workers."""
-    taken = 0
-    for count, batch in enumerate(schedule.batches(start_step)):
-        if count - taken >= ahead:
-            taken = ray.get(pace.wait_for.remote(count - ahead + 1))
+    for batch in paced(schedule.batches(start_step), ahead, pace):
         for row in plan_rows(batch, num_workers):
             yield pa.Table.from_pylist([{**row, "pace": pace_name}])
 

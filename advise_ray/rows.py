@@ -1,0 +1,37 @@
+"""Ray Data from a lazy generator, a row at a time; what holds it back is a pace (`pace.py`), nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import DataContext, ExecutionOptions
+from ray.data.block import BlockMetadata
+
+
+def row_by_row(*, preserve_order: bool = False) -> DataContext:
+    """A context in which a row is a block, goes on as soon as it is there, and only a pace holds it back."""
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = 1
+    context.execution_options = ExecutionOptions(preserve_order=preserve_order)
+    context.downstream_capacity_backpressure_ratio = None
+    return context
+
+
+def rows(read: Callable[[], Iterator[pa.Table]]) -> ray.data.Dataset:
+    """What `read` yields, called in one task that needs no CPU."""
+    return ray.data.read_datasource(_Lazy(read), num_cpus=0, override_num_blocks=1)
+
+
+class _Lazy(ray.data.Datasource):
+    def __init__(self, read: Callable[[], Iterator[pa.Table]]) -> None:
+        self.read = read
+
+    def estimate_inmemory_data_size(self) -> None:
+        return None
+
+    def get_read_tasks(self, *_args: Any, **_kwargs: Any) -> list[ray.data.ReadTask]:
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ray.data.ReadTask(self.read, metadata)]
