@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Item = TypeVar("Item")
 
@@ -35,6 +36,12 @@ class Pace:
         async with self.changed:
             await self.changed.wait_for(lambda: self.taken >= taken)
             return self.taken
+
+
+def start_pace(name: str | None = None) -> Any:
+    """A handle of the actor, on the node of who calls: no other node's death takes it away."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Pace).options(name=name, num_cpus=0, scheduling_strategy=here).remote()
 
 
 def paced(items: Iterable[Item], ahead: int, pace: Any) -> Iterator[Item]:

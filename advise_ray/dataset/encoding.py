@@ -16,7 +16,7 @@ from ray.data import DataContext
 from advise_ray import runtime, threads
 from advise_ray.config import Config, worker_counts
 from advise_ray.model.advise import AdViSe, empty_advise
-from advise_ray.pace import Pace, paced
+from advise_ray.pace import paced, start_pace
 from advise_ray.rows import row_by_row, rows
 from advise_ray.shares import Shares
 from advise_ray.video.frames import DecodeFrames
@@ -38,7 +38,7 @@ def encode_groups(
     runtime.connect()
     decoders = min(shares.num_decode_actors, len(groups))
     ahead = AHEAD * (decoders + shares.num_workers)
-    listed, pace = ray.put(groups), ray.remote(Pace).options(num_cpus=0).remote()
+    listed, pace = ray.put(groups), start_pace()
     with DataContext.current(row_by_row()):
         decoded = rows(lambda: paced(ray.get(listed), ahead, pace)).map_batches(
             DecodeFrames,

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import tempfile
-import warnings
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,8 +43,7 @@ def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) 
     # A model belongs to MLflow's active experiment, not to its run's: to "Default", and its files to ./mlruns.
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec("string", "error")]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
         synthesize(Path(folder), 1, seed=0)
         (video,) = Path(folder).rglob("*.mp4")
         bare = Path(folder) / checkpoint.name

@@ -26,7 +26,7 @@ from ray.util.metrics import Counter
 
 from advise_ray import runtime
 from advise_ray.config import Config
-from advise_ray.pace import Pace, paced
+from advise_ray.pace import paced, start_pace
 from advise_ray.rows import row_by_row, rows
 from advise_ray.training.clips import CachedFeatures, ClipReader
 from advise_ray.training.schedule import Batch, Schedule
@@ -53,7 +53,7 @@ class ClipStream:
         The blocks name the `Pace` actor, which the workers tell how many batches they have taken.
         """
         pace_name = f"pace-{uuid.uuid4().hex}"
-        pace = ray.remote(Pace).options(name=pace_name, num_cpus=0).remote()
+        pace = start_pace(pace_name)
         ahead = max(2, self.config.data.max_clips_in_flight // self.schedule.batch_size)
         with DataContext.current(row_by_row(preserve_order=True)):
             plan = rows(lambda: _plan_rows(self.schedule, self.start_step, num_workers, ahead, pace, pace_name))

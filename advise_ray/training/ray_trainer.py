@@ -46,6 +46,7 @@ class RayTrainer(TorchTrainer):
         if len(self.counts) > 1:
             kwargs["scaling_policy"] = _WholeShares(self.scaling_config, self.counts)
         here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        # The rest is what Ray's own does, but for waiting.
         variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
         controller = (
             ray.remote(TrainController)
