@@ -42,7 +42,7 @@ def _run(nodes: dict[str, object], arguments: list[str]) -> None:
         if nodes:
             preflight.await_nodes(**nodes, wait_s=NODES_WAIT_S, on_line=_tell)  # type: ignore[arg-type]
         recipe = _recipe(arguments)
-        preflight.preflight(load(recipe) if recipe is not None else None, _tell)
+        preflight.preflight(load(recipe) if recipe is not None else None, _tell, _read_everywhere(arguments))
     except AdviseRayError as error:
         for line in str(error).splitlines():
             _tell(f"error: {line}")
@@ -58,6 +58,19 @@ def _recipe(arguments: list[str]) -> Path | None:
             return path if path.is_file() else None
     used = [Path(argument) / "config.yaml" for argument in arguments]  # the run that `evaluate` or `embed` uses
     return next((path for path in used if path.is_file()), None)
+
+
+def _read_everywhere(arguments: list[str]) -> list[str]:
+    """The files that all nodes read though no recipe names them, and that the head sees: what it does not see either,
+    the command itself tells of."""
+    from advise_ray.cluster.preflight import some_videos
+
+    read = []
+    if "--videos" in arguments:
+        read = [arguments[arguments.index("--videos") + 1]]
+    elif "check" in arguments:
+        read = some_videos(Path(arguments[arguments.index("check") + 1]))
+    return [path for path in read if Path(path).exists()]
 
 
 def _tell(line: str) -> None:

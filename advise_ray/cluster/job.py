@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from advise_ray.cluster.shipment import pack
 from advise_ray.config import Config
-from advise_ray.errors import ClusterError
+from advise_ray.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -161,8 +161,8 @@ def secrets(names: tuple[str, ...]) -> dict[str, str]:
     """The environment variables that a recipe names, for the job alone.
 
     Raises:
-        ClusterError: one is not set here.
+        UsageError: one is not set here.
     """
     if missing := [name for name in names if name not in os.environ]:
-        raise ClusterError(f"secrets: {', '.join(missing)}: not set in this environment")
+        raise UsageError(f"secrets: {', '.join(missing)}: not set in this environment")
     return {name: os.environ[name] for name in names}

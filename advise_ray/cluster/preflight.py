@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,17 @@ def await_nodes(hosts: tuple[str, ...], least_nodes: int, wait_s: float, on_line
         time.sleep(POLL_S)
 
 
-def preflight(config: Config | None, on_line: OnLine) -> None:
+def preflight(config: Config | None, on_line: OnLine, read: Sequence[str] = ()) -> None:
     """Check the cluster for a job of this configuration.
+
+    Args:
+        read: files and folders that all nodes read, beside what the configuration names.
 
     Raises:
         ClusterError: everything that is wrong, a line each.
     """
     nodes = _alive()
-    needed = _needed(config) if config is not None else []
+    needed = [*read, *(_needed(config) if config is not None else [])]
     marker = _write_marker(config) if config is not None and len(nodes) > 1 else None
     try:
         paths = [*needed, *([marker] if marker else [])]
@@ -153,7 +156,16 @@ def _needed(config: Config) -> list[str]:
         return [] if storage.is_url(config.data.features) else [config.data.features]
     if config.data.manifest is None:
         return []
-    every = videos(read_manifest(Path(config.data.manifest)))
+    return some_videos(Path(config.data.manifest))
+
+
+def some_videos(manifest: Path) -> list[str]:
+    """Files or URLs of a few videos from all over a manifest.
+
+    Raises:
+        UsageError: it is no manifest.
+    """
+    every = videos(read_manifest(manifest))
     step = max(1, len(every) // SAMPLED_VIDEOS)
     return [video.path for video in every[::step][:SAMPLED_VIDEOS]]
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,11 +91,33 @@ def test_a_node_with_another_version_is_named_with_both(head: str, tmp_path: Pat
 
 def test_storage_that_a_node_does_not_see_is_told(head: str, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {tmp_path}/runs && exec "$@"', "sh"]
-    if shutil.which("unshare") is None or subprocess.run([*hide, "true"], capture_output=True).returncode != 0:
-        pytest.skip("a node cannot have a file system of its own here: unshare and mount need root")
-    with second_node(head, *hide), pytest.raises(ClusterError) as raised:
+    with second_node(head, *hiding(tmp_path / "runs")), pytest.raises(ClusterError) as raised:
         preflight(config_in(tmp_path / "runs"), print)
     (line,) = str(raised.value).splitlines()
     assert line.startswith(f"node {SECOND}: storage.path is not shared: a file of the head does not exist")
     assert not list((tmp_path / "runs").glob(".preflight-*"))
+
+
+def test_videos_to_index_that_a_node_does_not_see_are_told(head: str, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    (videos / "walking").mkdir(parents=True)
+    with second_node(head, *hiding(tmp_path)):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "advise_ray.cli.remote", "{}", "data", "index", "--format", "folder"),
+                *("--videos", str(videos), "--out", str(tmp_path / "clips.parquet")),
+            ],
+            env={**os.environ, "RAY_ADDRESS": head},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert f"error: node {SECOND}: {videos} does not exist; all nodes need it at the same path\n" in done.stderr
+
+
+def hiding(folder: Path) -> list[str]:
+    """What to begin a command with, so that it sees nothing in a folder."""
+    hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*hide, "true"], capture_output=True).returncode != 0:
+        pytest.skip("a node cannot have a file system of its own here: unshare and mount need root")
+    return hide
