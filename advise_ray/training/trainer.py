@@ -18,7 +18,7 @@ import ray.train
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from advise_ray import cards, runtime
+from advise_ray import cards, runtime, tracking
 from advise_ray.config import Config, load, to_yaml, worker_counts
 from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.files import write_whole
@@ -35,6 +35,7 @@ from advise_ray.video.manifest import write_rejects
 log = logging.getLogger("advise_ray")
 
 NOTE_EVERY_S = 10.0
+TRACKING_PATIENCE_S, TRACKING_PAUSE_S = 60.0, 2.0
 Line = dict[str, Any]
 OnLine = Callable[[Line, int], None]
 
@@ -104,6 +105,8 @@ class _Run:
         self.tracker = RunTracker(self.config, run_dir)
 
     def execute(self) -> Line:
+        if self.config.tracking.uri is not None:
+            tracking.check(self.config)  # a server that is not there is told before anything is written
         fresh = not self.run_dir.exists()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         write_whole(self.run_dir / "config.yaml", to_yaml(self.config))
@@ -115,7 +118,7 @@ class _Run:
         try:
             self._fit()
         except TrackingError:  # only the start raises it
-            if fresh:  # nothing has been done: leave nothing behind
+            if fresh and not (self.run_dir / "metrics.jsonl").exists():  # nothing has been done: leave nothing behind
                 shutil.rmtree(self.run_dir)
             raise
         except KeyboardInterrupt:
@@ -175,7 +178,7 @@ class _Run:
 
     def _follow(self) -> Iterator[None]:
         """Hand on what the run has written, whenever asked."""
-        self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")  # while the workers start
+        self._start_tracking()  # while the workers start
         metrics = self.run_dir / "metrics.jsonl"
         self.tracker.follow(metrics)
         noted_s = -math.inf
@@ -187,6 +190,19 @@ class _Run:
             for line in lines:
                 self.on_line(line, self.plan.schedule.total_steps)
             yield
+
+    def _start_tracking(self) -> None:
+        """A server that was there a moment ago is waited for."""
+        deadline_s = time.monotonic() + TRACKING_PATIENCE_S
+        while True:
+            try:
+                self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")
+                return
+            except TrackingError as error:
+                if self.config.tracking.uri is None or time.monotonic() > deadline_s:
+                    raise
+                log.warning("%s; trying again", error)
+            time.sleep(TRACKING_PAUSE_S)
 
     def _trainer(self, meanwhile: Callable[[], None]) -> RayTrainer:
         config, shares = self.config, self.plan.shares
