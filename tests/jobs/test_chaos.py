@@ -1,4 +1,4 @@
-"""Some faults in mid-epoch; `jobs/chaos.py` has all. Dead workers, drivers and servers are in other tests."""
+"""Some faults; `jobs/chaos.py` has all. Dead workers and drivers, and servers that go in mid-run, are in other tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-MOMENT = "mid_epoch"
+CASES = {"tracking_server": "start", **dict.fromkeys(("node", "controller", "storage", "disk"), "mid_epoch")}
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def undisturbed(chaos, tmp_path_factory: pytest.TempPathFactory):
     return root, case
 
 
-@pytest.mark.parametrize("kind", ["node", "controller", "storage", "disk"])
+@pytest.mark.parametrize("kind", CASES)
 def test_a_run_survives(chaos, undisturbed, kind: str) -> None:
     root, reference = undisturbed
-    case = chaos.Case(root, root / "manifest.parquet", kind, MOMENT)
+    case = chaos.Case(root, root / "manifest.parquet", kind, CASES[kind])
     row = case.run()
     if row.get("passed", True) is None:
         pytest.skip(f"{kind}: {row['why']}")
