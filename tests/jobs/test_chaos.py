@@ -1,4 +1,4 @@
-"""Some faults; `jobs/chaos.py` has all. Dead workers and drivers, and servers that go in mid-run, are in other tests."""
+"""Some faults; `jobs/chaos.py` has all. Dead workers, drivers, and servers that go in mid-run are in other tests."""
 
 from __future__ import annotations
 
