@@ -25,7 +25,7 @@ from advise_ray.files import write_whole
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint, status
 from advise_ray.training.job import Job, run
-from advise_ray.training.patience import patiently
+from advise_ray.training.patience import PATIENCE_S, PAUSE_S, patiently
 from advise_ray.training.pipeline import ClipStream, StreamConfig
 from advise_ray.training.plan import Plan, make_plan
 from advise_ray.training.ray_trainer import RESIZE_CHECK_S, RayTrainer
@@ -35,7 +35,6 @@ from advise_ray.video.manifest import write_rejects
 log = logging.getLogger("advise_ray")
 
 NOTE_EVERY_S = 10.0
-TRACKING_PATIENCE_S, TRACKING_PAUSE_S = 60.0, 2.0
 Line = dict[str, Any]
 OnLine = Callable[[Line, int], None]
 
@@ -192,17 +191,18 @@ class _Run:
             yield
 
     def _start_tracking(self) -> None:
-        """A server that was there a moment ago is waited for."""
-        deadline_s = time.monotonic() + TRACKING_PATIENCE_S
+        """A server, or storage, that was there a moment ago is waited for."""
+        deadline_s = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")
                 return
             except TrackingError as error:
-                if self.config.tracking.uri is None or time.monotonic() > deadline_s:
+                lasting = self.config.tracking.uri is None and self.run_dir.exists()
+                if lasting or time.monotonic() > deadline_s:
                     raise
                 log.warning("%s; trying again", error)
-            time.sleep(TRACKING_PAUSE_S)
+            time.sleep(PAUSE_S)
 
     def _trainer(self, meanwhile: Callable[[], None]) -> RayTrainer:
         config, shares = self.config, self.plan.shares
