@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -160,7 +161,8 @@ class _Run:
         runtime.connect()
         following = self._follow()
         try:
-            outcome = self._trainer(meanwhile=lambda: next(following)).fit()
+            with tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch:
+                outcome = self._trainer(lambda: next(following), scratch).fit()
         except TrackingError:
             ray.shutdown()  # nothing writes to the run directory any more
             raise
@@ -204,7 +206,9 @@ class _Run:
                 log.warning("%s; trying again", error)
             time.sleep(PAUSE_S)
 
-    def _trainer(self, meanwhile: Callable[[], None]) -> RayTrainer:
+    def _trainer(self, meanwhile: Callable[[], None], scratch: str) -> RayTrainer:
+        """`scratch`: what Ray Train takes for its storage. It keeps nothing there, but makes the folder, and would
+        make a run's storage anew while that is away."""
         config, shares = self.config, self.plan.shares
         videos = ray.put(self.plan.videos)
         job = Job(
@@ -243,8 +247,8 @@ class _Run:
                 resources_per_worker={"CPU": shares.cpus_per_worker} | ({"GPU": 1} if shares.use_gpu else {}),
             ),
             run_config=ray.train.RunConfig(
-                name=".ray",
-                storage_path=str(run_dir),
+                name=run_dir.name,
+                storage_path=scratch,
                 worker_runtime_env=runtime.worker_environment(),
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
