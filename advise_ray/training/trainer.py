@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +54,7 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> Line:
 
     Raises:
         UsageError, ConfigError: before anything is written.
+        TrackingError: the tracking server is away; before anything is written, or after it was waited for.
         TrainingError: the run stopped; its directory says how far it came.
         InterruptedRunError: on KeyboardInterrupt.
     """
@@ -107,7 +107,6 @@ class _Run:
     def execute(self) -> Line:
         if self.config.tracking.uri is not None:
             tracking.check(self.config)  # a server that is not there is told before anything is written
-        fresh = not self.run_dir.exists()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         write_whole(self.run_dir / "config.yaml", to_yaml(self.config))
         rejects = self.run_dir / "rejects.parquet"
@@ -117,10 +116,6 @@ class _Run:
             log.warning("note: %s", note)
         try:
             self._fit()
-        except TrackingError:  # only the start raises it
-            if fresh and not (self.run_dir / "metrics.jsonl").exists():  # nothing has been done: leave nothing behind
-                shutil.rmtree(self.run_dir)
-            raise
         except KeyboardInterrupt:
             self._try_to_end("KILLED")
             raise InterruptedRunError(f"interrupted; go on with: advise-ray train --resume {self.run_dir}") from None
@@ -163,9 +158,6 @@ class _Run:
         try:
             with tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch:
                 outcome = self._trainer(lambda: next(following), scratch).fit()
-        except TrackingError:
-            ray.shutdown()  # nothing writes to the run directory any more
-            raise
         except ray.exceptions.RayActorError as error:  # nobody starts Ray Train's controller again
             reason = _first_line(error)
             raise TrainingError(
@@ -202,7 +194,7 @@ class _Run:
             except TrackingError as error:
                 lasting = self.config.tracking.uri is None and self.run_dir.exists()
                 if lasting or time.monotonic() > deadline_s:
-                    raise
+                    raise TrackingError(f"{error}; then: advise-ray train --resume {self.run_dir}") from None
                 log.warning("%s; trying again", error)
             time.sleep(PAUSE_S)
 
