@@ -1,4 +1,4 @@
-"""The other end of `--cluster`: what Ray's job server starts on the head. `python -m advise_ray.cli.remote NODES …`."""
+"""A command as a job on a cluster's head: the nodes first, then the command itself."""
 
 from __future__ import annotations
 
@@ -75,7 +75,3 @@ def _read_everywhere(arguments: list[str]) -> list[str]:
 
 def _tell(line: str) -> None:
     click.echo(line, err=True)
-
-
-if __name__ == "__main__":
-    run(sys.argv[1], sys.argv[2:])

@@ -29,12 +29,6 @@ NO_AGENT, AGENT_WAIT_S = "No available agent", 60.0
 END_WAIT_S = 60.0
 POLL_S = 0.5
 OnLine = Callable[[str], None]
-REQUIRE_RAY = (
-    """python -c 'import sys; from importlib.util import find_spec; sys.exit(find_spec("ray") is None)' || """
-    """{ echo "error: the head's python ($(command -v python)) has no Ray; start Ray there with the bin folder of its """
-    """environment first in PATH" >&2; exit 1; }"""
-)
-"""In a job's shell, whose PATH is that of `ray start`."""
 
 
 def connect(address: str) -> JobSubmissionClient:
@@ -78,7 +72,7 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         size = pack(Path(folder), config)
         on_line(f"shipping advise-ray ({size / 1e6:.1f} MB)")
-        entrypoint = f"{REQUIRE_RAY}; {shlex.join(['python', '-m', 'advise_ray.cli.remote', *arguments])}"
+        entrypoint = shlex.join(["python", "-m", "advise_ray.on_head", *arguments])
         deadline_s = time.monotonic() + AGENT_WAIT_S
         while True:
             try:

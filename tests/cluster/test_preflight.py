@@ -104,7 +104,7 @@ def test_videos_to_index_that_a_node_does_not_see_are_told(head: str, tmp_path: 
     with second_node(head, *hiding(tmp_path)):
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "advise_ray.cli.remote", "{}", "data", "index", "--format", "folder"),
+                *(sys.executable, "-m", "advise_ray.on_head", "{}", "data", "index", "--format", "folder"),
                 *("--videos", str(videos), "--out", str(tmp_path / "clips.parquet")),
             ],
             env={**os.environ, "RAY_ADDRESS": head},
