@@ -30,7 +30,7 @@ from advise_ray.model.advise import AdViSe
 from advise_ray.shares import share_cpus
 from advise_ray.video.augment import centre
 from advise_ray.video.frames import Wanted, group_of
-from advise_ray.video.manifest import Video, read_manifest, videos
+from advise_ray.video.manifest import Video, read_manifest, read_rejects, videos
 from advise_ray.video.sampling import span_frames, stride_frames
 
 FRAMES_AT_ONCE = 128
@@ -84,9 +84,12 @@ def embed(
     parts.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(parts / ".lock", timeout=0):
-            manifest = Path(footage) if footage.endswith(".parquet") else dataset.prepare(footage, parts)
+            listed = footage.endswith(".parquet")
+            manifest = Path(footage) if listed else dataset.prepare(footage, parts)
+            rejects = {} if listed else read_rejects(manifest.with_name(manifest.name + ".rejects.parquet"))
             every = videos(read_manifest(manifest))
             _refuse_other(parts, model, manifest, step_s, top_k)
+            _reject(rejects, parts)
             _encode(model, every, parts, step_s, top_k, on_progress)
             counts = _gather(parts, out)
     except Timeout:
@@ -94,7 +97,12 @@ def embed(
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; the same command goes on") from None
     shutil.rmtree(parts)
-    return {"out": str(out), "videos": len(every), **counts, "wall_s": round(time.monotonic() - started_s, 1)}
+    return {
+        "out": str(out),
+        "videos": len(every) + len(rejects),
+        **counts,
+        "wall_s": round(time.monotonic() - started_s, 1),
+    }
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,12 @@ def _groups(every: list[Video], config: Config, step_s: float | None) -> Iterato
             held += portion.size
     if group:
         yield group
+
+
+def _reject(rejects: dict[str, str], parts: Path) -> None:
+    """Rows of a folder's videos that cannot be read at all, after those of the others."""
+    rows = [{"video_id": video_id, "error": " ".join(reason.split())} for video_id, reason in rejects.items()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), parts / "rejects.parquet")
 
 
 def _encode(

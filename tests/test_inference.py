@@ -132,7 +132,10 @@ def test_an_export_that_is_something_else_is_refused(
 
 def test_footage_becomes_rows_of_clips(run_dir: Path, model: VideoModel, manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "embeddings.parquet"
-    found = embed(run_dir, str(manifest), out, top_k=2)
+    progress: list[tuple[int, int]] = []
+    found = embed(run_dir, str(manifest), out, top_k=2, on_progress=lambda done, total: progress.append((done, total)))
+    assert progress[-1] == (progress[0][1],) * 2  # videos that share a portion stay together
+    assert progress[-1][1] < found["videos"]
     rows = pq.read_table(out).to_pylist()
     every = {video.video_id: video for video in videos(read_manifest(manifest))}
     assert found["videos"] == len(every) == len({row["video_id"] for row in rows})
@@ -146,6 +149,21 @@ def test_footage_becomes_rows_of_clips(run_dir: Path, model: VideoModel, manifes
     assert list(tmp_path.iterdir()) == [out]
     with pytest.raises(UsageError, match="is there; name a new file"):
         embed(run_dir, str(manifest), out)
+
+
+def test_a_file_in_a_folder_that_is_no_video_has_a_row_with_its_reason(
+    run_dir: Path, synthesized: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    video = next((synthesized / "videos").rglob("*.mp4"))
+    (folder / "good.mp4").write_bytes(video.read_bytes())
+    (folder / "text.mp4").write_text("not a film")
+    found = embed(run_dir, str(folder), tmp_path / "out.parquet")
+    assert (found["videos"], found["failed_videos"]) == (2, 1)
+    (failed,) = [row for row in pq.read_table(tmp_path / "out.parquet").to_pylist() if row["error"] is not None]
+    assert failed["video_id"] == "text.mp4"
+    assert "not a video file" in failed["error"]
 
 
 def test_a_video_that_fails_has_a_row_with_its_reason(run_dir: Path, synthesized: Path, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ Wanted = tuple[int, Video, NDArray[np.int64]]
 
 
 def group_of(wanted: list[Wanted]) -> pa.Table:
-    """The input of `DecodeFrames`."""
-    return pa.Table.from_pylist([{**vars(video), "row": row, "wanted": frames} for row, video, frames in wanted])
+    """The input of `DecodeFrames`: one row, since a row of a stream is a block (`rows.row_by_row`)."""
+    videos = [{**vars(video), "row": row, "wanted": frames.tolist()} for row, video, frames in wanted]
+    return pa.Table.from_pylist([{"videos": videos}])
 
 
 class DecodeFrames:
@@ -39,14 +40,15 @@ class DecodeFrames:
         counts: list[int] = []
         failures: list[str] = []
         size = self.config.augment
-        wanted = [np.asarray(frames) for frames in group.column("wanted").to_pylist()]
+        (videos,) = group.column("videos").to_pylist()
+        wanted = [np.asarray(video.pop("wanted")) for video in videos]
         total = sum(map(len, wanted))
         frames = self.decoder.frames((total, 1, size.resize_height_px, size.resize_width_px, 3))
-        for row, indices in zip(group.drop_columns("wanted").to_pylist(), wanted, strict=True):
-            rows.append(row.pop("row"))
+        for video, indices in zip(videos, wanted, strict=True):
+            rows.append(video.pop("row"))
             places = np.arange(len(indices)) + sum(counts)
             counts.append(len(indices))
-            failures.append(self._decode(Video(**row), indices, frames, places))
+            failures.append(self._decode(Video(**video), indices, frames, places))
         return {
             "rows": np.asarray([rows]),
             "counts": np.asarray([counts]),
