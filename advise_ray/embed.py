@@ -84,9 +84,7 @@ def embed(
     parts.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(parts / ".lock", timeout=0):
-            listed = footage.endswith(".parquet")
-            manifest = Path(footage) if listed else dataset.prepare(footage, parts)
-            rejects = {} if listed else read_rejects(manifest.with_name(manifest.name + ".rejects.parquet"))
+            manifest, rejects = _listed(footage, parts)
             every = videos(read_manifest(manifest))
             _refuse_other(parts, model, manifest, step_s, top_k)
             _reject(rejects, parts)
@@ -197,8 +195,16 @@ def _groups(every: list[Video], config: Config, step_s: float | None) -> Iterato
         yield group
 
 
+def _listed(footage: str, parts: Path) -> tuple[Path, dict[str, str]]:
+    """A manifest, the one given or one of a folder; and the videos of the folder that cannot be read at all, and why."""
+    if footage.endswith(".parquet"):
+        return Path(footage), {}
+    found = dataset.index_folder(footage, parts / "manifests")
+    return Path(found["manifest"]), read_rejects(Path(found["rejects"])) if found["rejects"] else {}
+
+
 def _reject(rejects: dict[str, str], parts: Path) -> None:
-    """Rows of a folder's videos that cannot be read at all, after those of the others."""
+    """Their rows, after those of the others."""
     rows = [{"video_id": video_id, "error": " ".join(reason.split())} for video_id, reason in rejects.items()]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), parts / "rejects.parquet")
 

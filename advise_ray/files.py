@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+
+def require_folder(path: Path) -> None:
+    """Raise FileNotFoundError where a folder is not there: storage that is away is not taken for empty, or made anew."""
+    if not path.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -164,5 +164,7 @@ def secrets(names: tuple[str, ...]) -> dict[str, str]:
         UsageError: one is not set here.
     """
     if missing := [name for name in names if name not in os.environ]:
-        raise UsageError(f"secrets: {', '.join(missing)}: not set in this environment")
+        raise UsageError(
+            f"secrets: {', '.join(missing)}: not set in this environment; set it, or leave it out of secrets"
+        )
     return {name: os.environ[name] for name in names}

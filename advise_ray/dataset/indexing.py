@@ -197,19 +197,23 @@ def _whole_lines(path: Path) -> Iterator[Row]:
         yield from map(json.loads, whole.splitlines())
 
 
+def index_folder(videos: str, manifests: Path, *, on_progress: OnProgress = _ignore) -> dict[str, Any]:
+    """Index a folder or URL of videos into its own file in the folder `manifests`; returns what `index` does."""
+    root = storage.local_or_url(videos)
+    out = manifests / f"{Path(root).name}-{zlib.crc32(root.encode()):08x}.parquet"
+    return index(read_folder(root), root, out, on_progress=on_progress)
+
+
 def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress = _ignore) -> Path:
     """The manifest of a folder of videos, or of a small synthesized data set, made under `storage_path`.
 
     A folder is listed anew each time, and what has changed in it is read; the synthesized set is made once.
     """
     if videos is not None:
-        root = storage.local_or_url(videos)
-        name = f"{Path(root).name}-{zlib.crc32(root.encode()):08x}.parquet"
-        out = storage_path / "manifests" / name
-        summary = index(read_folder(root), root, out, on_progress=on_progress)
+        summary = index_folder(videos, storage_path / "manifests", on_progress=on_progress)
         if summary["rejected"]:
             log.warning("%d videos cannot be read and are left out; why: %s", summary["rejected"], summary["rejects"])
-        return out
+        return Path(summary["manifest"])
     root_path = storage_path / "synthesized"
     out = root_path / "manifest.parquet"
     if not out.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from filelock import FileLock
 
 from advise_ray.config import Config
 from advise_ray.errors import TrackingError
+from advise_ray.files import require_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,8 +74,8 @@ def connect(config: Config) -> tuple[MlflowClient, str]:
         if uri.startswith(DATABASES):
             db = _sqlite_file(uri)
             folder = db.parent if db else Path(config.storage.path)
-            if config.tracking.uri is None and not folder.is_dir():  # storage that is away is not made anew
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+            if config.tracking.uri is None:
+                require_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
             artifacts = (folder / "mlflow-artifacts").as_uri()  # else they would go into the working directory
             stack.enter_context(FileLock(folder / ".mlflow.lock", timeout=60))

@@ -8,9 +8,7 @@ A checkpoint appears under its name only when it is whole.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from advise_ray.config import Config, flatten, to_yaml
 from advise_ray.config import load as load_config
 from advise_ray.errors import ConfigError, UsageError
+from advise_ray.files import require_folder
 
 
 @dataclass
@@ -48,7 +47,7 @@ class State:
 
 def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
     """Write a checkpoint, then delete those that are neither among the last `train.keep_checkpoints` nor the best."""
-    require(run_dir)
+    require_folder(run_dir)
     path = run_dir / "checkpoints" / f"step_{state.step:08d}"
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -66,12 +65,6 @@ def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch
     return path
 
 
-def require(run_dir: Path) -> None:
-    """Raise FileNotFoundError where a run's storage is away, so that it is not taken for a run without checkpoints."""
-    if not run_dir.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run_dir))
-
-
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
     return sorted(path.parent for path in run_dir.glob("checkpoints/step_*/state.json") if path.parent.suffix == "")
@@ -81,9 +74,9 @@ def latest_of_run(run_dir: Path) -> Path | None:
     """The checkpoint that a run goes on from while it runs.
 
     Raises:
-        FileNotFoundError: see `require`.
+        FileNotFoundError: see `require_folder`.
     """
-    require(run_dir)
+    require_folder(run_dir)
     return latest(run_dir)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from advise_ray.config import Config
 from advise_ray.errors import TrainingError
-from advise_ray.training import checkpoint
+from advise_ray.files import require_folder
 from advise_ray.training.patience import patiently
 from advise_ray.video.manifest import Video, read_rejects, write_rejects
 
@@ -179,7 +179,7 @@ class Recorder:
 def _last_written(path: Path) -> tuple[int, int, int]:
     """The last training step, the last epoch and the bytes of a metrics file, which loses a torn last line."""
     last_step, last_epoch = 0, -1
-    checkpoint.require(path.parent)
+    require_folder(path.parent)
     if not path.exists():
         return last_step, last_epoch, 0
     text = path.read_text()
