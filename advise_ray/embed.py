@@ -196,7 +196,7 @@ def _groups(every: list[Video], config: Config, step_s: float | None) -> Iterato
 
 
 def _listed(footage: str, parts: Path) -> tuple[Path, dict[str, str]]:
-    """A manifest, the one given or one of a folder; and the videos of the folder that cannot be read at all, and why."""
+    """A manifest, the one given or one of a folder; and which of its videos cannot be read at all, and why."""
     if footage.endswith(".parquet"):
         return Path(footage), {}
     found = dataset.index_folder(footage, parts / "manifests")

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def require_folder(path: Path) -> None:
-    """Raise FileNotFoundError where a folder is not there: storage that is away is not taken for empty, or made anew."""
+    """Raise FileNotFoundError where a folder is missing: storage that is away is not taken for empty, or made anew."""
     if not path.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
