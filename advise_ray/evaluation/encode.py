@@ -21,6 +21,7 @@ from advise_ray.config import Config
 from advise_ray.dataset.encoding import encode_groups
 from advise_ray.errors import ConfigError, EvaluationError, VideoDecodeError
 from advise_ray.model.advise import AdViSe
+from advise_ray.model.precision import autocast
 from advise_ray.shares import Shares
 from advise_ray.video.augment import view_crops
 from advise_ray.video.frames import group_of
@@ -178,7 +179,7 @@ class EncodeClips:
     def clips(self, model: AdViSe, features: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
         """Compressed frames [F, C, s, s] and int64[K, T] → [K, …]."""
         device = features.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+        with autocast(self.config.train.precision, device):
             return torch.cat(
                 [
                     self._apply(model, model.sfu.arrange(features[some]))

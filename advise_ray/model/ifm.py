@@ -19,12 +19,12 @@ from torch import nn
 
 from advise_ray.config import IFMConfig
 from advise_ray.errors import ConfigError
+from advise_ray.model.precision import DTYPES, arithmetic
 from advise_ray.model.weights import fill, one_line, packaged_weights, read_weights
 
 CPU_CHUNK_PX = 2**18
 """Pixels that go through the model at once on a CPU: activations then stay in its caches. Measured with lite0 in bf16
 on 2 cores at 128 px: 2.7 times as fast as 256 frames at once."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Grid = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -46,6 +46,7 @@ class IFM(nn.Module):
     records none.
 
     Attributes:
+        dtype: number format of its weights; `arithmetic` says what is computed in.
         feature_dim: channels of the grid (D).
         grid_size: (h, w) at the input size that it was built for.
         interpolation: how images were resized for it when it was trained, `bicubic`, `bilinear`, …
@@ -57,6 +58,7 @@ class IFM(nn.Module):
     def __init__(self, tower: Tower, dtype: torch.dtype, input_size_px: int, *, compiled: bool = False) -> None:
         super().__init__()
         self.backbone = tower.backbone.eval().requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)
+        self.backbone.to(arithmetic(dtype, "cpu"))  # rounded to `dtype` for good, whatever it is computed in
         # For pixels from 0 to 255. They belong to the weights and travel with them: tags of one architecture differ.
         self.register_buffer("mean", torch.tensor(tower.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(tower.std).view(1, 3, 1, 1) * 255)
@@ -72,7 +74,7 @@ class IFM(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8[N, H, W, 3], RGB → [N, D, h, w] in the model's own precision, normalised with its own mean and std."""
+        """uint8[N, H, W, 3], RGB → [N, D, h, w] in what is computed in, normalised with the model's mean and std."""
         if frames.device.type != "cpu":
             return self.encode(frames)
         frames_at_once = max(1, CPU_CHUNK_PX // (frames.shape[1] * frames.shape[2]))
@@ -82,16 +84,24 @@ class IFM(nn.Module):
         """The same, all frames at once."""
         images = frames.movedim(-1, 1)  # NHWC in memory is channels-last already: no copy
         normalised = torch.addcmul(-self.mean / self.std, images, 1 / self.std)  # from uint8 in one pass
-        return self._grid(normalised.to(self.dtype))
+        return self._grid(normalised.to(arithmetic(self.dtype, frames.device.type)))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> IFM:
+        """Of `to(device)` and its like: there, another format may be the fast one."""
+        super()._apply(fn, recurse)
+        self.backbone.to(arithmetic(self.dtype, self.mean.device.type))
+        return self
 
     def train(self, mode: bool = True) -> IFM:
         """Stay in eval mode, whoever asks: batch-norm statistics and dropout of a frozen model never move."""
         return self
 
     def hash_weights(self) -> str:
-        """SHA-256 over names, shapes and bytes of all parameters and buffers, on any device."""
+        """SHA-256 over names, shapes and bytes of all parameters and buffers in `dtype`, the same on any device."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, held in sorted(self.state_dict().items()):
+            is_weight = name.startswith("backbone.") and held.is_floating_point()
+            tensor = held.to(self.dtype) if is_weight else held
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

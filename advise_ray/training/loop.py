@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from advise_ray.config import Config
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.norm import synchronise_batch_norm
+from advise_ray.model.precision import autocast
 from advise_ray.training.optim import build_optimizer, learning_rate
 from advise_ray.training.schedule import Schedule
 
@@ -53,7 +54,7 @@ class Learner:
             dist.all_reduce(total_weight)
         features = self.features(block)
         self.trained.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+        with autocast(self.config.train.precision, self.device.type):
             logits = self.trained(features)
         smoothing = self.config.optim.label_smoothing
         losses = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing) * weights
@@ -83,7 +84,7 @@ class Learner:
         """
         targets, weights = self._labels(block)
         self.model.temporal.eval()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+        with autocast(self.config.train.precision, self.device.type):
             logits = self.model.temporal(self.features(block))
         confusion.index_put_((targets, logits.argmax(1)), weights, accumulate=True)
         return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()

@@ -16,7 +16,9 @@ from torch import nn
 
 from advise_ray.config import IFMConfig
 from advise_ray.errors import ConfigError
+from advise_ray.model import precision as formats
 from advise_ray.model.ifm import IFM, build_ifm, empty_ifm
+from advise_ray.model.precision import arithmetic
 from advise_ray.model.weights import packaged_weights
 from tests.model.towers import build, noise, normalise, tiny_timm
 
@@ -264,10 +266,27 @@ def test_random_weights_are_the_same_everywhere_and_leave_the_dice_alone() -> No
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
-def test_features_come_in_the_precision_asked_for(name: str, precision: str, dtype: torch.dtype) -> None:
+def test_features_are_near_those_of_fp32_in_any_precision(name: str, precision: str, dtype: torch.dtype) -> None:
     features = build(f"timm:{name}", precision=precision)(noise(2))
-    assert features.dtype == dtype
+    assert features.dtype == arithmetic(dtype, "cpu")
     torch.testing.assert_close(features.float(), build(f"timm:{name}")(noise(2)), rtol=0.1, atol=0.1)
+
+
+def test_a_model_is_the_same_on_a_cpu_with_bf16_and_on_one_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a driver on one sends to a worker on the other, whose model is checked by its hash."""
+    ifms = []
+    for has_it in (True, False):
+        monkeypatch.setattr(formats, "computes_in_bf16", lambda _device_type, has_it=has_it: has_it)
+        ifms.append(build("timm:test_vit", precision="bf16"))
+        assert ifms[-1](noise(2)).dtype == (torch.bfloat16 if has_it else torch.float32)
+    with_it, without = ifms
+    assert with_it.hash_weights() == without.hash_weights() != build("timm:test_vit").hash_weights()
+    before = without.hash_weights()
+    without.load_state_dict(with_it.state_dict())
+    assert without.to("cpu").hash_weights() == before
+    monkeypatch.setattr(formats, "computes_in_bf16", lambda _device_type: True)
+    assert without.to("cpu")(noise(2)).dtype == torch.bfloat16  # as after a move to a GPU
+    assert without.hash_weights() == before
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
