@@ -31,6 +31,7 @@ ARTIFACTS = ("config.yaml", "result.json", "rejects.parquet")
 POLL_S = 1.0
 LONGEST_WAIT_S = 30.0  # between two tries of a server that is away
 LAST_TRY_S = 20.0  # how long the end of a run waits for it
+LONGEST_UPLOAD_S = 300.0  # the same, while it is there and takes what is sent: the model may take a while
 BLOCK_BYTES = 1 << 16  # of metrics.jsonl, between two notes of how far it is sent; longer than any line
 ENTITIES_PER_CALL, PARAM_LENGTH = 100, 6000  # MLflow's limits; and what a slow server takes in time
 
@@ -142,7 +143,9 @@ class RunTracker:
             self.follow(self.run_dir / "metrics.jsonl")
         assert self._thread is not None
         self._wake.set()
-        self._thread.join(LAST_TRY_S)
+        ended_s = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() < ended_s + (LAST_TRY_S if self._away else LONGEST_UPLOAD_S):
+            self._thread.join(0.1)
         self._abandoned = True
         return self.complete
 
