@@ -76,7 +76,8 @@ def result_table(result: dict[str, Any]) -> str:
     rows |= {name: f"{value:.3g}" for name, value in result["rates"].items()}
     if result.get("bound_by"):
         rows["bound by"] = result["bound_by"]
-    rows |= {"failed videos": result["failed_videos"], "wall time": f"{result['wall_s']:.0f} s"}
+    named = f", named in {result['run_dir']}/rejects.parquet" if result["failed_videos"] else ""
+    rows |= {"failed videos": f"{result['failed_videos']}{named}", "wall time": f"{result['wall_s']:.0f} s"}
     rows |= {"checkpoint": result["checkpoint"], "best": result["best_checkpoint"], "run directory": result["run_dir"]}
     width = max(map(len, rows))
     return "\n".join([f"{result['run_name']}: {result['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])

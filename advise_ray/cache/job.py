@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ import pyarrow as pa
 from advise_ray import runtime
 from advise_ray.cache import store
 from advise_ray.cache.encoding import EncodePart, group_pieces
+from advise_ray.cache.folder import is_cache, lock, part_names, sweep
 from advise_ray.cache.identity import Identity
-from advise_ray.cache.matching import differences, identify
+from advise_ray.cache.matching import differences, identify, slowest_step_frames
 from advise_ray.cache.parts import Part
 from advise_ray.cache.sizes import cache_bytes, free_bytes, smaller
 from advise_ray.config import Config
 from advise_ray.dataset.encoding import encode_groups
 from advise_ray.errors import CacheError, ConfigError, InterruptedRunError, UsageError
 from advise_ray.model.advise import AdViSe, build_advise
+from advise_ray.model.precision import DTYPES, arithmetic
 from advise_ray.shares import share_cpus
 from advise_ray.video import storage
 from advise_ray.video.frames import group_of
@@ -53,7 +54,7 @@ class CacheJob:
         self.identity: Identity = identify(
             config, self.model, ifm_sha256, frame_step=cache.frame_step, views=cache.views
         )
-        self.begun = _is_cache(self.location)
+        self.begun = is_cache(self.location)
         if self.begun:
             held = store.read_identity(self.location)
             problems = differences(held, config, self.model, ifm_sha256)
@@ -62,15 +63,16 @@ class CacheJob:
                     problems.append(
                         f"cache.{key}: the cache has {getattr(held, key)}, the recipe {getattr(self.identity, key)}"
                     )
-            if problems:
+            if problems and not part_names(self.location):
+                self.begun = False  # nothing is lost
+            elif problems:
                 raise ConfigError(
                     [*problems, f"{self.location} holds another cache; use another folder, or its recipe"]
                 )
 
     def summary(self) -> Row:
         """What `run` would add: bytes, the room that there is, and where it does not suffice, what would fit."""
-        index = store.read_index(self.location) if self.begun else []
-        missing = [self.videos[row] for row in self._missing(index)]
+        missing = [self.videos[row] for row in self._missing(self._known())]
         needed = cache_bytes(self.identity, missing)
         free = free_bytes(self.location)
         return {
@@ -82,8 +84,23 @@ class CacheJob:
             "bytes": needed,
             "free_bytes": free,
             "fits": free is None or needed <= free,
-            "would_fit": {} if free is None or needed <= free else smaller(self.identity, missing, free),
+            "would_fit": self._would_fit(needed, free),
+            "notes": self.notes(),
         }
+
+    def notes(self) -> list[str]:
+        """What a person should know before hours go into a cache."""
+        notes, format_ = [], self.config.model.ifm.precision
+        slowest, step = slowest_step_frames(self.config, self.videos), self.identity.frame_step
+        if slowest < step:
+            notes.append(
+                f"cache.frame_step: this recipe cannot be trained from it: its slowest clips go on by {slowest:g} "
+                f"frames, and the cache has one in {step}; with a larger data.clip.frame_stride it can"
+            )
+        on_cpu = not (runtime.available_gpus() if self.config.train.use_gpu is None else self.config.train.use_gpu)
+        if on_cpu and arithmetic(DTYPES[format_], "cpu") != DTYPES[format_]:
+            notes.append(f"model.ifm.precision: this CPU has no instructions for {format_}, and computes in fp32")
+        return notes
 
     def run(self, on_progress: OnProgress = lambda done, total: None) -> Row:
         """Encode what is not there yet; `on_progress` is called with pieces done and pieces to do.
@@ -93,24 +110,28 @@ class CacheJob:
             InterruptedRunError: on KeyboardInterrupt; the same.
         """
         started_s = time.monotonic()
-        with _lock(self.location):
-            _sweep(self.location)
-            if not self.begun:
-                store.write_identity(self.location, self.identity)
-            index, damaged = self._held()
+        for note in self.notes():
+            log.warning("note: %s", note)
+        with lock(self.location):
+            sweep(self.location)
+            index, damaged = self._held() if self.begun else ([], [])
             missing = self._missing(index)
             self._refuse_too_large(missing)
             rejects: dict[str, str] = {}
             try:
+                if not self.begun:
+                    store.write_identity(self.location, self.identity)
                 self._encode(missing, index, rejects, on_progress)
-            except KeyboardInterrupt:
-                raise InterruptedRunError(
-                    f"interrupted; {len(self.videos) - len(self._missing(index))} of {len(self.videos)} videos are "
-                    "kept; the same command goes on"
-                ) from None
-            finally:
-                store.write_index(self.location, index)
-                store.write_rejects(self.location, rejects)
+                self._note(index, rejects)
+            except OSError as error:
+                raise CacheError(self._no_room(error.strerror or str(error), index)) from None
+            except BaseException as error:
+                with contextlib.suppress(OSError):  # the next job finds by the parts what is there
+                    self._note(index, rejects)
+                if isinstance(error, KeyboardInterrupt):
+                    there = f"{len(self.videos) - len(self._missing(index))} of {len(self.videos)} videos are kept"
+                    raise InterruptedRunError(f"interrupted; {there}; the same command goes on") from None
+                raise
         left = self._missing(index)
         if len(rejects) > self.config.data.max_failed_fraction * len(self.videos):
             raise CacheError(
@@ -130,17 +151,61 @@ class CacheJob:
     def _refuse_too_large(self, missing: list[int]) -> None:
         wanted = [self.videos[row] for row in missing]
         needed, free = cache_bytes(self.identity, wanted), free_bytes(self.location)
-        if free is not None and needed > free:
-            fitting = ", ".join(f"{how} ({size:,} bytes)" for how, size in smaller(self.identity, wanted, free).items())
+        if free is None or needed <= free:
+            return
+        problem = f"--out: {self.location} has {free:,} bytes free, and"
+        if self.begun:
             raise UsageError(
-                f"--out: {self.location} has {free:,} bytes free, and the cache takes {needed:,}; "
-                + (f"what would fit: {fitting}" if fitting else "no smaller one fits either")
+                f"{problem} the {len(missing)} of {len(self.videos)} videos that it lacks take {needed:,}; make room, "
+                "or a smaller cache elsewhere, which --dry-run with another --out proposes"
             )
+        fitting = ", ".join(f"{how} ({size:,} bytes)" for how, size in self._would_fit(needed, free).items())
+        raise UsageError(
+            f"{problem} the cache takes {needed:,}; "
+            + (f"what would fit: {fitting}" if fitting else "no smaller one that this recipe trains from fits either")
+        )
+
+    def _would_fit(self, needed: int, free: int | None) -> dict[str, int]:
+        """Smaller caches that this recipe could be trained from; none in the place of one that is begun."""
+        if free is None or needed <= free or self.begun:
+            return {}
+        return smaller(self.identity, self.videos, free, slowest_step_frames(self.config, self.videos))
+
+    def _no_room(self, reason: str, index: list[Row]) -> str:
+        return (
+            f"{self.location}: {reason}; {len(self.videos) - len(self._missing(index))} of {len(self.videos)} videos "
+            "are there and stay; the same command goes on when there is room, and --dry-run with another --out says "
+            "what takes less"
+        )
+
+    def _note(self, index: list[Row], rejects: dict[str, str]) -> None:
+        """Index and rejects; those of videos that other manifests have stay among them."""
+        complete = {self.videos[row].video_id for row in range(len(self.videos))} - {
+            self.videos[row].video_id for row in self._missing(index)
+        }
+        store.write_index(self.location, index)
+        known = store.read_rejects(self.location) | rejects
+        store.write_rejects(self.location, {name: why for name, why in known.items() if name not in complete})
+
+    def _known(self) -> list[Row]:
+        """The pieces that are there, as far as their names tell; a job that works, or was killed, has no index yet."""
+        if not self.begun:
+            return []
+        try:
+            return store.read_index(self.location)
+        except UsageError:
+            rows: list[Row] = []
+            for name in part_names(self.location):
+                with contextlib.suppress(OSError, pa.ArrowInvalid, ValueError):
+                    part = Part(self.location, name)
+                    rows += store.rows_of(part)
+                    part.close()
+            return rows
 
     def _held(self) -> tuple[list[Row], list[str]]:
         """The pieces that are there and whole; parts that are damaged are named, and go."""
         rows, damaged = [], []
-        for name in _part_names(self.location):
+        for name in part_names(self.location):
             try:
                 part = Part(self.location, name)
                 found = list(store.rows_of(part))
@@ -170,11 +235,7 @@ class CacheJob:
         tables = [group_of(group) for group in groups]
         for block in encode_groups(tables, function, self.config, self.model, 2, shares):
             if block["error"][0]:
-                raise CacheError(
-                    f"{self.location}: {block['error'][0]}; {len(self.videos) - len(self._missing(index))} of "
-                    f"{len(self.videos)} videos are there and stay; the same command goes on when there is room, and "
-                    "--dry-run says what takes less"
-                )
+                raise CacheError(self._no_room(str(block["error"][0]), index))
             if block["part"][0]:
                 index += store.rows_of(Part(self.location, str(block["part"][0])))
             for row, failure in zip(block["rows"][0], str(block["failures"][0]).split("\n"), strict=True):
@@ -182,49 +243,3 @@ class CacheJob:
                     rejects[self.videos[row].video_id] = failure
             done += len(block["rows"][0])
             on_progress(done, total)
-
-
-def _is_cache(location: str) -> bool:
-    if storage.is_url(location):
-        try:
-            storage.read_file(storage.join(location, "cache.json"))
-        except OSError:
-            return False
-        return True
-    path = Path(location)
-    if (path / "cache.json").is_file():
-        return True
-    if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
-        raise UsageError(f"--out: {path} is there, and is not a feature cache; name a new folder")
-    return False
-
-
-def _sweep(location: str) -> None:
-    """Remove what a killed job had half written."""
-    if not storage.is_url(location):
-        for path in Path(location).glob(".*.partial"):
-            path.unlink()
-
-
-def _part_names(location: str) -> list[str]:
-    return sorted(file.path for file in storage.list_files(location) if file.path.startswith("part-"))
-
-
-@contextlib.contextmanager
-def _lock(location: str) -> Iterator[None]:
-    """One job a folder; the lock goes with the process. Object stores have no locks: two jobs there do work twice.
-
-    Raises:
-        UsageError: another job is at it.
-    """
-    if storage.is_url(location):
-        yield
-        return
-    path = Path(location) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"--out: another `advise-ray cache` is writing to {location}; wait for it") from None
-        yield

@@ -45,6 +45,13 @@ def differences(held: Identity, config: Config, model: AdViSe, ifm_sha256: str) 
     ]
 
 
+def slowest_step_frames(config: Config, videos: Iterable[Video]) -> float:
+    """Frames from one to the next of the slowest clips, at least 1: a cache with fewer frames would show some twice."""
+    clip = played_clip(config)
+    slowest = clip.rates[0] * (1 - clip.rate_jitter)
+    return max(1.0, min((stride_frames(clip, video.fps) * slowest for video in videos), default=1.0))
+
+
 def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video]) -> Identity:
     """The identity of the cache `data.features`, which a run over `videos` can be trained from.
 
@@ -57,16 +64,17 @@ def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video
     location = str(config.data.features)
     store = FeatureStore(location)
     problems = differences(store.identity, config, model, ifm_sha256)
-    step, clip, videos = store.identity.frame_step, played_clip(config), list(videos)
-    slowest = min(stride_frames(clip, video.fps) * clip.rates[0] * (1 - clip.rate_jitter) for video in videos)
-    if max(slowest, 1.0) < step:
+    step, videos = store.identity.frame_step, list(videos)
+    slowest = slowest_step_frames(config, videos)
+    if slowest < step:
         problems.append(
-            f"data.clip: the slowest clips go on by {max(slowest, 1.0):g} frames, and the cache has every {step}th: "
-            "some would be shown twice, which gives the rate away; take a larger frame_stride, or a cache with a "
-            "smaller cache.frame_step"
+            f"data.clip: the slowest clips go on by {slowest:g} frames, and the cache has one in {step}: some would be "
+            "shown twice, which gives the rate away; take a larger frame_stride, or a cache with a smaller "
+            "cache.frame_step"
         )
     if problems:
-        raise ConfigError([*problems, f"data.features: {location} does not fit the recipe; make one that does"])
+        remedy = "make one that does, by `advise-ray cache` with this recipe and another --out"
+        raise ConfigError([*problems, f"data.features: {location} does not fit the recipe; {remedy}"])
     rejects = read_rejects(location)
     missing = [video.video_id for video in videos if not store.has(video) and video.video_id not in rejects]
     if missing:

@@ -31,13 +31,17 @@ def free_bytes(location: str) -> int | None:
     return shutil.disk_usage(path).free
 
 
-def smaller(identity: Identity, videos: Sequence[Video], free: int) -> dict[str, int]:
-    """Settings (as for `--set`) that fit into so many bytes, with theirs: the largest of each kind."""
+def smaller(identity: Identity, videos: Sequence[Video], free: int, largest_step: float) -> dict[str, int]:
+    """Settings (as for `--set`) that fit into so many bytes, with theirs: the largest of each kind.
+
+    Args:
+        largest_step: no larger `cache.frame_step` can be trained from.
+    """
     fitting: dict[str, int] = {}
     for kind in _ways(identity):
         for setting, other in kind:
             needed = cache_bytes(other, videos)
-            if needed <= free:
+            if needed <= free and other.frame_step <= max(largest_step, identity.frame_step):
                 fitting[setting] = needed
                 break
     return fitting
@@ -57,7 +61,7 @@ def _ways(identity: Identity) -> Iterator[Iterator[tuple[str, Identity]]]:
     yield ((f"cache.views={less}", replace(identity, views=less)) for less in range(identity.views - 1, 0, -1))
     yield (
         (
-            f"model.sfu.spatial_size={less}, cache.frame_step={step * 2}",
+            f"model.sfu.spatial_size={less} with cache.frame_step={step * 2}",
             replace(identity, grid=(less, less), frame_step=step * 2),
         )
         for less in range(size - 1, 0, -1)

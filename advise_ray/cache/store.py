@@ -47,9 +47,12 @@ def read_identity(location: str) -> Identity:
             f"data.features: {location} is not a feature cache (it has no cache.json); make one with "
             "`advise-ray cache`, or decode (data.features=null)"
         ) from None
-    if held.get("format") != FORMAT:
-        raise UsageError(f"data.features: {location} has format {held.get('format')}, not {FORMAT}; make it anew")
-    return Identity(**{**held, "grid": tuple(held["grid"])})
+    try:
+        if held["format"] != FORMAT:
+            raise UsageError(f"data.features: {location} has format {held['format']}, not {FORMAT}; make it anew")
+        return Identity(**{**held, "grid": tuple(held["grid"])})
+    except (KeyError, TypeError):
+        raise UsageError(f"data.features: {location}/cache.json is not what was written; make the cache anew") from None
 
 
 def write_identity(location: str, identity: Identity) -> None:
@@ -116,10 +119,14 @@ def write_rejects(location: str, rejects: Mapping[str, str]) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), file)
 
 
-def read_rejects(location: str) -> set[str]:
-    """The videos that the cache lacks since they cannot be decoded."""
-    table = pq.read_table(pa.BufferReader(storage.read_file(storage.join(location, "rejects.parquet"))))
-    return set(table.column("video_id").to_pylist())
+def read_rejects(location: str) -> dict[str, str]:
+    """The videos that the cache lacks since they cannot be decoded, and why; none, where no job has come to an end."""
+    try:
+        held = storage.read_file(storage.join(location, "rejects.parquet"))
+    except FileNotFoundError:
+        return {}
+    rows = pq.read_table(pa.BufferReader(held)).to_pylist()
+    return {row["video_id"]: row["reason"] for row in rows}
 
 
 class FeatureStore:

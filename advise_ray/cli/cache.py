@@ -8,7 +8,7 @@ import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
-from advise_ray.cli.shared import config_option, estimate, json_option, load, rates_option, set_option, show
+from advise_ray.cli.shared import config_option, estimate, json_option, load, rates_option, set_option, show, show_plan
 
 
 @main.command()
@@ -26,18 +26,19 @@ def cache(
 
     An interrupted job goes on where it was; videos that the manifest has got since are added.
     """
+    if rates is not None and not dry_run:
+        raise click.UsageError("--rates is for --dry-run")
+    config = load(recipe or "quickstart", overrides)
     from advise_ray import progress
     from advise_ray.cache.job import CacheJob
 
-    if rates is not None and not dry_run:
-        raise click.UsageError("--rates is for --dry-run")
-    job = CacheJob(load(recipe or "quickstart", overrides), out)
+    job = CacheJob(config, out)
     if dry_run:
         from advise_ray.training.plan import make_plan
 
         # A cache is made before what it serves: that has neither its features nor its first weights yet.
         config = load(recipe or "quickstart", (*overrides, "data.features=null"))
-        show(job.summary() | {"cost": estimate(make_plan(config, begun=True), rates)}, as_json)
+        show_plan(job.summary() | {"cost": estimate(make_plan(config, begun=True), rates)}, as_json)
         return
     with progress.counting("encoding videos") as on_progress:
         result = job.run(on_progress)

@@ -70,6 +70,15 @@ def show(values: dict[str, Any], as_json: bool) -> None:
             click.echo(f"{name.replace('_', ' ')}: {_readable(value)}")
 
 
+def show_plan(summary: dict[str, Any], as_json: bool) -> None:
+    """Print what would happen; its notes go where warnings go."""
+    notes = summary["notes"]
+    show(summary if as_json else {name: value for name, value in summary.items() if name != "notes"}, as_json)
+    if not as_json:
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+
+
 def show_outcome(result: dict[str, Any], as_json: bool, as_table: Callable[[dict[str, Any]], str], resume: str) -> None:
     """Print what a run or a sweep came to, where to look at it, and the command that logs what MLflow has missed."""
     from advise_ray import progress
@@ -91,14 +100,20 @@ def _show_cost(cost: dict[str, Any] | None) -> None:
     size = f"{cost['cache_bytes'] / 1e9:.3g} GB"
     pays = cost["cache_pays_from_epoch"]
     pays = f"it pays from epoch {pays} on" if pays else "it never pays"
-    click.echo(f"predicted, to make the cache: {cost['cache_hours']:.3g} h and {size}; {pays}")
+    click.echo(f"predicted, to make the whole cache: {cost['cache_hours']:.3g} h and {size}; {pays}")
     click.echo(f"decode cores that keep one worker busy, live: {cost['decode_cores_per_worker']:.2g}")
     click.echo(f"by these rates: {_readable(cost['rates'])}")
 
 
 def _readable(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_readable(inner)}" for name, inner in value.items()) or "none"
     return "none" if value is None else str(value)

@@ -18,8 +18,8 @@ from advise_ray.cli.shared import (
     load,
     rates_option,
     set_option,
-    show,
     show_outcome,
+    show_plan,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def train(
         from advise_ray.training.plan import make_plan
 
         plan = make_plan(config)
-        _print_plan(plan.summary() | {"cost": estimate(plan, rates)}, as_json)
+        show_plan(plan.summary() | {"cost": estimate(plan, rates)}, as_json)
         return
     from advise_ray.training.trainer import train as run
 
@@ -111,14 +111,6 @@ def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: str |
     with progress.counting("reading videos") as on_progress:
         manifest = dataset.prepare(videos, Path(config.storage.path), on_progress=on_progress)
     return load(recipe or "quickstart", (*overrides, f"data.manifest={json.dumps(str(manifest), ensure_ascii=False)}"))
-
-
-def _print_plan(summary: dict[str, Any], as_json: bool) -> None:
-    notes = summary["notes"]
-    show(summary if as_json else {name: value for name, value in summary.items() if name != "notes"}, as_json)
-    if not as_json:
-        for note in notes:
-            click.echo(f"note: {note}", err=True)
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:

@@ -166,6 +166,9 @@ def test_a_video_that_fails_is_a_reject_and_fails_in_training_too(
     rejects = pq.read_table(tmp_path / "cache" / "rejects.parquet").to_pylist()
     assert [row["video_id"] for row in rejects] == [rows[3]["video_id"]]
     assert rejects[0]["reason"]
+    others = tmp_path / "others.parquet"
+    write_manifest(rows[4:], others)
+    assert CacheJob(configure(f"data.manifest={others}"), str(tmp_path / "cache")).run()["failed_videos"] == 0
     own = (f"data.manifest={listed}", f"data.features={tmp_path / 'cache'}", "tracking.run_name=rejected")
     assert train(configure(*own))["failed_videos"] == (rows[3]["split"] in ("train", "test"))
 
@@ -183,13 +186,43 @@ def test_a_full_disk_ends_the_job_and_what_is_there_stays(
         return real(self, *args)
 
     monkeypatch.setattr(EncodePart, "__call__", full)
+    monkeypatch.setattr("advise_ray.cache.store.write_index", _no_room)  # not even for what tells it
     with pytest.raises(CacheError, match=r"No space left on device; \d+ of 24 videos are there and stay"):
         CacheJob(configure(), str(tmp_path / "cache")).run()
     monkeypatch.undo()
-    cached = FeatureStore(str(tmp_path / "cache"))
-    kept = sum(cached.has(video) for video in CacheJob(configure(), str(tmp_path / "cache")).videos)
-    assert 0 < kept < 24
-    assert CacheJob(configure(), str(tmp_path / "cache")).run()["encoded"] == 24 - kept
+    again = CacheJob(configure(), str(tmp_path / "cache"))
+    missing = again.summary()["videos_to_encode"]
+    assert 0 < missing < 24
+    assert again.run()["encoded"] == missing
+
+
+def test_what_has_no_room_bars_no_smaller_cache_and_what_is_begun_is_not_proposed_otherwise(
+    configure: Configure, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = tmp_path / "small"
+    job = CacheJob(configure(), str(room))
+    whole = job.summary()["bytes"]
+    monkeypatch.setattr("advise_ray.cache.job.free_bytes", lambda _location: whole // 2)
+    with pytest.raises(UsageError, match=r"what would fit: model\.sfu\.spatial_size=\d"):
+        job.run()
+    smaller = next(iter(job.summary()["would_fit"]))
+    assert CacheJob(configure(smaller), str(room)).summary()["fits"]
+    partly = tmp_path / "partly"
+    shutil.copytree(cache, partly)
+    parts = sorted(partly.glob("part-*"))
+    parts[0].unlink()
+    (partly / "index.parquet").unlink()
+    monkeypatch.setattr("advise_ray.cache.job.free_bytes", lambda _location: 1000)
+    begun = CacheJob(configure(), str(partly))
+    assert begun.summary()["would_fit"] == {}
+    with pytest.raises(UsageError, match=r"the \d+ of 24 videos that it lacks take"):
+        begun.run()
+
+
+def test_a_cache_that_its_recipe_cannot_use_is_said_before_it_is_made(configure: Configure, tmp_path: Path) -> None:
+    (note,) = [n for n in CacheJob(configure("cache.frame_step=2"), str(tmp_path / "x")).notes() if "frame_step" in n]
+    assert "go on by 1 frames, and the cache has one in 2" in note
+    assert not any("frame_step" in n for n in CacheJob(configure(), str(tmp_path / "y")).notes())
 
 
 def _no_room(*_: Any) -> str:

@@ -100,6 +100,9 @@ def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
     store.write_identity(str(tmp_path), Identity({}, 3, (1, 2), 1, 1, format=99))
     with pytest.raises(UsageError, match="format 99"):
         FeatureStore(str(tmp_path))
+    (tmp_path / "cache.json").write_text("[1]")
+    with pytest.raises(UsageError, match="is not what was written"):
+        FeatureStore(str(tmp_path))
 
 
 def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
@@ -114,16 +117,17 @@ def test_what_does_not_fit_is_made_smaller_by_what_fits() -> None:
     identity, videos = Identity({}, 768, (7, 7), 1, 4), [video(str(number), 300) for number in range(100)]
     whole = cache_bytes(identity, videos)
     assert whole == pytest.approx(100 * 300 * 4 * 7 * 7 * 768 * 2, rel=0.01)
-    fitting = smaller(identity, videos, whole // 3)
+    fitting = smaller(identity, videos, whole // 3, 4)
     assert list(fitting) == [
         "model.sfu.spatial_size=4",
         "model.sfu.channels=192",
         "cache.frame_step=4",
         "cache.views=1",
-        "model.sfu.spatial_size=5, cache.frame_step=2",
+        "model.sfu.spatial_size=5 with cache.frame_step=2",
     ]
     assert all(size <= whole // 3 for size in fitting.values())
-    assert smaller(identity, videos, 1000) == {}
+    assert not any("frame_step" in setting for setting in smaller(identity, videos, whole // 3, 1))
+    assert smaller(identity, videos, 1000, 4) == {}
 
 
 def test_what_was_cached_before_a_change_or_a_kill_is_never_shown(tmp_path: Path) -> None:
