@@ -21,7 +21,13 @@ def tell(line: str) -> None:
 
 @contextmanager
 def counting(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that is counted; yields a function (done, total). What fails leaves its message alone."""
+    """A bar for work that is counted, in a log a line for each tenth; yields a function (done, total).
+
+    What fails leaves its message alone, and where there was nothing to do there is no bar.
+    """
+    if not console.is_terminal:
+        yield _by_tenths(description)
+        return
     with _bar() as bar:
         task = bar.add_task(description, total=None)
         try:
@@ -29,6 +35,19 @@ def counting(description: str) -> Iterator[Callable[[int, int], None]]:
         except BaseException:
             bar.update(task, visible=False)
             raise
+        bar.update(task, visible=bar.tasks[task].total is not None)
+
+
+def _by_tenths(description: str) -> Callable[[int, int], None]:
+    told = 0
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal told
+        if total and 10 * done // total > told:
+            told = 10 * done // total
+            tell(f"{description}: {done:,} of {total:,}")
+
+    return on_progress
 
 
 @contextmanager

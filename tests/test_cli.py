@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from advise_ray import runtime
+from advise_ray import progress, runtime
 from advise_ray.cli import main
 from advise_ray.config import load
 from advise_ray.video.decode import probe
@@ -287,3 +287,10 @@ def test_help_is_there_at_once():
 def test_showing_the_configuration_loads_nothing_heavy():
     loaded = modules_after(["config", "show"], ["config", "schema"])
     assert loaded.isdisjoint({"torch", "ray", "mlflow", "numpy", "pyarrow"})
+
+
+def test_in_a_log_progress_is_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.counting("encoding") as on_progress:
+        for done in range(201):
+            on_progress(done, 200)
+    assert capsys.readouterr().err.splitlines() == [f"encoding: {done} of 200" for done in range(20, 201, 20)]
