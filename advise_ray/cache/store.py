@@ -123,7 +123,9 @@ def read_rejects(location: str) -> dict[str, str]:
     """The videos that the cache lacks since they cannot be decoded, and why; none, where no job has come to an end."""
     try:
         held = storage.read_file(storage.join(location, "rejects.parquet"))
-    except FileNotFoundError:
+    except OSError:
+        if any(file.path == "rejects.parquet" for file in storage.list_files(location)):
+            raise  # it is there, and denied
         return {}
     rows = pq.read_table(pa.BufferReader(held)).to_pylist()
     return {row["video_id"]: row["reason"] for row in rows}
