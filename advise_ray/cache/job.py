@@ -23,7 +23,7 @@ from advise_ray.config import Config
 from advise_ray.dataset.encoding import encode_groups
 from advise_ray.errors import CacheError, ConfigError, InterruptedRunError, UsageError
 from advise_ray.model.advise import AdViSe, build_advise
-from advise_ray.model.precision import DTYPES, arithmetic
+from advise_ray.model.precision import notes_for_cpu
 from advise_ray.shares import share_cpus
 from advise_ray.video import storage
 from advise_ray.video.frames import group_of
@@ -32,6 +32,7 @@ from advise_ray.video.manifest import Video, read_manifest, videos
 log = logging.getLogger("advise_ray")
 OnProgress = Callable[[int, int], None]
 Row = dict[str, Any]
+DAMAGED = (OSError, pa.ArrowInvalid, ValueError)
 
 
 class CacheJob:
@@ -90,16 +91,15 @@ class CacheJob:
 
     def notes(self) -> list[str]:
         """What a person should know before hours go into a cache."""
-        notes, format_ = [], self.config.model.ifm.precision
+        notes = []
         slowest, step = slowest_step_frames(self.config, self.videos), self.identity.frame_step
         if slowest < step:
             notes.append(
                 f"cache.frame_step: this recipe cannot be trained from it: its slowest clips go on by {slowest:g} "
                 f"frames, and the cache has one in {step}; with a larger data.clip.frame_stride it can"
             )
-        on_cpu = not (runtime.available_gpus() if self.config.train.use_gpu is None else self.config.train.use_gpu)
-        if on_cpu and arithmetic(DTYPES[format_], "cpu") != DTYPES[format_]:
-            notes.append(f"model.ifm.precision: this CPU has no instructions for {format_}, and computes in fp32")
+        if not (runtime.available_gpus() if self.config.train.use_gpu is None else self.config.train.use_gpu):
+            notes += notes_for_cpu({"model.ifm.precision": self.config.model.ifm.precision})
         return notes
 
     def run(self, on_progress: OnProgress = lambda done, total: None) -> Row:
@@ -123,14 +123,14 @@ class CacheJob:
                     store.write_identity(self.location, self.identity)
                 self._encode(missing, index, rejects, on_progress)
                 self._note(index, rejects)
-            except OSError as error:
-                raise CacheError(self._no_room(error.strerror or str(error), index)) from None
             except BaseException as error:
                 with contextlib.suppress(OSError):  # the next job finds by the parts what is there
                     self._note(index, rejects)
                 if isinstance(error, KeyboardInterrupt):
-                    there = f"{len(self.videos) - len(self._missing(index))} of {len(self.videos)} videos are kept"
-                    raise InterruptedRunError(f"interrupted; {there}; the same command goes on") from None
+                    kept = f"{self._there(index)} are kept"
+                    raise InterruptedRunError(f"interrupted; {kept}; the same command goes on") from None
+                if isinstance(error, OSError):
+                    raise CacheError(self._no_room(error.strerror or str(error), index)) from None
                 raise
         left = self._missing(index)
         if len(rejects) > self.config.data.max_failed_fraction * len(self.videos):
@@ -160,10 +160,8 @@ class CacheJob:
                 "or a smaller cache elsewhere, which --dry-run with another --out proposes"
             )
         fitting = ", ".join(f"{how} ({size:,} bytes)" for how, size in self._would_fit(needed, free).items())
-        raise UsageError(
-            f"{problem} the cache takes {needed:,}; "
-            + (f"what would fit: {fitting}" if fitting else "no smaller one that this recipe trains from fits either")
-        )
+        less = f"what would fit: {fitting}" if fitting else "no smaller one for this recipe does: give another --out"
+        raise UsageError(f"{problem} the cache takes {needed:,}; {less}")
 
     def _would_fit(self, needed: int, free: int | None) -> dict[str, int]:
         """Smaller caches that this recipe could be trained from; none in the place of one that is begun."""
@@ -173,16 +171,17 @@ class CacheJob:
 
     def _no_room(self, reason: str, index: list[Row]) -> str:
         return (
-            f"{self.location}: {reason}; {len(self.videos) - len(self._missing(index))} of {len(self.videos)} videos "
-            "are there and stay; the same command goes on when there is room, and --dry-run with another --out says "
-            "what takes less"
+            f"{self.location}: {reason}; {self._there(index)} are there and stay; the same command goes on when there "
+            "is room, and --dry-run with another --out says what takes less"
         )
+
+    def _there(self, index: list[Row]) -> str:
+        return f"{len(self.videos) - len(self._missing(index))} of {len(self.videos)} videos"
 
     def _note(self, index: list[Row], rejects: dict[str, str]) -> None:
         """Index and rejects; those of videos that other manifests have stay among them."""
-        complete = {self.videos[row].video_id for row in range(len(self.videos))} - {
-            self.videos[row].video_id for row in self._missing(index)
-        }
+        missing = set(self._missing(index))
+        complete = {video.video_id for row, video in enumerate(self.videos) if row not in missing}
         store.write_index(self.location, index)
         known = store.read_rejects(self.location) | rejects
         store.write_rejects(self.location, {name: why for name, why in known.items() if name not in complete})
@@ -196,10 +195,8 @@ class CacheJob:
         except UsageError:
             rows: list[Row] = []
             for name in part_names(self.location):
-                with contextlib.suppress(OSError, pa.ArrowInvalid, ValueError):
-                    part = Part(self.location, name)
-                    rows += store.rows_of(part)
-                    part.close()
+                with contextlib.suppress(*DAMAGED):
+                    rows += self._pieces(name, checked=False)
             return rows
 
     def _held(self) -> tuple[list[Row], list[str]]:
@@ -207,17 +204,21 @@ class CacheJob:
         rows, damaged = [], []
         for name in part_names(self.location):
             try:
-                part = Part(self.location, name)
-                found = list(store.rows_of(part))
-                for row in found:
-                    part.features(row["row"], self.identity.views, self.identity.frame_shape, crc32=row["crc32"])
-                part.close()
-                rows += found
-            except (OSError, pa.ArrowInvalid, ValueError) as error:
+                rows += self._pieces(name, checked=True)
+            except DAMAGED as error:
                 log.warning("%s is damaged (%s); its videos are computed again", name, error)
                 damaged.append(name)
                 storage.delete(storage.join(self.location, name))
         return rows, damaged
+
+    def _pieces(self, name: str, *, checked: bool) -> list[Row]:
+        """A part's rows of the index; `checked`: its features are read, and are what was written."""
+        part = Part(self.location, name)
+        rows = list(store.rows_of(part))
+        for row in rows if checked else []:
+            part.features(row["row"], self.identity.views, self.identity.frame_shape, crc32=row["crc32"])
+        part.close()
+        return rows
 
     def _missing(self, index: list[Row]) -> list[int]:
         """Rows of the manifest of which a frame is not there."""

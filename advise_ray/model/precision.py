@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -31,6 +32,12 @@ def arithmetic(dtype: torch.dtype, device_type: str) -> torch.dtype:
     if dtype == torch.float16 and device_type == "cpu":
         return torch.float32
     return dtype
+
+
+def notes_for_cpu(formats: Mapping[str, str]) -> list[str]:
+    """What a person should know of settings (key → format) that this CPU computes otherwise than they say."""
+    keys = [key for key, name in formats.items() if arithmetic(DTYPES[name], "cpu") != DTYPES[name]]
+    return [f"{', '.join(keys)}: this CPU has no instructions for it, and computes in fp32"] if keys else []
 
 
 def autocast(precision: str, device_type: str) -> torch.autocast:

@@ -18,7 +18,7 @@ from advise_ray.config import ClipConfig, Config
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.model.ifm import IFM
-from advise_ray.model.precision import DTYPES, arithmetic
+from advise_ray.model.precision import notes_for_cpu
 from advise_ray.shares import Shares, share_cpus
 from advise_ray.training import checkpoint
 from advise_ray.training.pipeline import clip_bytes
@@ -98,8 +98,11 @@ class Plan:
             notes.append("there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent")
         if self.cached is not None and self.cached.views == 1:
             notes.append("the feature cache has one view of each video: nothing of augment is applied in training")
-        if not self.shares.use_gpu and (keys := self._computed_in_fp32()):
-            notes.append(f"{', '.join(keys)}: this CPU has no instructions for it, and computes in fp32")
+        if not self.shares.use_gpu:
+            formats: dict[str, str] = {"train.precision": self.config.train.precision}
+            if model.kind == "advise" and self.cached is None:
+                formats["model.ifm.precision"] = model.ifm.precision
+            notes += notes_for_cpu(formats)
         if model.ifm.compile and not self.shares.use_gpu:
             notes.append("model.ifm.compile: on CPUs this makes most image models slower")
         if model.freeze_tmm and model.init_from is None and (model.kind, model.tmm.arch) != ("advise", "none"):
@@ -107,13 +110,6 @@ class Plan:
                 "model.freeze_tmm without model.init_from: the temporal module stays as it was drawn, at random"
             )
         return notes
-
-    def _computed_in_fp32(self) -> list[str]:
-        """Settings of precision that this CPU has no arithmetic for, of what the run computes."""
-        formats: dict[str, str] = {"train.precision": self.config.train.precision}
-        if self.config.model.kind == "advise" and self.cached is None:
-            formats["model.ifm.precision"] = self.config.model.ifm.precision
-        return [key for key, name in formats.items() if arithmetic(DTYPES[name], "cpu") != DTYPES[name]]
 
 
 def _too_short(clip: ClipConfig) -> str:
