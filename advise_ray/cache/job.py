@@ -84,8 +84,8 @@ class CacheJob:
             "frame_bytes": self.identity.frame_bytes,
             "bytes": needed,
             "free_bytes": free,
-            "fits": free is None or needed <= free,
-            "would_fit": self._would_fit(needed, free),
+            "fits": (fits := free is None or needed <= free),
+            **({} if fits else {"would_fit": self._would_fit(needed, free)}),
             "notes": self.notes(),
         }
 
