@@ -208,7 +208,8 @@ def test_every_key_can_be_set_to_its_own_default(key, info):
 
 
 def test_the_reference_explains_every_key():
-    head, _, *rows = reference().splitlines()
+    _, table = reference().split("\n\n| key")
+    head, _, *rows = ("| key" + table).splitlines()
     assert head == "| key | type | default | meaning |"
     cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
     assert [cell[0] for cell in cells] == [f"`{key}`" for key, _ in fields()]
@@ -220,7 +221,7 @@ def test_the_reference_explains_every_key():
 
 def test_the_written_reference_is_the_present_one():
     written = (Path(__file__).parents[1] / "jobs" / "SETTINGS.md").read_text()
-    assert written.endswith("\n\n" + reference()), "advise-ray config schema --markdown has changed; write it again"
+    assert written == reference(), "advise-ray config schema --markdown has changed; write it again"
 
 
 def test_a_config_does_not_change():

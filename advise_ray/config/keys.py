@@ -35,9 +35,17 @@ def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[
             yield prefix + name, info
 
 
+_ABOUT = (
+    "# Every setting",
+    "",
+    "The same dotted keys in a recipe (YAML), after `--set`, and among MLflow's parameters. This is what",
+    "`advise-ray config schema --markdown` prints; a test holds the two against each other.",
+)
+
+
 def reference() -> str:
-    """Every key as a Markdown table: name, type, default, meaning."""
-    rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    """`jobs/SETTINGS.md`: every key as a Markdown table of name, type, default and meaning."""
+    rows = [*_ABOUT, "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, info in fields():
         default = json.dumps(info.default, default=str) if info.default is not None else "unset"
         meaning = " ".join((info.description or "").split())
