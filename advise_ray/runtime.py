@@ -16,7 +16,13 @@ from ray.data import DataContext
 from advise_ray import threads
 from advise_ray.errors import RayError
 
+_OF_OUR_OWN = {
+    # Nobody takes away the one machine of a Ray of our own, and the watcher is a process (3 CPU seconds to start).
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train has it for its controller
+}
 _begun: threading.Event | None = None
+_own = False
 
 
 def connect_ahead() -> None:
@@ -56,10 +62,15 @@ def connect() -> None:
 
 
 def _connect() -> None:
+    global _own
     verbose = logging.getLogger("advise_ray").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
     if not ray.is_initialized():
-        threads.prepare()  # for the processes that a Ray of our own starts
+        _own = not os.environ.get("RAY_ADDRESS")
+        if _own:  # its processes have what this one has
+            threads.prepare()
+            for name, value in _OF_OUR_OWN.items():
+                os.environ.setdefault(name, value)
         try:
             ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
         except Exception as error:  # it has no kind of its own for this
@@ -71,10 +82,15 @@ def _connect() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def worker_environment() -> dict[str, dict[str, str]]:
-    """The `runtime_env` of processes that compute with torch; on a Ray of our own they have it already, and one that
-    waits for work is taken instead of a new one."""
-    return {"env_vars": threads.ENVIRONMENT} if os.environ.get("RAY_ADDRESS") else {}
+def is_our_own() -> bool:
+    """Whether this process has started the Ray that it works on, which then has what it needs and ends with it."""
+    return _own
+
+
+def environment(variables: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The `runtime_env` with these variables; on a Ray of our own its processes have them already, and one that waits
+    for work is taken instead of a new one."""
+    return {} if _own else {"env_vars": variables}
 
 
 def available_cpus() -> float:

@@ -60,7 +60,7 @@ def encode_groups(
             compute=ray.data.ActorPoolStrategy(size=min(shares.num_workers, len(groups))),
             num_cpus=shares.cpus_per_worker,
             num_gpus=1 if shares.use_gpu else 0,
-            runtime_env=runtime.worker_environment(),
+            runtime_env=runtime.environment(threads.ENVIRONMENT),
         )
         yield from _read(encoded, pace)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advise_ray import threads
 from advise_ray.config import Config
 from advise_ray.training.schedule import Schedule
 from advise_ray.video.storage import is_url
@@ -50,6 +51,7 @@ class Job:
 
 def run(settings: dict[str, Job]) -> dict[str, Any]:
     """What Ray Train calls on each worker, see `worker.run_worker`."""
+    threads.collect_rarely()
     from advise_ray.training.worker import run_worker
 
     return run_worker(settings["job"])

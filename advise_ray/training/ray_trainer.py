@@ -7,9 +7,12 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+
+from advise_ray import runtime
 
 RESIZE_CHECK_S = 30.0
 """How often a run that goes on looks for room for more workers; each change costs the steps since a checkpoint."""
@@ -42,6 +45,14 @@ class RayTrainer(TorchTrainer):
         super().__init__(*args, **kwargs)
         self.counts, self.meanwhile = counts, meanwhile
 
+    def _create_default_callbacks(self) -> list[Any]:
+        """Without the process that frees what a dead controller held, where that ends with this process: starting it
+        takes 4 CPU seconds, which the workers' start waits for."""
+        callbacks = super()._create_default_callbacks()
+        if not runtime.is_our_own():
+            return callbacks
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         if len(self.counts) > 1:
             kwargs["scaling_policy"] = _WholeShares(self.scaling_config, self.counts)
@@ -50,7 +61,7 @@ class RayTrainer(TorchTrainer):
         variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
         controller = (
             ray.remote(TrainController)
-            .options(num_cpus=0, label_selector=here, runtime_env={"env_vars": variables})
+            .options(num_cpus=0, label_selector=here, runtime_env=runtime.environment(variables))
             .remote(**kwargs)
         )
         ended = controller.run.remote()

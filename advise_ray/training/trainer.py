@@ -18,7 +18,7 @@ import ray.train
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from advise_ray import cards, runtime, tracking
+from advise_ray import cards, runtime, threads, tracking
 from advise_ray.config import Config, load, to_yaml, worker_counts
 from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.files import write_whole
@@ -241,7 +241,7 @@ class _Run:
             run_config=ray.train.RunConfig(
                 name=run_dir.name,
                 storage_path=scratch,
-                worker_runtime_env=runtime.worker_environment(),
+                worker_runtime_env=runtime.environment(threads.ENVIRONMENT),
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
             datasets={"clips": stream} if job.streams else {},
