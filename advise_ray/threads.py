@@ -37,7 +37,7 @@ def restart_prepared() -> None:
 def collect_rarely() -> None:
     """Let Python look for garbage after every 100,000th object instead of every 700th.
 
-    Importing torch and what is built on it makes half a million objects that stay: 11 s of imports took 7.5 s (2 cores).
+    Importing torch and what is built on it makes half a million objects that stay: 11 s of imports take 7.5 s so.
     """
     gc.set_threshold(100_000, 10, 10)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def local_ray() -> Iterator[None]:
     runtime.connect()
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def beside(local_ray: None) -> dict[str, str]:
+    """The environment of commands that work on the Ray of the tests, which saves the start of their own."""
+    return os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PATIENCE_S = 180
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "advise_ray", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def wait_for_step(run_dir: Path, step: int) -> None:
@@ -49,7 +49,9 @@ def overrides(tiny: tuple[str, ...], manifest: Path) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
-def test_stopped_and_killed_and_resumed_it_is_the_run_it_would_have_been(overrides: list[str], tmp_path: Path) -> None:
+def test_stopped_and_killed_and_resumed_it_is_the_run_it_would_have_been(
+    overrides: list[str], beside: dict[str, str], tmp_path: Path
+) -> None:
     where = [f"storage.path={tmp_path}", "tracking.run_name=stopped"]
     stopped = tmp_path / "stopped"
     process = start("train", *overrides, *(part for setting in where for part in ("--set", setting)))
@@ -61,13 +63,13 @@ def test_stopped_and_killed_and_resumed_it_is_the_run_it_would_have_been(overrid
     assert "Traceback" not in stderr
     assert status(stopped) == json.loads((stopped / "result.json").read_text())["status"] == "KILLED"
 
-    process = start("train", "--resume", str(stopped))
+    process = start("train", "--resume", str(stopped), env=beside)
     wait_for_step(stopped, 13)
     process.kill()
     process.communicate(timeout=PATIENCE_S)
     assert status(stopped) == "RUNNING"  # nobody was left to say otherwise
 
-    process = start("train", "--resume", str(stopped))
+    process = start("train", "--resume", str(stopped), env=beside)
     wait_for_step(stopped, 18)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE_S)

@@ -13,6 +13,10 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from advise_ray.cache.job import CacheJob
+from advise_ray.config import Config, load
+from advise_ray.training.trainer import train
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
@@ -31,13 +35,17 @@ def bucket() -> Iterator[dict[str, str]]:
 
 
 def test_a_cache_in_s3_is_streamed(
-    bucket: dict[str, str], manifest: Path, tiny: tuple[str, ...], tmp_path: Path
+    bucket: dict[str, str], manifest: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{}")
+    own = (*tiny, f"data.manifest={manifest}", f"storage.path={tmp_path / 'runs'}")
+
+    def configure(*overrides: str) -> Config:
+        return load(None, [*own, *overrides])
 
     def command(*words: str, **settings: str) -> dict[str, object]:
-        given = [*tiny, f"data.manifest={manifest}", f"storage.path={tmp_path / 'runs'}"]
+        given = [*own]
         given += [f"{name.replace('__', '.')}={value}" for name, value in settings.items()]
         line = [sys.executable, "-m", "advise_ray", words[0], "--config", str(recipe), *words[1:], "--json"]
         line += [word for each in given for word in ("--set", each)]
@@ -50,9 +58,12 @@ def test_a_cache_in_s3_is_streamed(
 
     location, local = "s3://features/of/synthesized", tmp_path / "cache"
     assert command("cache", "--out", location)["encoded"] == 24
-    assert command("cache", "--out", location)["encoded"] == 0
-    assert command("cache", "--out", str(local))["encoded"] == 24
     streamed = command("train", data__features=location, tracking__run_name="streamed")
-    mapped = command("train", data__features=str(local), tracking__run_name="mapped")
+    with monkeypatch.context() as environment:
+        for name, value in bucket.items():
+            environment.setenv(name, value)
+        assert CacheJob(configure(), location).summary()["videos_to_encode"] == 0
+    assert CacheJob(configure(), str(local)).run()["encoded"] == 24
+    mapped = train(configure(f"data.features={local}", "tracking.run_name=mapped"))
     assert streamed["failed_videos"] == 0
     assert streamed["metrics"]["train/loss"] == pytest.approx(mapped["metrics"]["train/loss"], rel=1e-4)
