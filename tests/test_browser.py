@@ -28,12 +28,12 @@ PATIENCE_MS = 60_000
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...], manifest: Path) -> Config:
+def config(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...], manifest: Path, features: Path) -> Config:
     """A store with a run, what an evaluation found of it, and a sweep of two trials."""
     if CHROMIUM is None:
         pytest.skip("no chromium here: apt-get install -y chromium")
     storage = tmp_path_factory.mktemp("store")
-    own = (*tiny, f"data.manifest={manifest}", f"storage.path={storage}")
+    own = (*tiny, f"data.manifest={manifest}", f"data.features={features}", f"storage.path={storage}")
     config = load(None, [*own, "tracking.run_name=alone"])
     train(config)
     evaluate(str(storage / "alone"), "pretext")

@@ -44,8 +44,14 @@ def losses(run_dir: Path) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def overrides(tiny: tuple[str, ...], manifest: Path) -> list[str]:
-    settings = [*tiny, f"data.manifest={manifest}", "train.epochs=20", "data.deterministic=true"]
+def overrides(tiny: tuple[str, ...], manifest: Path, features: Path) -> list[str]:
+    settings = [
+        *tiny,
+        f"data.manifest={manifest}",
+        f"data.features={features}",
+        "train.epochs=200",
+        "data.deterministic=true",
+    ]
     return [part for setting in settings for part in ("--set", setting)]
 
 
@@ -64,13 +70,13 @@ def test_stopped_and_killed_and_resumed_it_is_the_run_it_would_have_been(
     assert status(stopped) == json.loads((stopped / "result.json").read_text())["status"] == "KILLED"
 
     process = start("train", "--resume", str(stopped), env=beside)
-    wait_for_step(stopped, 13)
+    wait_for_step(stopped, max(losses(stopped)) + 6)
     process.kill()
     process.communicate(timeout=PATIENCE_S)
     assert status(stopped) == "RUNNING"  # nobody was left to say otherwise
 
     process = start("train", "--resume", str(stopped), env=beside)
-    wait_for_step(stopped, 18)
+    wait_for_step(stopped, max(losses(stopped)) + 6)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130

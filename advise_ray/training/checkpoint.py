@@ -8,14 +8,15 @@ A checkpoint appears under its name only when it is whole.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from advise_ray.config import Config, flatten, to_yaml
 from advise_ray.config import load as load_config
@@ -52,8 +53,12 @@ def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / "model.safetensors")
-    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+    # Written by Python, whose OSError tells a full disk from storage that is away; the libraries' own errors do not.
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    (partial / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    (partial / "optimizer.pt").write_bytes(buffer.getbuffer())
     (partial / "config.yaml").write_text(to_yaml(config))
     (partial / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
     shutil.rmtree(path, ignore_errors=True)  # a step that was done again after a crash
@@ -105,7 +110,7 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | 
     Raises:
         UsageError: the checkpoint's tensors are not the model's.
     """
-    _fill(model, load_file(path / "model.safetensors"), path)
+    _fill(model, safetensors.torch.load_file(path / "model.safetensors"), path)
     if optimizer is not None:
         optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"))
     return read_state(path)
@@ -120,7 +125,7 @@ def init_tmm(source: Path, config: Config, tmm: torch.nn.Module, ifm_sha256: str
     path = find(source, "model.init_from")
     check_features(path, config, ifm_sha256, "model.init_from")
     prefix = "tmm."
-    tensors = load_file(path / "model.safetensors")
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
     _fill(tmm, {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}, path)
 
 

@@ -24,7 +24,7 @@ from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
 from advise_ray.training.job import Job
 from advise_ray.training.loop import Learner
-from advise_ray.training.patience import patiently
+from advise_ray.training.patience import LASTING, patiently
 from advise_ray.training.pipeline import mapped_clips
 from advise_ray.training.record import FLUSH_EVERY_STEPS, Recorder
 from advise_ray.training.schedule import due
@@ -59,6 +59,11 @@ def run_worker(job: Job) -> dict[str, Any]:
     except AdviseRayError as error:
         # Not raised: Ray Train would take it for a fault of the machine and start the run again.
         return {"error": str(error)}
+    except OSError as error:
+        if error.errno not in LASTING:
+            raise
+        mended = f"mend that, and go on with: advise-ray train --resume {job.run_dir}"
+        return {"error": f"{error.filename or job.run_dir}: {error.strerror}; {mended}"}
 
 
 @dataclass

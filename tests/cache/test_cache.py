@@ -42,25 +42,16 @@ def configure(manifest: Path, tmp_path_factory: pytest.TempPathFactory, tiny: tu
     return configure
 
 
-@pytest.fixture(scope="module")
-def cache(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("caches") / "plain"
-    result = CacheJob(configure(), str(out)).run()
-    assert (result["videos"], result["encoded"], result["failed_videos"]) == (24, 24, 0)
-    assert result["bytes"] == sum(file.stat().st_size for file in out.glob("part-*"))
-    return out
-
-
 def losses(result: dict[str, Any]) -> list[float]:
     lines = (Path(result["run_dir"]) / "metrics.jsonl").read_text().splitlines()
     values = [json.loads(line)["values"] for line in lines]
     return [each["train/loss"] for each in values if "train/loss" in each]
 
 
-def test_cached_and_live_training_give_the_same_losses(configure: Configure, cache: Path) -> None:
+def test_cached_and_live_training_give_the_same_losses(configure: Configure, features: Path) -> None:
     own = (*PLAIN, "train.epochs=13", "train.val_every_epochs=13", "data.log_clips=true")
     live = train(configure(*own, "tracking.run_name=live"))
-    cached = train(configure(*own, "tracking.run_name=cached", f"data.features={cache}"))
+    cached = train(configure(*own, "tracking.run_name=cached", f"data.features={features}"))
     assert len(losses(live)) == 52
     np.testing.assert_allclose(losses(cached), losses(live), rtol=1e-3)
     assert cached["metrics"]["val/loss"] == pytest.approx(live["metrics"]["val/loss"], rel=1e-3)
@@ -69,8 +60,8 @@ def test_cached_and_live_training_give_the_same_losses(configure: Configure, cac
     assert logged[0].sort_by("step").equals(logged[1].sort_by("step"))
 
 
-def test_two_workers_train_on_the_same(configure: Configure, cache: Path) -> None:
-    own = (*PLAIN, f"data.features={cache}", "train.epochs=2")
+def test_two_workers_train_on_the_same(configure: Configure, features: Path) -> None:
+    own = (*PLAIN, f"data.features={features}", "train.epochs=2")
     mapped = train(configure(*own, "tracking.run_name=mapped"))
     two = train(configure(*own, "tracking.run_name=two", "train.num_workers=2", "train.cpus_per_worker=0.5"))
     np.testing.assert_allclose(losses(two), losses(mapped), rtol=1e-4)
@@ -106,17 +97,17 @@ def test_views_are_drawn_once_and_all_of_them_are_shown(configure: Configure, tm
         train(configure(f"data.features={tmp_path / 'views'}", "data.clip.frame_stride=3", "augment.flip=false"))
 
 
-def test_a_cache_of_another_model_is_refused(configure: Configure, cache: Path) -> None:
+def test_a_cache_of_another_model_is_refused(configure: Configure, features: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        train(configure(f"data.features={cache}", "model.sfu.channels=8", "augment.crop_size_px=64"))
+        train(configure(f"data.features={features}", "model.sfu.channels=8", "augment.crop_size_px=64"))
     assert caught.value.problems[:2] == (
         "augment.crop_size_px: the cache has 96, the recipe 64",
         "model.sfu.spatial_size: the cache has 3, the recipe 2",
     )
     with pytest.raises(ConfigError, match=r"cache.views: the cache has 1, the recipe 2\n.*holds another cache"):
-        CacheJob(configure("cache.views=2"), str(cache))
+        CacheJob(configure("cache.views=2"), str(features))
     with pytest.raises(UsageError, match="is not a feature cache; name a new folder"):
-        CacheJob(configure(), str(cache.parents[1]))
+        CacheJob(configure(), str(features.parents[1]))
 
 
 def test_videos_are_added_and_changed_ones_done_again(configure: Configure, manifest: Path, tmp_path: Path) -> None:
@@ -133,7 +124,11 @@ def test_videos_are_added_and_changed_ones_done_again(configure: Configure, mani
 
 
 def test_damaged_parts_are_masked_in_training_and_made_again_by_the_job(
-    configure: Configure, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    configure: Configure,
+    features: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("advise_ray.cache.encoding.GROUP_BYTES", 2**23)  # several parts
     out = tmp_path / "cache"
@@ -196,7 +191,7 @@ def test_a_full_disk_ends_the_job_and_what_is_there_stays(
 
 
 def test_what_has_no_room_bars_no_smaller_cache_and_what_is_begun_is_not_proposed_otherwise(
-    configure: Configure, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = tmp_path / "small"
     job = CacheJob(configure(), str(room))
@@ -207,7 +202,7 @@ def test_what_has_no_room_bars_no_smaller_cache_and_what_is_begun_is_not_propose
     smaller = next(iter(job.summary()["would_fit"]))
     assert CacheJob(configure(smaller), str(room)).summary()["fits"]
     partly = tmp_path / "partly"
-    shutil.copytree(cache, partly)
+    shutil.copytree(features, partly)
     parts = sorted(partly.glob("part-*"))
     parts[0].unlink()
     (partly / "index.parquet").unlink()
@@ -228,9 +223,11 @@ def _no_room(*_: Any) -> str:
     raise OSError(28, "No space left on device")
 
 
-def test_evaluation_takes_what_is_cached(configure: Configure, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_evaluation_takes_what_is_cached(
+    configure: Configure, features: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own = (*PLAIN, "tracking.run_name=evaluated")
-    run_dir = train(configure(*own, f"data.features={cache}"))["run_dir"]
+    run_dir = train(configure(*own, f"data.features={features}"))["run_dir"]
     few = Settings(num_clips=2, k=5)
     live = evaluate(run_dir, "knn", settings=few, overrides=["data.features=null"])
     cached = evaluate(run_dir, "knn", settings=few)

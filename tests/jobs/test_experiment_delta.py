@@ -46,13 +46,16 @@ def test_few_labels_take_them_from_training_alone(script: ModuleType, manifest: 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_whole_experiment_and_going_on_with_it(manifest: Path, tmp_path: Path, tiny: tuple[str, ...]) -> None:
+def test_the_whole_experiment_and_going_on_with_it(
+    manifest: Path, features: Path, beside: dict[str, str], tmp_path: Path, tiny: tuple[str, ...]
+) -> None:
     pretrain, finetune = tmp_path / "pretrain.yaml", tmp_path / "finetune.yaml"
     pretrain.write_text(to_yaml(load(None, tiny)))
     finetune.write_text(to_yaml(load(None, [*tiny, "task=action", "data.val_split=null", "data.val_fraction=0.2"])))
     command = [sys.executable, SCRIPT, "--manifest", manifest, "--out", tmp_path / "delta", "--pretrain", pretrain]
     command += ["--finetune", finetune, "--seeds", "1", "--clips", "1", "--k", "3"]
-    first = subprocess.run(command, capture_output=True, text=True, check=False, timeout=560)
+    command += ["--crops", "1", "--set", f"data.features={features}"]
+    first = subprocess.run(command, env=beside, capture_output=True, text=True, check=False, timeout=560)
     assert first.returncode == 0, first.stderr
     found = json.loads((tmp_path / "delta" / "delta.json").read_text())
     (row,) = found["rows"]

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from advise_ray import tracking
-from advise_ray.cache.job import CacheJob
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import ConfigError, SweepError, UsageError
 from advise_ray.sweep.run import resume, tune
@@ -39,14 +38,6 @@ def configure(manifest: Path, tmp_path: Path, tiny: tuple[str, ...]) -> Configur
         "train.val_every_epochs=1",
     )
     return lambda *overrides: load(None, [*tiny, *own, *overrides])
-
-
-@pytest.fixture(scope="module")
-def cached(manifest: Path, tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...]) -> str:
-    """The setting that spares a sweep the making of its own features."""
-    out = tmp_path_factory.mktemp("features") / "cache"
-    CacheJob(load(None, [*tiny, f"data.manifest={manifest}"]), str(out)).run()
-    return f"data.features={out}"
 
 
 def children(config: Config, result: dict[str, Any]) -> list[Any]:
@@ -106,9 +97,9 @@ def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(configure: Con
     assert tuned.model.init_from.endswith("pretrain")
 
 
-def test_asha_stops_trials_and_says_so(configure: Configure, cached: str) -> None:
+def test_asha_stops_trials_and_says_so(configure: Configure, features: Path) -> None:
     config = configure(
-        cached,
+        f"data.features={features}",
         "search.optim.lr={grid: [1.0e-2, 3.0e-3, 1.0e-6, 1.1e-6, 1.2e-6, 1.3e-6]}",
         "train={epochs: 9, global_batch_size: 8, val_every_epochs: 1, checkpoint_every_epochs: 9}",
         "tune={scheduler: asha, metric: train/loss, mode: min, max_concurrent: 1}",
@@ -120,9 +111,9 @@ def test_asha_stops_trials_and_says_so(configure: Configure, cached: str) -> Non
     assert states == {"finished", "pruned"}
 
 
-def test_tpe_goes_where_it_was_good(configure: Configure, cached: str) -> None:
+def test_tpe_goes_where_it_was_good(configure: Configure, features: Path) -> None:
     config = configure(
-        cached,
+        f"data.features={features}",
         "search.optim.lr={loguniform: [1.0e-6, 1.0e-2]}",
         "search.model.head.hidden_dim={choice: [8, 32]}",
         "tune={searcher: tpe, num_trials: 5, metric: train/loss, mode: min}",
@@ -134,19 +125,19 @@ def test_tpe_goes_where_it_was_good(configure: Configure, cached: str) -> None:
     assert len(children(config, result)) == 5
 
 
-def test_a_trial_that_fails_is_marked_and_the_others_go_on(configure: Configure, cached: str) -> None:
+def test_a_trial_that_fails_is_marked_and_the_others_go_on(configure: Configure, features: Path) -> None:
     diverging = ("optim.grad_clip=null", "optim.warmup_epochs=0", "train.epochs=2")
-    config = configure("search.optim.lr={grid: [1.0e-3, 1.0e+30]}", cached, *diverging)
+    config = configure("search.optim.lr={grid: [1.0e-3, 1.0e+30]}", f"data.features={features}", *diverging)
     result = tune(config)
     assert (result["finished"], result["failed"]) == (1, 1)
     (failed,) = (run for run in children(config, result) if run.info.status == "FAILED")
     assert "not finite" in failed.data.tags["trial.error"]
 
 
-def test_where_nothing_comes_to_its_end_the_sweep_has_failed(configure: Configure, cached: str) -> None:
+def test_where_nothing_comes_to_its_end_the_sweep_has_failed(configure: Configure, features: Path) -> None:
     diverging = ("optim.grad_clip=null", "optim.warmup_epochs=0", "train.epochs=2")
     with pytest.raises(SweepError, match="not finite"):
-        tune(configure("search.optim.lr={grid: [1.0e+30]}", cached, *diverging))
+        tune(configure("search.optim.lr={grid: [1.0e+30]}", f"data.features={features}", *diverging))
 
 
 def test_what_cannot_be_swept_is_told_at_once(configure: Configure) -> None:
@@ -162,9 +153,11 @@ def steps(trial_dir: Path) -> list[int]:
 
 
 def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(
-    configure: Configure, cached: str, tmp_path: Path
+    configure: Configure, features: Path, tmp_path: Path
 ) -> None:
-    config = configure("search.seed={grid: [0, 1]}", cached, "train.epochs=12", "tune.max_concurrent=1")
+    config = configure(
+        "search.seed={grid: [0, 1]}", f"data.features={features}", "train.epochs=12", "tune.max_concurrent=1"
+    )
     outcome: dict[str, Any] = {}
     thread = threading.Thread(target=lambda: outcome.update(tune(config)))
     thread.start()
