@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -69,10 +70,9 @@ def _connect() -> None:
         _own = not os.environ.get("RAY_ADDRESS")
         if _own:  # its processes have what this one has
             threads.prepare()
-            for name, value in _OF_OUR_OWN.items():
-                os.environ.setdefault(name, value)
         try:
-            ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
+            with _environ(_OF_OUR_OWN if _own else {}):
+                ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
         except Exception as error:  # it has no kind of its own for this
             reason = " ".join(str(error).split())[:300]
             raise RayError(f"Ray did not start: {reason}; is the machine very busy, or RAY_ADDRESS wrong?") from error
@@ -80,6 +80,18 @@ def _connect() -> None:
     context.enable_progress_bars = verbose
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def _environ(variables: dict[str, str]) -> Iterator[None]:
+    """Variables for what is started meanwhile, where the user has set nothing else."""
+    added = variables.keys() - os.environ.keys()
+    os.environ.update({name: variables[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def is_our_own() -> bool:
