@@ -17,11 +17,8 @@ from ray.data import DataContext
 from advise_ray import threads
 from advise_ray.errors import RayError
 
-_OF_OUR_OWN = {
-    # Nobody takes away the one machine of a Ray of our own, and the watcher is a process (3 CPU seconds to start).
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train has it for its controller
-}
+# Nobody takes away the one machine of a Ray of our own, and the watcher is a process (3 CPU seconds to start).
+_OF_OUR_OWN = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _begun: threading.Event | None = None
 _own = False
 

@@ -23,4 +23,4 @@ def test_every_arm_trains_and_what_is_cached_is_faster(local_ray: None, monkeypa
     figures = bench.pipeline(ifms=(ifm,), settings=small)[ifm]
     arms = ("torch", "live", "cached", "decode_only", "ifm_only", "tmm_only", "r3d50")
     assert figures.keys() == {f"{arm}_clips_per_s" for arm in arms}
-    assert figures["cached_clips_per_s"] > figures["live_clips_per_s"]
+    assert figures["cached_clips_per_s"] > 3 * figures["live_clips_per_s"]

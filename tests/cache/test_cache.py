@@ -120,15 +120,12 @@ def test_videos_are_added_and_changed_ones_done_again(configure: Configure, mani
     with pytest.raises(UsageError, match=r"lacks 5 of 24 videos"):
         train(configure(f"data.manifest={all_of_them}", f"data.features={out}"))
     assert CacheJob(configure(f"data.manifest={all_of_them}"), str(out)).run()["encoded"] == 5
-    assert CacheJob(configure(f"data.manifest={all_of_them}"), str(out)).summary()["videos_to_encode"] == 0
+    assert CacheJob(configure(f"data.manifest={all_of_them}"), str(out)).run()["encoded"] == 0
+    train(configure(f"data.manifest={all_of_them}", f"data.features={out}", "tracking.run_name=added"))
 
 
 def test_damaged_parts_are_masked_in_training_and_made_again_by_the_job(
-    configure: Configure,
-    features: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("advise_ray.cache.encoding.GROUP_BYTES", 2**23)  # several parts
     out = tmp_path / "cache"
@@ -223,9 +220,7 @@ def _no_room(*_: Any) -> str:
     raise OSError(28, "No space left on device")
 
 
-def test_evaluation_takes_what_is_cached(
-    configure: Configure, features: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_evaluation_takes_what_is_cached(configure: Configure, features: Path) -> None:
     own = (*PLAIN, "tracking.run_name=evaluated")
     run_dir = train(configure(*own, f"data.features={features}"))["run_dir"]
     few = Settings(num_clips=2, k=5)

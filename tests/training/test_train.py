@@ -114,8 +114,8 @@ def test_every_epoch_trains_each_clip_once_and_draws_anew(undisturbed: dict[str,
     assert np.mean(changed) > 0.9
 
 
-def test_two_workers_and_three_decode_actors_are_one(undisturbed: dict[str, Any], configure: Configure) -> None:
-    config = configure("two-workers", "train.epochs=5", "train.num_workers=2", "data.num_decode_actors=3")
+def test_two_workers_are_one(undisturbed: dict[str, Any], configure: Configure) -> None:
+    config = configure("two-workers", "train.epochs=5", "train.num_workers=2")
     two = train(config)
     np.testing.assert_allclose(losses(two), losses(undisturbed), rtol=1e-3)
     assert clips_trained_on(two) == clips_trained_on(undisturbed)
@@ -125,6 +125,7 @@ def test_two_workers_and_three_decode_actors_are_one(undisturbed: dict[str, Any]
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(undisturbed: dict[str, Any], configure: Configure) -> None:
+    """With three decode actors, whose number changes nothing, instead of one."""
     killed: list[int] = []
 
     def kill_in_second_epoch(line: dict[str, Any], _total_steps: int) -> None:
@@ -133,7 +134,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(undisturbed: dict[str, 
             killed.append(worker.pid)
             os.kill(worker.pid, signal.SIGKILL)
 
-    config = configure("killed-worker", "train.epochs=5", "train.checkpoint_every_steps=3")
+    config = configure("killed-worker", "train.epochs=5", "train.checkpoint_every_steps=3", "data.num_decode_actors=3")
     result = train(config, on_line=kill_in_second_epoch)
     assert killed
     assert result["status"] == "FINISHED"
