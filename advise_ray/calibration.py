@@ -17,9 +17,8 @@ from advise_ray.config import Config, worker_counts
 from advise_ray.cost import Rates, predict, workload
 from advise_ray.errors import TrainingError, VideoDecodeError
 from advise_ray.model.advise import AdViSe
-from advise_ray.training.clips import ClipReader, Pixels
+from advise_ray.training.clips import ClipReader, Pixels, plan_rows
 from advise_ray.training.loop import Learner
-from advise_ray.training.pipeline import plan_rows
 from advise_ray.training.plan import Plan
 from advise_ray.training.schedule import Schedule
 from advise_ray.video.child import DecodeProcess

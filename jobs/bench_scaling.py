@@ -31,8 +31,8 @@ from advise_ray.rows import row_by_row, rows
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
+from advise_ray.training.clips import clip_bytes
 from advise_ray.training.optim import build_optimizer
-from advise_ray.training.pipeline import clip_bytes
 
 ROUNDS = 3
 CLIPS_PER_STEP = 32

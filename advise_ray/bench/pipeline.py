@@ -27,9 +27,8 @@ from advise_ray.cache.job import CacheJob
 from advise_ray.config import Config, load
 from advise_ray.files import read_lines
 from advise_ray.model.advise import build_advise
-from advise_ray.training.clips import ClipReader
+from advise_ray.training.clips import ClipReader, plan_rows
 from advise_ray.training.loop import Learner
-from advise_ray.training.pipeline import plan_rows
 from advise_ray.training.schedule import build_schedule
 from advise_ray.training.trainer import train
 from advise_ray.video.manifest import read_manifest, videos

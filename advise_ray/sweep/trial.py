@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from advise_ray.config import Config, IFMConfig, load, to_yaml
+from advise_ray.config import Config, IFMConfig, load
 from advise_ray.evaluation.actions import Settings as ProtocolSettings
 from advise_ray.evaluation.run import Protocol, score
 from advise_ray.evaluation.subject import find_subject
@@ -28,10 +28,8 @@ from advise_ray.sweep.features import folder_of, takes_features
 from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining
 from advise_ray.sweep.space import Settings
 from advise_ray.training import checkpoint
-from advise_ray.training.job import Job
+from advise_ray.training.local import begin, run_dir_of, worker_here
 from advise_ray.training.plan import make_plan
-from advise_ray.training.worker import Worker
-from advise_ray.video.manifest import write_rejects
 
 PROTOCOL = ProtocolSettings(num_crops=1)
 """Ten clips a video, the centre of each: what a feature cache has."""
@@ -118,7 +116,7 @@ def _measure(sweep: Sweep, stages: dict[str, Config], trial_dir: Path) -> Iterat
     objective = sweep.config.tune.objective
     epochs, accuracies = 0, Values()
     for name, config in stages.items():
-        for epoch, metrics in train_here(sweep, config, trial_dir, prefix="" if name == "pretrain" else f"{name}/"):
+        for epoch, metrics in train_stage(sweep, config, trial_dir, prefix="" if name == "pretrain" else f"{name}/"):
             yield epochs + epoch + 1, metrics, False
         epochs += config.train.epochs
         if name != "pretrain":
@@ -138,7 +136,7 @@ def _train_s(metrics: Path) -> float:
     return float(sum(value for values in every for name, value in values if name.endswith("rate/epoch_s")))
 
 
-def train_here(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> Iterator[tuple[int, Values]]:
+def train_stage(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> Iterator[tuple[int, Values]]:
     """A run within this process, from its last checkpoint on: each epoch, from 0, and its metrics under `prefix`.
 
     Among them the training's peak of memory so far (`PeakMemory`), `peak_bytes`.
@@ -146,31 +144,10 @@ def train_here(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> It
     Raises:
         AdviseRayError: as `training.trainer.train`.
     """
-    run_dir = trial_dir / str(config.tracking.run_name)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(to_yaml(config))
-    if not (run_dir / "rejects.parquet").exists():
-        write_rejects([], run_dir / "rejects.parquet")
+    run_dir = run_dir_of(config)
     plan = make_plan(config, begun=checkpoint.latest(run_dir) is not None, ifm=_ifm_of(config))
-    job = Job(
-        config=config,
-        schedule=plan.schedule,
-        classes=plan.classes,
-        run_dir=run_dir,
-        videos=None,
-        weights=None,
-        ifm_sha256=plan.ifm_sha256,
-        manifest_sha256=plan.manifest_sha256,
-        use_gpu=sweep.use_gpu,
-        cached=plan.cached,
-    )
-    worker = Worker(
-        job,
-        videos=plan.videos,
-        weights=plan.weights(),
-        device=sweep.device,
-        processes_on_node=sweep.processes_on_node,
-    )
+    begin(config, run_dir)
+    worker = worker_here(plan, run_dir, sweep.processes_on_node)
     lines = _Lines(run_dir / "metrics.jsonl", trial_dir / "metrics.jsonl", prefix)
     epochs = worker.epochs()
     if worker.state.step == plan.schedule.total_steps:  # it was done when the trial went away

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,7 @@ from advise_ray.cache.parts import Features
 from advise_ray.cache.store import FeatureStore
 from advise_ray.config import Config, played_clip
 from advise_ray.errors import VideoDecodeError
+from advise_ray.training.schedule import Batch, Schedule
 from advise_ray.video import augment
 from advise_ray.video.child import DecodeProcess
 from advise_ray.video.manifest import Video
@@ -114,9 +118,12 @@ class VideoClips:
 
 
 class Pixels:
-    """Clips as they are decoded, and the augmentation that is due."""
+    """Clips as they are decoded, and the augmentation that is due.
 
-    name, blank = "frames", GREY
+    `ahead`: rows that may be read before the first of them is done with. The decoder writes to two memories in turn.
+    """
+
+    name, blank, ahead = "frames", GREY, 1
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -153,7 +160,7 @@ class CachedFeatures:
     took 11 of its 23 ms.)
     """
 
-    name, blank = "features", 0
+    name, blank, ahead = "features", 0, 3
 
     def __init__(self, config: Config, location: str, *, pinned: bool = False) -> None:
         self.store = FeatureStore(location)
@@ -178,7 +185,50 @@ class CachedFeatures:
         self.store.read_into(out, clips.video, clips.frame_indices, views)
 
 
-def open_source(config: Config) -> Pixels | CachedFeatures:
-    """What a configuration takes its clips from."""
+def open_source(config: Config, *, pinned: bool = False) -> Pixels | CachedFeatures:
+    """What a configuration takes its clips from; `pinned`: see `CachedFeatures`."""
     location = config.data.features
-    return Pixels(config) if location is None else CachedFeatures(config, location)
+    return Pixels(config) if location is None else CachedFeatures(config, location, pinned=pinned)
+
+
+def plan_rows(batch: Batch, num_workers: int) -> list[dict[str, Any]]:
+    """Each worker's share of a batch."""
+    shares = [np.split(column, num_workers) for column in (batch.videos, batch.clips, batch.weights)]
+    return [
+        {"train": batch.train, "epoch": batch.epoch, "step": batch.step, "videos": videos, "clips": clips}
+        | {"weights": weights}
+        for videos, clips, weights in zip(*shares, strict=True)
+    ]
+
+
+def read_here(
+    config: Config,
+    schedule: Schedule,
+    videos: list[Video],
+    start_step: int,
+    rank: int,
+    num_workers: int,
+    *,
+    pinned: bool,
+) -> Iterator[Block]:
+    """A worker's blocks, read in a thread of its own process, a few ahead of it.
+
+    A local feature cache is read so in every run: the worker maps it, and nothing is copied between processes.
+    """
+    source = open_source(config, pinned=pinned)
+    reader = ClipReader(config, videos, source)
+    rows = (plan_rows(batch, num_workers)[rank] for batch in schedule.batches(start_step))
+    blocks = ({name: [value] for name, value in row.items()} for row in rows)
+    with ThreadPoolExecutor(1, thread_name_prefix="clips") as thread:
+        begun: deque[Future[Block]] = deque()
+        for block in blocks:
+            begun.append(thread.submit(reader, block))  # type: ignore[arg-type]
+            if len(begun) > source.ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+
+
+def clip_bytes(config: Config) -> int:
+    """Bytes of one decoded clip on its way to a worker."""
+    return config.data.clip.num_frames * config.augment.resize_height_px * config.augment.resize_width_px * 3

@@ -50,8 +50,8 @@ class Job:
 
 
 def run(settings: dict[str, Job]) -> dict[str, Any]:
-    """What Ray Train calls on each worker, see `worker.run_worker`."""
+    """What Ray Train calls on each worker, see `ray_worker`."""
     threads.collect_rarely()
-    from advise_ray.training.worker import run_worker
+    from advise_ray.training.ray_worker import run_worker
 
     return run_worker(settings["job"])

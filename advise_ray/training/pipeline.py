@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
@@ -28,11 +25,8 @@ from advise_ray import runtime
 from advise_ray.config import Config
 from advise_ray.pace import paced, start_pace
 from advise_ray.rows import row_by_row, rows
-from advise_ray.training.clips import CachedFeatures, ClipReader
-from advise_ray.training.schedule import Batch, Schedule
-from advise_ray.video.manifest import Video
-
-MAPPED_BLOCKS_AHEAD = 3
+from advise_ray.training.clips import ClipReader, plan_rows
+from advise_ray.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -88,21 +82,6 @@ def _plan_rows(
             yield pa.Table.from_pylist([{**row, "pace": pace_name}])
 
 
-def plan_rows(batch: Batch, num_workers: int) -> list[dict[str, Any]]:
-    """Each worker's share of a batch."""
-    shares = [np.split(column, num_workers) for column in (batch.videos, batch.clips, batch.weights)]
-    return [
-        {"train": batch.train, "epoch": batch.epoch, "step": batch.step, "videos": videos, "clips": clips}
-        | {"weights": weights}
-        for videos, clips, weights in zip(*shares, strict=True)
-    ]
-
-
-def clip_bytes(config: Config) -> int:
-    """Bytes of one decoded clip on its way to a worker."""
-    return config.data.clip.num_frames * config.augment.resize_height_px * config.augment.resize_width_px * 3
-
-
 class ReadClips:
     """What a decode actor does; with a remote feature cache, it reads that instead."""
 
@@ -117,30 +96,3 @@ class ReadClips:
         self.clips.inc(block["weights"].size)
         self.busy_s.inc(time.perf_counter() - started_s)
         return {**block, "pace": row["pace"]}
-
-
-def mapped_clips(
-    config: Config,
-    schedule: Schedule,
-    videos: list[Video],
-    start_step: int,
-    rank: int,
-    num_workers: int,
-    *,
-    pinned: bool,
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """A worker's blocks from a local feature cache, which it maps itself: no other process, and one copy.
-
-    They are read in a thread, a few ahead of the worker.
-    """
-    reader = ClipReader(config, videos, CachedFeatures(config, str(config.data.features), pinned=pinned))
-    rows = (plan_rows(batch, num_workers)[rank] for batch in schedule.batches(start_step))
-    blocks = ({name: [value] for name, value in row.items()} for row in rows)
-    with ThreadPoolExecutor(1, thread_name_prefix="features") as thread:
-        ahead: deque[Future[dict[str, NDArray[Any]]]] = deque()
-        for block in blocks:
-            ahead.append(thread.submit(reader, block))  # type: ignore[arg-type]
-            if len(ahead) > MAPPED_BLOCKS_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()

@@ -21,7 +21,8 @@ from advise_ray.model.ifm import IFM
 from advise_ray.model.precision import notes_for_cpu
 from advise_ray.shares import Shares, share_cpus
 from advise_ray.training import checkpoint
-from advise_ray.training.pipeline import clip_bytes
+from advise_ray.training.clips import clip_bytes
+from advise_ray.training.job import Job
 from advise_ray.training.schedule import Schedule, build_schedule
 from advise_ray.video.manifest import Video, check_videos_exist, named_classes, read_manifest, videos
 from advise_ray.video.sampling import longest_span_frames
@@ -42,6 +43,21 @@ class Plan:
     manifest_sha256: str
     cached: Identity | None = None
     """Of the feature cache that clips are taken from."""
+
+    def job(self, run_dir: Path, *, videos: Any = None, weights: Any = None) -> Job:
+        """What workers are told; `videos` and `weights` are references where they are sent to other processes."""
+        return Job(
+            config=self.config,
+            schedule=self.schedule,
+            classes=self.classes,
+            run_dir=run_dir,
+            videos=videos,
+            weights=weights,
+            ifm_sha256=self.ifm_sha256,
+            manifest_sha256=self.manifest_sha256,
+            use_gpu=self.shares.use_gpu,
+            cached=self.cached,
+        )
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What the workers need of the model's."""

@@ -9,7 +9,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,18 @@ from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from advise_ray import cards, runtime, threads, tracking
-from advise_ray.config import Config, load, to_yaml, worker_counts
+from advise_ray.config import Config, load, worker_counts
 from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.files import write_whole
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint, status
-from advise_ray.training.job import Job, run
+from advise_ray.training.job import run
+from advise_ray.training.local import begin, run_dir_of
 from advise_ray.training.patience import PATIENCE_S, PAUSE_S, patiently
 from advise_ray.training.pipeline import ClipStream, StreamConfig
 from advise_ray.training.plan import Plan, make_plan
 from advise_ray.training.ray_trainer import RESIZE_CHECK_S, RayTrainer
 from advise_ray.training.result import new_lines, write_result
-from advise_ray.video.manifest import write_rejects
 
 log = logging.getLogger("advise_ray")
 
@@ -59,7 +58,7 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> Line:
         InterruptedRunError: on KeyboardInterrupt.
     """
     plan = make_plan(config)
-    run_dir = Path(config.storage.path) / (config.tracking.run_name or f"{config.task}-{datetime.now():%Y%m%d-%H%M%S}")
+    run_dir = run_dir_of(config)
     if run_dir.exists():
         raise UsageError(
             f"{run_dir} exists; go on with it by `advise-ray train --resume {run_dir}`, or choose another "
@@ -107,11 +106,7 @@ class _Run:
     def execute(self) -> Line:
         if self.config.tracking.uri is not None:
             tracking.check(self.config)  # a server that is not there is told before anything is written
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(self.run_dir / "config.yaml", to_yaml(self.config))
-        rejects = self.run_dir / "rejects.parquet"
-        if not rejects.exists():
-            write_rejects([], rejects)
+        begin(self.config, self.run_dir)
         for note in self.plan.notes():
             log.warning("note: %s", note)
         try:
@@ -203,18 +198,7 @@ class _Run:
         make a run's storage anew while that is away."""
         config, shares = self.config, self.plan.shares
         videos = ray.put(self.plan.videos)
-        job = Job(
-            config=config,
-            schedule=self.plan.schedule,
-            classes=self.plan.classes,
-            run_dir=self.run_dir,
-            videos=videos,
-            weights=ray.put(self.plan.weights()),
-            ifm_sha256=self.plan.ifm_sha256,
-            manifest_sha256=self.plan.manifest_sha256,
-            use_gpu=shares.use_gpu,
-            cached=self.plan.cached,
-        )
+        job = self.plan.job(self.run_dir, videos=videos, weights=ray.put(self.plan.weights()))
         run_dir, schedule = self.run_dir, self.plan.schedule
 
         def stream() -> ClipStream:

@@ -1,69 +1,30 @@
-"""What each Ray Train worker runs: the whole of a run, from its last checkpoint to its end."""
+"""One worker of a run, from its last checkpoint to the end: plain torch, whoever starts it."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import ray
-import ray.train
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from ray.util.metrics import Gauge
 
 from advise_ray import threads
 from advise_ray.config import Config
-from advise_ray.errors import AdviseRayError, TrainingError
+from advise_ray.errors import TrainingError
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
+from advise_ray.training.clips import Block, read_here
 from advise_ray.training.job import Job
 from advise_ray.training.loop import Learner
-from advise_ray.training.patience import LASTING, patiently
-from advise_ray.training.pipeline import mapped_clips
+from advise_ray.training.patience import patiently
 from advise_ray.training.record import FLUSH_EVERY_STEPS, Recorder
 from advise_ray.training.schedule import due
 from advise_ray.video.manifest import Video
-
-Block = dict[str, NDArray[Any]]
-
-
-def run_worker(job: Job) -> dict[str, Any]:
-    """Train; the return value is `{"error": message}` where going on or starting again would not help."""
-    context = ray.train.get_context()
-    blocks = _open_stream() if job.streams else None  # first: decode actors start while the model is built
-    try:
-        worker = Worker(
-            job,
-            videos=ray.get(job.videos),
-            weights=ray.get(job.weights),
-            device=ray.train.torch.get_device() if job.use_gpu else torch.device("cpu"),
-            rank=context.get_world_rank(),
-            processes_on_node=context.get_local_world_size(),
-            blocks=blocks,
-            warned=lambda: ray.train.get_preemption_info() is not None,
-        )
-        gauges = {
-            name: Gauge(f"advise_ray_train_{name}", "Of a run's last epoch, over all workers.", tag_keys=("run",))
-            for name in ("clips_per_s", "data_wait_fraction")
-        }
-        for _ in worker.epochs():
-            for name, gauge in gauges.items():
-                gauge.set(worker.state.metrics[f"rate/{name}"], tags={"run": job.run_dir.name})
-        return worker.result()
-    except AdviseRayError as error:
-        # Not raised: Ray Train would take it for a fault of the machine and start the run again.
-        return {"error": str(error)}
-    except OSError as error:
-        if error.errno not in LASTING:
-            raise
-        mended = f"mend that, and go on with: advise-ray train --resume {job.run_dir}"
-        return {"error": f"{error.filename or job.run_dir}: {error.strerror}; {mended}"}
 
 
 @dataclass
@@ -83,7 +44,7 @@ class Worker:
     Args:
         weights: state dict that the run begins with.
         processes_on_node: that share the cores.
-        blocks: this worker's share of the batches (`ClipReader`); None where it maps a feature cache itself.
+        blocks: this worker's share of the batches (`ClipReader`); None: it reads them itself.
         warned: whether a node of the run is about to be taken away; all workers ask it in step, and get one answer.
     """
 
@@ -107,12 +68,11 @@ class Worker:
         model.load_state_dict(weights)
         self.learner = Learner(self.config, self.schedule, model, device)
         self.recorder = Recorder(self.config, job.run_dir, videos, rank, self.learner.num_workers)
-        self.taken = 0
         self.state = State(ifm_sha256=job.ifm_sha256, manifest_sha256=job.manifest_sha256, classes=job.classes)
         last = patiently(lambda: checkpoint.latest_of_run(job.run_dir))
         if last is not None:
             self.state = patiently(lambda: checkpoint.load(last, model.temporal, self.learner.optimizer))
-        self.blocks = blocks or mapped_clips(
+        self.blocks = blocks or read_here(
             self.config,
             self.schedule,
             videos,
@@ -156,11 +116,6 @@ class Worker:
     def _next(self, totals: _Epoch) -> Block:
         started_s = time.perf_counter()
         block = next(self.blocks)
-        self.taken += 1
-        if self.rank == 0 and self.job.streams:
-            if self.taken == 1:
-                self.pace = ray.get_actor(str(block["pace"][0]))
-            self.pace.advance.remote(self.taken)
         totals.wait_s += time.perf_counter() - started_s
         totals.clips += float(block["weights"].sum())
         return block
@@ -240,21 +195,6 @@ class Worker:
         if self.rank == 0:
             model, optimizer = self.learner.model.temporal, self.learner.optimizer
             patiently(lambda: checkpoint.save(self.job.run_dir, self.config, model, optimizer, self.state))
-
-
-def _open_stream() -> Iterator[Block]:
-    """This worker's blocks; the first is asked for at once."""
-    shard = ray.train.get_dataset_shard("clips")
-    blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
-    first = ThreadPoolExecutor(1).submit(next, blocks, None)
-
-    def stream() -> Iterator[Block]:
-        block = first.result()
-        if block is not None:  # None: a run that has no steps left
-            yield block
-            yield from blocks
-
-    return stream()
 
 
 def _set_up_torch(config: Config, device: torch.device, processes_on_node: int) -> None:

@@ -1,0 +1,70 @@
+"""What each Ray Train worker runs: a `Worker` with the clips that Ray Data streams to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.util.metrics import Gauge
+
+from advise_ray.errors import AdviseRayError
+from advise_ray.training.clips import Block
+from advise_ray.training.job import Job
+from advise_ray.training.patience import LASTING
+from advise_ray.training.worker import Worker
+
+
+def run_worker(job: Job) -> dict[str, Any]:
+    """Train; the return value is `{"error": message}` where going on or starting again would not help."""
+    context = ray.train.get_context()
+    blocks = _open_stream(context.get_world_rank()) if job.streams else None  # decode actors start meanwhile
+    try:
+        worker = Worker(
+            job,
+            videos=ray.get(job.videos),
+            weights=ray.get(job.weights),
+            device=ray.train.torch.get_device() if job.use_gpu else torch.device("cpu"),
+            rank=context.get_world_rank(),
+            processes_on_node=context.get_local_world_size(),
+            blocks=blocks,
+            warned=lambda: ray.train.get_preemption_info() is not None,
+        )
+        gauges = {
+            name: Gauge(f"advise_ray_train_{name}", "Of a run's last epoch, over all workers.", tag_keys=("run",))
+            for name in ("clips_per_s", "data_wait_fraction")
+        }
+        for _ in worker.epochs():
+            for name, gauge in gauges.items():
+                gauge.set(worker.state.metrics[f"rate/{name}"], tags={"run": job.run_dir.name})
+        return worker.result()
+    except AdviseRayError as error:
+        # Not raised: Ray Train would take it for a fault of the machine and start the run again.
+        return {"error": str(error)}
+    except OSError as error:
+        if error.errno not in LASTING:
+            raise
+        mended = f"mend that, and go on with: advise-ray train --resume {job.run_dir}"
+        return {"error": f"{error.filename or job.run_dir}: {error.strerror}; {mended}"}
+
+
+def _open_stream(rank: int) -> Iterator[Block]:
+    """This worker's blocks; the first is asked for at once. The first worker tells the stream's pace what is taken."""
+    shard = ray.train.get_dataset_shard("clips")
+    blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
+    first = ThreadPoolExecutor(1).submit(next, blocks, None)
+
+    def stream() -> Iterator[Block]:
+        pace = None
+        begun = [block for block in [first.result()] if block is not None]  # none in a run that has no steps left
+        for taken, block in enumerate(chain(begun, blocks), 1):
+            if rank == 0:
+                pace = pace or ray.get_actor(str(block["pace"][0]))
+                pace.advance.remote(taken)
+            yield block
+
+    return stream()
