@@ -1,19 +1,25 @@
-"""One small data set and one Ray for all tests that train."""
+"""One small data set, one Ray and one run of each kind for all tests."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
 from advise_ray import dataset, runtime
 from advise_ray.cache.job import CacheJob
-from advise_ray.config import load
+from advise_ray.config import Config, load
+from advise_ray.training.local import train_here
+from advise_ray.training.trainer import train
 from advise_ray.video.annotations import read_ucf101
 from advise_ray.video.synth import synthesize
+
+Configure = Callable[..., Config]
+Run = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +84,27 @@ def features(tiny: tuple[str, ...], manifest: Path, tmp_path_factory: pytest.Tem
     assert (result["videos"], result["encoded"], result["failed_videos"]) == (24, 24, 0)
     assert result["bytes"] == sum(file.stat().st_size for file in out.glob("part-*"))
     return out
+
+
+@pytest.fixture(scope="session")
+def configure(manifest: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    """`tiny` on `manifest`, with one storage and so one MLflow store for all: runs there need names of their own."""
+    own = (*tiny, f"data.manifest={manifest}", f"storage.path={tmp_path_factory.mktemp('runs')}")
+    return lambda run_name, *overrides: load(None, [*own, f"tracking.run_name={run_name}", *overrides])
+
+
+LOGGED = ("train.epochs=5", "data.log_clips=true", "data.deterministic=true")
+"""What runs have that are compared with `pretrained`."""
+
+
+@pytest.fixture(scope="session")
+def pretrained(configure: Configure) -> Run:
+    """Five epochs of rates on one worker, by Ray Data, Ray Train and MLflow: the run that others are compared with."""
+    return train(configure("pretrained", *LOGGED, "data.num_decode_actors=1"))
+
+
+@pytest.fixture(scope="session")
+def fine_tuned(configure: Configure, pretrained: Run) -> Run:
+    """Two epochs of actions from there on, in this process."""
+    own = ("task=action", "data.val_split=null", "data.val_fraction=0.2", f"model.init_from={pretrained['run_dir']}")
+    return train_here(configure("fine-tuned", *own, "train.epochs=2"))
