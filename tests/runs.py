@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,15 @@ def eventually(condition: Callable[[], Any], seconds: float = PATIENCE_S, alive:
         assert alive is None or alive.poll() is None, f"ended with {alive.returncode}"
         assert time.monotonic() < deadline_s, f"not within {seconds} s"
         time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    """Whether a server says 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def eventually_step(run_dir: Path, step: int, alive: Any = None) -> None:

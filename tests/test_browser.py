@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,9 @@ from advise_ray.evaluation.run import evaluate
 from advise_ray.sweep.run import tune
 from advise_ray.training.trainer import train
 from tests.cluster.heads import free_port
+from tests.runs import answers, eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.full
 CHROMIUM = shutil.which("chromium")
 PATIENCE_MS = 60_000
 
@@ -47,14 +46,7 @@ def ui(config: Config) -> Iterator[str]:
     command = [sys.executable, "-m", *tracking.ui_command(config).replace("--port 5000", f"--port {port}").split()]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        deadline_s = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except OSError:
-                assert time.monotonic() < deadline_s
-                time.sleep(0.5)
+        eventually(lambda: answers(f"http://127.0.0.1:{port}/health"), alive=server)
         yield f"http://127.0.0.1:{port}/#"
     finally:
         os.killpg(server.pid, signal.SIGKILL)

@@ -22,6 +22,7 @@ from advise_ray.config import load
 from advise_ray.video.decode import probe
 from advise_ray.video.manifest import read_manifest, write_manifest
 from advise_ray.video.synth import synthesize
+from tests.runs import set_options
 
 NUM_CPUS = len(os.sched_getaffinity(0))
 MAKE = "make one with `advise-ray data index`"
@@ -70,7 +71,7 @@ def train(tiny: tuple[str, ...], eight_videos: Path) -> Train:
     def train(*settings: str) -> Result:
         options = [setting for setting in settings if setting.startswith("--")]
         overrides = [*tiny, f"data.manifest={eight_videos}", *(each for each in settings if each not in options)]
-        return run("train", *options, *(part for override in overrides for part in ("--set", override)))
+        return run("train", *options, *set_options(overrides))
 
     return train
 

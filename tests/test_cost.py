@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from advise_ray.cli import main
 from advise_ray.cost import Rates, Workload, predict, read_rates
 from advise_ray.errors import UsageError
+from tests.runs import set_options
 
 GPUS = Rates(100, 1000, 2000, 500, workers=2, cores=18, use_gpu=True)
 WORK = Workload(
@@ -67,12 +68,10 @@ def test_rates_that_cannot_be_used_are_all_named(tmp_path: Path) -> None:
     assert [line.split()[1] for line in lines] == ["ifm_frames_per_s", "tmm_clips_per_s", "tmm", "workers", "use_gpu"]
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_a_dry_run_predicts_by_measured_and_by_given_rates(
     manifest: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
-    settings = [word for each in (*tiny, f"data.manifest={manifest}") for word in ("--set", each)]
+    settings = set_options([*tiny, f"data.manifest={manifest}"])
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{}")
     run = CliRunner()

@@ -25,7 +25,6 @@ def test_every_format_can_be_synthesized_and_indexed(command: str) -> None:
     assert set(formats) == set(LAYOUTS)
 
 
-@pytest.mark.ray
 def test_a_data_set_is_indexed_and_shown(local_ray: None, tmp_path: Path) -> None:
     synthesize(tmp_path, 8, seed=0, layout="diving48")
     out = str(tmp_path / "m.parquet")

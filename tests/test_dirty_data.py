@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from advise_ray.config import load
 from advise_ray.training.trainer import train
 from advise_ray.video.annotations import read_folder
 from advise_ray.video.manifest import read_manifest, read_rejects, write_manifest
+from tests.runs import PATIENCE_S, command, set_options
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.full
 
-PATIENCE_S = 240
 HANGS = """
 import time
 from advise_ray.video import decode as decoding
@@ -36,17 +35,17 @@ decoding.decode = decode
 
 
 def run(*arguments: str, **environment: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "advise_ray", *arguments, "--json"]
     done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        command(*arguments, "--json"),
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-def settings(*values: str) -> list[str]:
-    return [part for value in values for part in ("--set", value)]
 
 
 def test_odd_files_among_real_clips_cost_themselves_only(
@@ -97,7 +96,7 @@ def test_a_decoder_that_hangs_costs_its_video_and_the_deadline(
     (tmp_path / "sleeps.mp4").symlink_to(next(synthesized.rglob("*.mp4")))
     write_manifest(rows, tmp_path / "manifest.parquet")
     where = [f"data.manifest={tmp_path / 'manifest.parquet'}", f"storage.path={tmp_path}", "data.decode_timeout_s=3"]
-    result = run("train", *settings(*tiny, *where), PYTHONPATH=str(tmp_path))
+    result = run("train", *set_options([*tiny, *where]), PYTHONPATH=str(tmp_path))
     assert result["status"] == "FINISHED"
     assert read_rejects(Path(result["run_dir"]) / "rejects.parquet") == {
         hanging["video_id"]: "decoding took longer than 3 s"
@@ -133,5 +132,5 @@ def test_videos_in_a_bucket_are_indexed_and_trained_on(
     index = ["data", "index", "--format", "ucf101", "--videos", "s3://clips/ucf", "--annotations", lists, "--out", out]
     summary = run(*index, **s3)
     assert (summary["videos"], summary["missing"], summary["probed"]) == (24, 0, 24)
-    result = run("train", *settings(*tiny, f"data.manifest={out}", f"storage.path={tmp_path}"), **s3)
+    result = run("train", *set_options([*tiny, f"data.manifest={out}", f"storage.path={tmp_path}"]), **s3)
     assert (result["status"], result["failed_videos"], result["clips_seen"]) == ("FINISHED", 0, 32)

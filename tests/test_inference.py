@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,17 +19,15 @@ from advise_ray.embed import clips_of, embed
 from advise_ray.errors import ExportError, UsageError, VideoDecodeError
 from advise_ray.export import export
 from advise_ray.inference import VideoModel
-from advise_ray.training.trainer import train
+from advise_ray.video.augment import centre
+from advise_ray.video.decode import decode
 from advise_ray.video.manifest import Video, read_manifest, videos
-
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+from tests.conftest import Run
 
 
 @pytest.fixture(scope="module")
-def run_dir(manifest: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    storage = tmp_path_factory.mktemp("runs")
-    own = (f"data.manifest={manifest}", f"storage.path={storage}", "tracking.run_name=actions", "task=action")
-    return Path(train(load(None, [*tiny, *own, "train.epochs=2"]))["run_dir"])
+def run_dir(fine_tuned: Run) -> Path:
+    return Path(fine_tuned["run_dir"])
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +49,20 @@ def test_a_loaded_model_encodes_clips_and_tells_classes(model: VideoModel, manif
 
 
 def test_mlflow_has_the_model_and_serves_bytes_alone(
-    model: VideoModel, run_dir: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    pretrained: Run, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
     import pandas as pd
     from mlflow.exceptions import MlflowException
 
+    model = advise_ray.load(pretrained["run_dir"])
     store = tracking.tracking_uri(model.config)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     mlflow.set_tracking_uri(store)
     path = Path(videos(read_manifest(manifest))[0].path)
+    served = mlflow.pyfunc.load_model(f"models:/advise-ray-prp/{version_of(pretrained)}")
+    assert advise_ray.load(f"models:/advise-ray-prp/{version_of(pretrained)}").predict(path) == model.predict(path)
     expected = model.predict(path)
-    assert advise_ray.load("models:/advise-ray-action@best").predict(path) == expected
-    served = mlflow.pyfunc.load_model("models:/advise-ray-action@best")
     answers = served.predict(pd.DataFrame({"video": [path.read_bytes(), b"no video"]}))
     assert answers["class"].tolist() == [max(expected, key=lambda name: expected[name]), ""]
     assert answers["probability"][0] == pytest.approx(max(expected.values()))
@@ -73,10 +71,22 @@ def test_mlflow_has_the_model_and_serves_bytes_alone(
     with pytest.raises(MlflowException):
         served.predict(pd.DataFrame({"video": [str(path)]}))
     client, experiment_id = tracking.connect(model.config)
-    (logged,) = client.search_logged_models([experiment_id])  # the experiment's own, not "Default"
-    assert not list(Path(logged.artifact_location.removeprefix("file://")).rglob("optimizer.pt"))
-    run = client.get_run(json.loads((run_dir / "tracking.json").read_text())["run_id"])
-    assert run.info.status == "FINISHED"
+    logged = client.search_logged_models([experiment_id])  # the experiment's own, not "Default"
+    (own,) = [each for each in logged if each.source_run_id == pretrained["mlflow_run_id"]]
+    assert not list(Path(own.artifact_location.removeprefix("file://")).rglob("optimizer.pt"))
+    best = client.get_model_version_by_alias("advise-ray-prp", "best")
+    top1 = {each.run_id: client.get_run(each.run_id).data.metrics.get("val/top1", 0) for each in versions(client)}
+    assert top1[best.run_id] == max(top1.values())
+
+
+def versions(client: Any) -> list[Any]:
+    return list(client.search_model_versions("name='advise-ray-prp'"))
+
+
+def version_of(run: Run) -> str:
+    client, _ = tracking.connect(load(Path(run["run_dir"]) / "config.yaml"))
+    (version,) = [each.version for each in versions(client) if each.run_id == run["mlflow_run_id"]]
+    return str(version)
 
 
 def test_a_file_that_is_no_video(model: VideoModel, tmp_path: Path) -> None:
@@ -143,8 +153,11 @@ def test_footage_becomes_rows_of_clips(run_dir: Path, model: VideoModel, manifes
     first = min((row for row in rows), key=lambda row: (row["video_id"], row["clip_start_s"]))
     video = every[first["video_id"]]
     assert (first["clip_start_s"], first["clip_end_s"]) == (0.0, pytest.approx(4 / video.fps))
-    assert len(first["embedding"]) == 32
-    assert len(first["top_classes"]) == 2
+    frames = decode(Path(video.path), np.arange(4), height_px=120, width_px=160)
+    clip = centre(frames, model.config.augment)[None]
+    np.testing.assert_allclose(first["embedding"], model.encode(clip)[0], atol=1e-4)
+    likeliest = model(torch.from_numpy(clip)).softmax(1)[0].topk(2)
+    assert first["top_classes"] == [model.classes[index] for index in likeliest.indices]
     assert first["top_probabilities"] == sorted(first["top_probabilities"], reverse=True)
     assert list(tmp_path.iterdir()) == [out]
     with pytest.raises(UsageError, match="is there; name a new file"):
@@ -181,6 +194,7 @@ def test_a_video_that_fails_has_a_row_with_its_reason(run_dir: Path, synthesized
     assert failed["embedding"] is None
 
 
+@pytest.mark.full
 def test_an_interrupted_job_goes_on(
     run_dir: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

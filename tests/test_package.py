@@ -33,7 +33,7 @@ def run(installed: Path, folder: Path, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_wheel_has_its_recipes_and_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     code = "from advise_ray import recipes; print(*recipes.shipped().values(), sep='\\n')"
     environment = os.environ | {"PYTHONPATH": str(installed)}

@@ -1,24 +1,27 @@
-"""Every command of the README runs as it stands there, cut short by settings alone."""
+"""Every command of the README can be parsed and planned, and runs as it stands there, cut short by settings alone."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from advise_ray.cli import main
 from advise_ray.config import load
 from advise_ray.sweep.settings import settings_of
+from tests.runs import answers, eventually, set_options
 
 README = Path(__file__).parents[1] / "README.md"
 SERVE = re.search(r"^mlflow server .*$", README.read_text(), flags=re.MULTILINE)
@@ -58,6 +61,54 @@ def test_what_goes_wrong_is_said_in_those_words() -> None:
             assert part.strip() in source, text
 
 
+COMMANDS = [line for line in USE if line.startswith("advise-ray")]
+PLANNED = [line for line in COMMANDS if line.split()[1] in ("train", "cache") and "--config" in line]
+OWN = ("data.features=null", "model.init_from=null")
+"""What earlier commands would have made."""
+
+
+def parsed(line: str) -> click.Context:
+    """As click takes it, to the last option; nothing runs."""
+    group, context, rest = main, main.make_context("advise-ray", shlex.split(line)[1:]), []
+    while isinstance(group, click.Group):
+        name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+        assert name is not None
+        assert command is not None
+        context, group = command.make_context(name, rest, parent=context), command
+    return context
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_is_one(line: str) -> None:
+    context = parsed(line)
+    assert context.command.help
+    assert context.get_help()
+
+
+@pytest.mark.parametrize("line", PLANNED)
+def test_every_command_that_trains_can_be_planned(
+    line: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = (README.parent / "jobs" / "rates" / "one_h100.yaml").absolute()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(manifest, "clips.parquet")
+    command = [word for word in shlex.split(line)[1:] if word != "--dry-run"]
+    result = CliRunner().invoke(main, [*command, *set_options(OWN), "--dry-run", "--rates", str(rates), "--json"])
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert plan["videos_to_encode"] == 24 if command[0] == "cache" else plan["steps"] > 0
+    assert plan["cost"]["cached_hours"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["clips.parquet"]
+
+
+@pytest.mark.parametrize("line", [line for line in USE if line not in COMMANDS])
+def test_every_script_is_there(line: str) -> None:
+    python, script, *arguments = shlex.split(line)
+    help_text = subprocess.check_output([sys.executable, script, "--help"], cwd=README.parent, text=True)
+    assert python == "python"
+    assert all(argument in help_text for argument in arguments if argument.startswith("--"))
+
+
 def shortened(line: str) -> list[str]:
     command = shlex.split(line)
     settings: tuple[str, ...] = ()
@@ -65,11 +116,10 @@ def shortened(line: str) -> list[str]:
         settings += SMALL
     if command[1] == "tune" and "--resume" not in command:
         settings += ('search={"model.sfu.spatial_size": {grid: [1, 2]}}',)
-    return command + [part for setting in settings for part in ("--set", setting)]
+    return command + set_options(settings)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_command_runs(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first as a process of its own; the others, where they are ours, in this one, which saves minutes."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -96,17 +146,8 @@ def test_every_command_runs(local_ray: None, tmp_path: Path, monkeypatch: pytest
         ["bash", "-c", "exec " + SERVE[0].replace("5000", port)], cwd=tmp_path, env=environment, start_new_session=True
     )
     try:
-        assert "MLflow" in page(f"http://127.0.0.1:{port}/")
+        eventually(lambda: answers(f"http://127.0.0.1:{port}/"), alive=server)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+            assert "MLflow" in answer.read().decode()
     finally:
         os.killpg(server.pid, signal.SIGKILL)
-
-
-def page(url: str) -> str:
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return answer.read().decode()
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from advise_ray import tracking
 from advise_ray.config import Config, flatten, load, to_yaml
 from advise_ray.errors import TrackingError
 from advise_ray.tracking import RunTracker
+from tests.runs import answers, eventually
 
 START = """
 import sys
@@ -72,13 +72,6 @@ def follow(config: Config, run_dir: Path) -> RunTracker:
 def steps(config: Config, run_id: str | None, metric: str = "train/loss") -> list[int]:
     client, _ = tracking.connect(config)
     return sorted(point.step for point in client.get_metric_history(run_id, metric))
-
-
-def eventually(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_a_run_is_recorded_whole(storage: Path) -> None:
@@ -224,7 +217,7 @@ def test_a_check_of_the_store_makes_nothing(storage: Path, tmp_path: Path) -> No
         tracking.check(config_of(tmp_path, "tracking.uri=http://127.0.0.1:9"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_server_that_accepts_and_never_answers_is_known_within_seconds(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         config = config_of(tmp_path, f"tracking.uri=http://127.0.0.1:{mute.getsockname()[1]}")
@@ -249,13 +242,7 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, *options.split()]
         log = (self.folder / "server.log").open("a")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        eventually(self.answers, 120)
-
-    def answers(self) -> bool:
-        try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).status == 200
-        except OSError:
-            return False
+        eventually(lambda: answers(f"http://127.0.0.1:{self.port}/health"), alive=self.process)
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -271,7 +258,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_server_that_dies_in_mid_run_gets_everything_once_when_it_is_back(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,7 +282,7 @@ def test_a_server_that_dies_in_mid_run_gets_everything_once_when_it_is_back(
     assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_what_a_server_missed_at_the_end_is_synced_later(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

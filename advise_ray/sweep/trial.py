@@ -93,7 +93,7 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
         path = trial_dir / "reports.jsonl"
         told = read_lines(path)
         yield from told
-        known: Values = told[-1] if told else {}
+        known: Values = dict(told[-1]) if told else {}
         if known.get("done"):
             return
         if (trial_dir / ENDED).exists():  # it was stopped early

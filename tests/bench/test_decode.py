@@ -8,8 +8,7 @@ from advise_ray.bench import decode as bench
 from advise_ray.video.manifest import read_manifest
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.full
 def test_three_arms_decode_the_same_clips(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "ROUNDS", 1)
     manifest = bench.make_manifest(tmp_path / "videos", 8, 4)

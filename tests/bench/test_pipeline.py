@@ -5,8 +5,7 @@ import pytest
 from advise_ray.bench import pipeline as bench
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_arm_trains_and_what_is_cached_is_faster(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(bench, "LEAST_S", 0.2)

@@ -6,7 +6,7 @@ from advise_ray.bench import step as bench
 from advise_ray.bench.machine import Row
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_step_is_timed_and_weighed() -> None:
     row = bench.measure_step("advise", "open_clip:ViT-B-32", 4, "bf16")
     assert (row["kind"], row["ifm"], row["clips"], row["precision"]) == ("advise", "open_clip:ViT-B-32", 4, "bf16")

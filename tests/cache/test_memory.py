@@ -27,7 +27,7 @@ from advise_ray.config import load
 from advise_ray.memory import status_bytes
 from advise_ray.model.advise import cached_advise
 from advise_ray.training.loop import Learner
-from advise_ray.training.pipeline import mapped_clips
+from advise_ray.training.clips import read_here
 from advise_ray.training.schedule import build_schedule
 from advise_ray.video.manifest import read_manifest, videos
 
@@ -39,7 +39,7 @@ config = load(None, [f"data.manifest={{manifest}}", f"data.features={{cache}}", 
 table = read_manifest(Path(manifest))
 schedule = build_schedule(config, table)
 learner = Learner(config, schedule, cached_advise(config, 2, {CHANNELS}, {GRID}), torch.device("cpu"))
-blocks = mapped_clips(config, schedule, videos(table), 0, 0, 1, pinned=False)
+blocks = read_here(config, schedule, videos(table), 0, 0, 1, pinned=False)
 learner.train_step(next(blocks), 0)  # all code is loaded
 limit = status_bytes("VmData") + {LIMIT_BYTES}
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -79,6 +79,7 @@ def train(cached: tuple[Path, Path], how: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.full
 def test_a_cache_larger_than_memory_trains(cached: tuple[Path, Path]) -> None:
     assert CACHE_BYTES > LIMIT_BYTES
     done = train(cached, "map it")

@@ -15,9 +15,10 @@ from moto.server import ThreadedMotoServer
 
 from advise_ray.cache.job import CacheJob
 from advise_ray.config import Config, load
-from advise_ray.training.trainer import train
+from advise_ray.training.local import train_here
+from tests.runs import set_options
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_a_cache_in_s3_is_streamed(
     def command(*words: str, **settings: str) -> dict[str, object]:
         given = [*own, *(f"{name.replace('__', '.')}={value}" for name, value in settings.items())]
         line = [sys.executable, "-m", "advise_ray", words[0], "--config", str(recipe), *words[1:], "--json"]
-        line += [word for each in given for word in ("--set", each)]
+        line += set_options(given)
         done = subprocess.run(
             line, env=os.environ | bucket, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path
         )
@@ -60,6 +61,6 @@ def test_a_cache_in_s3_is_streamed(
     assert command("cache", "--out", location)["encoded"] == 0
     streamed = command("train", data__features=location, tracking__run_name="streamed")
     assert CacheJob(configure(), str(local)).run()["encoded"] == 24
-    mapped = train(configure(f"data.features={local}", "tracking.run_name=mapped"))
+    mapped = train_here(configure(f"data.features={local}", "tracking.run_name=mapped"))
     assert streamed["failed_videos"] == 0
     assert streamed["metrics"]["train/loss"] == pytest.approx(mapped["metrics"]["train/loss"], rel=1e-4)

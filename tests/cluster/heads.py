@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.runs import eventually
 
 BIN = Path(sys.executable).parent
 PATH = f"{BIN}:{os.environ['PATH']}"
@@ -37,7 +38,7 @@ def running_head(num_cpus: int, *options: str) -> Iterator[str]:
         command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        _await_job_server(port)
+        eventually(lambda: _answers(port))
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # SIGTERM would drain the node for half a minute
@@ -45,13 +46,11 @@ def running_head(num_cpus: int, *options: str) -> Iterator[str]:
         shutil.rmtree(temp, ignore_errors=True)
 
 
-def _await_job_server(port: int) -> None:
+def _answers(port: int) -> bool:
     import requests
 
-    deadline_s = time.monotonic() + 120
-    while time.monotonic() < deadline_s:
-        with contextlib.suppress(requests.RequestException):
-            requests.get(f"http://127.0.0.1:{port}/api/version", timeout=2)  # without a token: 401
-            return
-        time.sleep(0.5)
-    raise TimeoutError("the head's job server does not answer")
+    try:
+        requests.get(f"http://127.0.0.1:{port}/api/version", timeout=2)  # without a token: 401
+    except requests.RequestException:
+        return False
+    return True

@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.runs import eventually
 
 NETWORK, BRIDGE = "10.77.0", "advise-br"
 NEEDED = ("ip", "unshare", "sshd", "ssh", "ssh-keygen", "rsync")
@@ -61,7 +62,7 @@ def running_hosts(folder: Path, count: int) -> Iterator[Hosts]:
         _do("ip", "link", "set", BRIDGE, "up")
         addresses = tuple(stack.enter_context(_host(folder, number, key)) for number in range(count))
         for address in addresses:
-            _await_ssh(address)
+            eventually(lambda address=address: _has_sshd(address), WAIT_S)
         yield Hosts(addresses, key)
 
 
@@ -119,13 +120,12 @@ def _sshd(name: str, home: Path, key: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, "sh", "-c", inside], env=env, start_new_session=True)
 
 
-def _await_ssh(address: str) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline_s:
-        with contextlib.suppress(OSError), socket.create_connection((address, 22), timeout=1):
-            return
-        time.sleep(0.2)
-    raise TimeoutError(f"no sshd at {address}")
+def _has_sshd(address: str) -> bool:
+    try:
+        socket.create_connection((address, 22), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _try(*command: str) -> None:

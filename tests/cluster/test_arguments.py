@@ -14,7 +14,7 @@ from advise_ray.cli.on_cluster import _arguments
 
 def sent(*line: str) -> list[str]:
     ctx = main.make_context("advise-ray", list(line))
-    name, command, rest = main.resolve_command(ctx, [*ctx.protected_args, *ctx.args])
+    name, command, rest = main.resolve_command(ctx, [*ctx._protected_args, *ctx.args])
     assert isinstance(command, click.Command)
     with command.make_context(name, rest, parent=ctx) as own:
         return _arguments(own)[0]

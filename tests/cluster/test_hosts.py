@@ -14,7 +14,7 @@ import yaml
 
 from tests.cluster.hosts import Hosts, running_hosts, why_not
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.full
 ONPREM = Path(__file__).parents[2] / "cluster" / "onprem.yaml"
 
 

@@ -8,15 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.heads import running_head
-
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+from tests.runs import command, eventually
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +25,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-def command(*arguments: str, cluster: Path) -> list[str]:
-    return [sys.executable, "-m", "advise_ray", *arguments, "--cluster", str(cluster)]
-
-
 def run(*arguments: str, cluster: Path, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*arguments, cluster=cluster), cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True
-    )
+    line = command(*arguments, "--cluster", str(cluster))
+    return subprocess.run(line, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True)
 
 
 def recipe(tmp_path: Path, manifest: Path, tiny: tuple[str, ...], *more: str) -> Path:
@@ -66,6 +59,7 @@ def test_a_training_runs_there_and_its_result_comes_back(
     assert "h0rse" not in everything
 
 
+@pytest.mark.full
 def test_a_failed_job_has_its_exit_code_and_its_words(cluster: Path, tmp_path: Path) -> None:
     done = run("data", "check", "nowhere.parquet", cluster=cluster, cwd=tmp_path)
     assert done.returncode == 2
@@ -73,6 +67,7 @@ def test_a_failed_job_has_its_exit_code_and_its_words(cluster: Path, tmp_path: P
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.full
 def test_what_is_unreachable_is_told_before_any_work(
     cluster: Path, manifest: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -90,6 +85,7 @@ def test_a_secret_that_is_not_set_here(cluster: Path, manifest: Path, tiny: tupl
     assert (done.returncode, done.stderr) == (2, told)
 
 
+@pytest.mark.full
 def test_a_job_that_is_left_to_itself(cluster: Path, manifest: Path, tmp_path: Path) -> None:
     from ray.job_submission import JobStatus
 
@@ -104,6 +100,7 @@ def test_a_job_that_is_left_to_itself(cluster: Path, manifest: Path, tmp_path: P
     assert (tmp_path / "rejects.parquet").exists(), said
 
 
+@pytest.mark.full
 def test_ctrl_c_leaves_the_job_unless_it_is_told_to_stop_it(
     cluster: Path, manifest: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -111,16 +108,14 @@ def test_ctrl_c_leaves_the_job_unless_it_is_told_to_stop_it(
 
     path = recipe(tmp_path, manifest, tiny, "train.epochs=500", "tracking.run_name=long")
     process = subprocess.Popen(
-        command("train", "--config", str(path), cluster=cluster),
+        command("train", "--config", str(path), "--cluster", str(cluster)),
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
-    deadline_s = time.monotonic() + 120
-    while not metrics.exists() and time.monotonic() < deadline_s:
-        time.sleep(0.5)
+    eventually(metrics.exists, alive=process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate("y\n", timeout=120)
     assert process.returncode == 130, said

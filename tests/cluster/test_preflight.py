@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +20,9 @@ from advise_ray.cluster.preflight import preflight
 from advise_ray.config import Config, load
 from advise_ray.errors import ClusterError
 from tests.cluster.heads import BIN, free_port
+from tests.runs import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.full
 
 SECOND = "127.0.0.2"
 
@@ -55,23 +55,16 @@ def second_node(head: str, *before: str, **env: str) -> Iterator[None]:
         start_new_session=True,
     )
     try:
-        wait_for(lambda: SECOND in alive())
+        eventually(lambda: SECOND in alive())
         yield
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        wait_for(lambda: SECOND not in alive())
+        eventually(lambda: SECOND not in alive())
 
 
 def alive() -> set[str]:
     return {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-
-
-def wait_for(condition) -> None:
-    deadline_s = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
 
 
 def config_in(folder: Path) -> Config:

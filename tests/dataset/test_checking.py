@@ -13,8 +13,6 @@ from advise_ray.errors import UsageError
 from advise_ray.video.annotations import read_folder
 from advise_ray.video.manifest import read_rejects
 
-pytestmark = pytest.mark.ray
-
 
 @pytest.fixture
 def indexed(local_ray: None, synthesized: Path, tmp_path: Path) -> Path:

@@ -15,8 +15,6 @@ from advise_ray.video.annotations import ListedVideo, read_folder, read_ucf101
 from advise_ray.video.decode import Limits
 from advise_ray.video.manifest import SCHEMA, read_manifest, read_rejects, videos
 
-pytestmark = pytest.mark.ray
-
 
 def counts(summary: dict[str, Any]) -> tuple[int, ...]:
     return tuple(summary[name] for name in ("videos", "rejected", "missing", "classes"))
@@ -192,7 +190,7 @@ def test_narrower_limits_hold_for_files_that_were_read_before(local_ray: None, c
     assert out.read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_real_videos(local_ray: None, shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "survfight"
     listing = read_ucf101(root / "videos", root / "ucfTrainTestlist", 1)

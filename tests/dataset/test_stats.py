@@ -6,13 +6,9 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 from advise_ray import dataset
 from advise_ray.config import load
 from advise_ray.video.manifest import read_manifest, write_manifest
-
-pytestmark = pytest.mark.ray
 
 
 class Page(HTMLParser):

@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 
 from advise_ray.config import load
-from advise_ray.training.trainer import train
+from advise_ray.training.local import train_here
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_run_that_a_full_disk_has_ended_goes_on_as_if_nothing_had_been(
     assert "No space left on device" in log
     assert "Traceback" not in log
     undisturbed = chaos.Case(tmp_path, manifest, "none", "never")
-    train(load(undisturbed.recipe))
+    train_here(load(undisturbed.recipe))
     undisturbed.clips = chaos.last_clips(undisturbed.run_dir)
     undisturbed.metrics = chaos.train_lines(undisturbed.run_dir)
     assert chaos.compare(case, row, undisturbed)["problems"] == []

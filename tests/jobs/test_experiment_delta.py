@@ -44,8 +44,7 @@ def test_few_labels_take_them_from_training_alone(script: ModuleType, manifest: 
     assert len(few) == len(before)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_whole_experiment_and_going_on_with_it(
     manifest: Path, features: Path, beside: dict[str, str], tmp_path: Path, tiny: tuple[str, ...]
 ) -> None:

@@ -314,7 +314,7 @@ def test_a_model_knows_how_its_images_were_resized(name: str, interpolation: str
     assert build(name).interpolation == interpolation
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_compiled_it_computes_the_same() -> None:
     """Also for the smaller chunk at a batch's end."""
     plain, compiled = build("timm:test_efficientnet"), build("timm:test_efficientnet", compile=True)

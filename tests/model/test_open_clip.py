@@ -148,4 +148,5 @@ def test_a_folder_with_weights_of_its_own_takes_no_others(tmp_path):
 
 def test_a_tower_whose_last_norm_is_of_another_width_gives_its_grid_without_it():
     """CoCa normalises what its attention pooling has seen."""
-    assert build("open_clip:coca_ViT-B-32", size_px=64).grid_size == (2, 2)
+    with torch.device("meta"):
+        assert build("open_clip:coca_ViT-B-32", size_px=64).grid_size == (2, 2)

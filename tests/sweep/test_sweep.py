@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +17,19 @@ from advise_ray import tracking
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import ConfigError, SweepError, UsageError
 from advise_ray.sweep.run import resume, tune
-from advise_ray.training.trainer import train
+from advise_ray.training.local import train_here
+from tests.conftest import Configure
+from tests.runs import PATIENCE_S, command, eventually, losses
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-Configure = Callable[..., Config]
 BLOCKS = "search.model.tmm.num_blocks={grid: [1, 2]}"
 SEEDS = "search.seed={grid: [0, 1]}"
-PATIENCE_S = 240
 
 
 @pytest.fixture
-def configure(manifest: Path, tmp_path: Path, tiny: tuple[str, ...]) -> Configure:
-    own = (
-        f"data.manifest={manifest}",
-        f"storage.path={tmp_path}",
-        "tracking.run_name=sweep",
-        "train.val_every_epochs=1",
-    )
-    return lambda *overrides: load(None, [*tiny, *own, *overrides])
+def recipe(manifest: Path, tmp_path: Path, tiny: tuple[str, ...]) -> Configure:
+    """A sweep in a storage of its own."""
+    where = (f"data.manifest={manifest}", f"storage.path={tmp_path}", "tracking.run_name=sweep")
+    return lambda *overrides: load(None, [*tiny, *where, "train.val_every_epochs=1", *overrides])
 
 
 def children(config: Config, result: dict[str, Any]) -> list[Any]:
@@ -45,19 +37,17 @@ def children(config: Config, result: dict[str, Any]) -> list[Any]:
     return list(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result['mlflow_run_id']}'"))
 
 
-def test_a_grid_gives_a_table_figures_a_winner_and_its_runs_in_mlflow(configure: Configure) -> None:
-    config = configure(BLOCKS, SEEDS, "train.epochs=2")
+def test_a_grid_gives_a_table_figures_a_winner_and_its_runs_in_mlflow(recipe: Configure) -> None:
+    config = recipe(BLOCKS, "train.epochs=2")
     said: list[str] = []
     result = tune(config, on_event=said.append)
-    assert (result["trials"], result["finished"], result["failed"]) == (4, 4, 0)
-    assert len(list(Path(result["sweep_dir"]).glob("features/*/cache.json"))) == 1  # the four share it
-    assert len(Path(result["table"]).read_text().splitlines()) == 5
+    assert (result["trials"], result["finished"], result["failed"]) == (2, 2, 0)
+    assert len(list(Path(result["sweep_dir"]).glob("features/*/cache.json"))) == 1  # the two share it
+    assert len(Path(result["table"]).read_text().splitlines()) == 3
     assert {Path(path).name for path in result["figures"]} == {"model.tmm.num_blocks.png"}
-    assert sum(": trial " in line for line in said) == 4
+    assert sum(": trial " in line for line in said) == 2
     runs = children(config, result)
-    assert {(run.data.params["model.tmm.num_blocks"], run.data.params["seed"]) for run in runs} == {
-        ("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")
-    }  # fmt: skip
+    assert {run.data.params["model.tmm.num_blocks"] for run in runs} == {"1", "2"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     client, _ = tracking.connect(config)
     assert len(client.get_metric_history(runs[0].info.run_id, "train/loss")) == 8  # two epochs of four steps
@@ -65,16 +55,29 @@ def test_a_grid_gives_a_table_figures_a_winner_and_its_runs_in_mlflow(configure:
     assert parent.data.tags["best.trial"] == f"{result['best']['number']:04d}"
     named = {artifact.path for artifact in client.list_artifacts(result["mlflow_run_id"])}
     assert {"trials.csv", "best_pretrain.yaml", "model.tmm.num_blocks.png", "result.json"} <= named
+    rows = csv.DictReader(Path(result["table"]).read_text().splitlines())
+    assert max(float(row["val/top1"]) for row in rows) == result["best"]["values"]["val/top1"]
 
-    (recipe,) = result["recipes"]
-    again = train(load(recipe, ["tracking.run_name=again"]))
+    (written,) = result["recipes"]
+    again = train_here(load(written, ["tracking.run_name=again"]))
     assert again["metrics"]["val/top1"] == pytest.approx(result["best"]["values"]["val/top1"])
-    assert resume(Path(result["sweep_dir"]))["finished"] == 4
+    assert resume(Path(result["sweep_dir"]))["finished"] == 2
     with pytest.raises(UsageError, match="exists; go on with it"):
         tune(config)
 
 
-def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(configure: Configure, tmp_path: Path) -> None:
+@pytest.mark.full
+def test_a_grid_over_two_keys(recipe: Configure) -> None:
+    config = recipe(BLOCKS, SEEDS)
+    result = tune(config)
+    assert (result["trials"], result["finished"], result["failed"]) == (4, 4, 0)
+    assert {(run.data.params["model.tmm.num_blocks"], run.data.params["seed"]) for run in children(config, result)} == {
+        ("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")
+    }  # fmt: skip
+
+
+@pytest.mark.full
+def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(recipe: Configure, tmp_path: Path) -> None:
     finetune = tmp_path / "finetune.yaml"
     finetune.write_text(
         "task: action\n"
@@ -83,7 +86,7 @@ def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(configure: Con
         "train: {epochs: 2, global_batch_size: 8}\n"
     )
     result = tune(
-        configure(f"tune={{objective: delta, finetune: {finetune}}}", "search.model.sfu.spatial_size={grid: [1, 2]}")
+        recipe(f"tune={{objective: delta, finetune: {finetune}}}", "search.model.sfu.spatial_size={grid: [1, 2]}")
     )
     assert result["finished"] == 2
     best = result["best"]["values"]
@@ -97,8 +100,9 @@ def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(configure: Con
     assert tuned.model.init_from.endswith("pretrain")
 
 
-def test_asha_stops_trials_and_says_so(configure: Configure, features: Path) -> None:
-    config = configure(
+@pytest.mark.full
+def test_asha_stops_trials_and_says_so(recipe: Configure, features: Path) -> None:
+    config = recipe(
         f"data.features={features}",
         "search.optim.lr={grid: [1.0e-2, 3.0e-3, 1.0e-6, 1.1e-6, 1.2e-6, 1.3e-6]}",
         "train={epochs: 9, global_batch_size: 8, val_every_epochs: 1, checkpoint_every_epochs: 9}",
@@ -111,8 +115,9 @@ def test_asha_stops_trials_and_says_so(configure: Configure, features: Path) -> 
     assert states == {"finished", "pruned"}
 
 
-def test_tpe_goes_where_it_was_good(configure: Configure, features: Path) -> None:
-    config = configure(
+@pytest.mark.full
+def test_tpe_goes_where_it_was_good(recipe: Configure, features: Path) -> None:
+    config = recipe(
         f"data.features={features}",
         "search.optim.lr={loguniform: [1.0e-6, 1.0e-2]}",
         "search.model.head.hidden_dim={choice: [8, 32]}",
@@ -125,76 +130,67 @@ def test_tpe_goes_where_it_was_good(configure: Configure, features: Path) -> Non
     assert len(children(config, result)) == 5
 
 
-def test_a_trial_that_fails_is_marked_and_the_others_go_on(configure: Configure, features: Path) -> None:
+@pytest.mark.full
+def test_a_trial_that_fails_is_marked_and_the_others_go_on(recipe: Configure, features: Path) -> None:
     diverging = ("optim.grad_clip=null", "optim.warmup_epochs=0", "train.epochs=2")
-    config = configure("search.optim.lr={grid: [1.0e-3, 1.0e+30]}", f"data.features={features}", *diverging)
+    config = recipe("search.optim.lr={grid: [1.0e-3, 1.0e+30]}", f"data.features={features}", *diverging)
     result = tune(config)
     assert (result["finished"], result["failed"]) == (1, 1)
     (failed,) = (run for run in children(config, result) if run.info.status == "FAILED")
     assert "not finite" in failed.data.tags["trial.error"]
 
 
-def test_where_nothing_comes_to_its_end_the_sweep_has_failed(configure: Configure, features: Path) -> None:
+@pytest.mark.full
+def test_where_nothing_comes_to_its_end_the_sweep_has_failed(recipe: Configure, features: Path) -> None:
     diverging = ("optim.grad_clip=null", "optim.warmup_epochs=0", "train.epochs=2")
     with pytest.raises(SweepError, match="not finite"):
-        tune(configure("search.optim.lr={grid: [1.0e+30]}", f"data.features={features}", *diverging))
+        tune(recipe("search.optim.lr={grid: [1.0e+30]}", f"data.features={features}", *diverging))
 
 
-def test_what_cannot_be_swept_is_told_at_once(configure: Configure) -> None:
+def test_what_cannot_be_swept_is_told_at_once(recipe: Configure) -> None:
     with pytest.raises(ConfigError, match="learns from pixels"):
-        tune(configure("search.model.kind={grid: [r3d50]}"))
+        tune(recipe("search.model.kind={grid: [r3d50]}"))
     with pytest.raises(UsageError, match="not a sweep"):
         resume(Path("/nowhere"))
 
 
-def steps(trial_dir: Path) -> list[int]:
-    lines = (trial_dir / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["step"] for line in lines if '"train/loss"' in line]
-
-
+@pytest.mark.full
 def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(
-    configure: Configure, features: Path, tmp_path: Path
+    recipe: Configure, features: Path, tmp_path: Path
 ) -> None:
-    config = configure(
+    config = recipe(
         "search.seed={grid: [0, 1]}", f"data.features={features}", "train.epochs=12", "tune.max_concurrent=1"
     )
     outcome: dict[str, Any] = {}
     thread = threading.Thread(target=lambda: outcome.update(tune(config)))
     thread.start()
     metrics = tmp_path / "sweep" / "trials" / "0000" / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 10)
+    eventually(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 10)
     actors = [path for path in Path("/proc").glob("[0-9]*") if title(path).startswith("ray::ResourceTrainable")]
     assert actors
     for actor in actors:
         os.kill(int(actor.name), signal.SIGKILL)
     thread.join(PATIENCE_S)
     assert (outcome["finished"], outcome["failed"]) == (2, 0)
-    assert steps(metrics.parent) == list(range(1, 49))
+    assert len(losses(metrics.parent)) == 48
     assert len(children(config, outcome)) == 2
 
 
-def test_a_killed_sweep_goes_on_and_does_nothing_twice(configure: Configure, tmp_path: Path) -> None:
+@pytest.mark.full
+def test_a_killed_sweep_goes_on_and_does_nothing_twice(recipe: Configure, tmp_path: Path) -> None:
     """Five trials that learn and two that fail; killed when three have ended."""
     rates = [1e-3, 1e30, 2e-3, 3e-3, 2e30, 4e-3, 5e-3]
-    config = configure(
+    config = recipe(
         f"search.optim.lr={{grid: {[f'{rate:.1e}' for rate in rates]}}}".replace("'", ""),
         "optim.grad_clip=null",
         "optim.warmup_epochs=0",
         "train.epochs=6",
         "tune.max_concurrent=1",
     )
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(to_yaml(config))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "advise_ray", "tune", "--config", str(recipe)], start_new_session=True
-    )
+    (tmp_path / "recipe.yaml").write_text(to_yaml(config))
+    process = subprocess.Popen(command("tune", "--config", str(tmp_path / "recipe.yaml")), start_new_session=True)
     sweep_dir = tmp_path / "sweep"
-
-    def enough() -> bool:
-        assert process.poll() is None
-        return len(list(sweep_dir.glob("trials/*/trial.json"))) >= 3
-
-    wait_until(enough)
+    eventually(lambda: len(list(sweep_dir.glob("trials/*/trial.json"))) >= 3, alive=process)
     process.kill()
     process.wait()
     ended = {path: path.stat().st_mtime_ns for path in sweep_dir.glob("trials/*/trial.json")}
@@ -206,7 +202,7 @@ def test_a_killed_sweep_goes_on_and_does_nothing_twice(configure: Configure, tmp
     assert statuses == ["FAILED"] * 2 + ["FINISHED"] * 5
     for row in csv.DictReader((sweep_dir / "trials.csv").open()):
         if row["status"] == "FINISHED":
-            assert steps(sweep_dir / "trials" / f"{int(row['number']):04d}") == list(range(1, 25))
+            assert len(losses(sweep_dir / "trials" / f"{int(row['number']):04d}")) == 24
 
 
 def title(process: Path) -> str:
@@ -214,10 +210,3 @@ def title(process: Path) -> str:
         return (process / "cmdline").read_text()
     except OSError:  # it has just ended
         return ""
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

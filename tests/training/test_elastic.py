@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +13,9 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from advise_ray.config import load, to_yaml
+from tests.runs import eventually, losses
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.full
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 128 << 20}
 LOOKS_OFTEN = """
 import sys
@@ -62,16 +61,11 @@ class Elastic:
         self.cluster.remove_node(self.second, allow_graceful=False)
         self.await_(lambda: self.workers() == {0})
 
-    def steps(self) -> list[int]:
-        lines = (self.run_dir / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["step"] for line in lines if "train/loss" in line]
-
     def await_(self, reached: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + 180
-        while not reached():
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            assert time.monotonic() < deadline_s, self.log.read_text()[-3000:]
-            time.sleep(0.2)
+        try:
+            eventually(reached, alive=self.process)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log.read_text()[-3000:]}") from None
 
 
 @pytest.fixture
@@ -120,5 +114,4 @@ def test_workers_come_and_go(elastic: Callable[..., Elastic]) -> None:
     run.await_(lambda: run.workers() == {0, 1})
     run.process.terminate()
     run.process.wait(60)
-    steps = run.steps()
-    assert steps == list(range(1, len(steps) + 1))
+    assert len(losses(run.run_dir)) > kept

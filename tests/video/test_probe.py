@@ -177,7 +177,7 @@ def pyav_shows(path: Path, places: set[int], height: int, width: int) -> tuple[d
     return shown, count
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_ordinary_clips_are_read_by_the_fast_decoder(shared_data):
     clips = sorted((shared_data / "survfight" / "videos").rglob("*.mp4"))
     assert len(clips) == 120
