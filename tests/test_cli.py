@@ -221,7 +221,8 @@ def test_index_says_what_is_wrong_with_the_folder_or_the_list(refused, workplace
 
 
 def test_a_dry_run_prints_the_plan_as_json_and_does_nothing(train, workplace):
-    result = train("--dry-run", "--json", "train.epochs=3")
+    rates = Path(__file__).parents[1] / "jobs" / "rates" / "one_h100.yaml"  # measured ones take seconds
+    result = train("--dry-run", f"--rates={rates}", "--json", "train.epochs=3")
     assert (result.exit_code, result.stderr) == (0, "")
     plan = json.loads(result.stdout)
     assert (plan["train_videos"], plan["val_videos"], plan["classes"]) == (6, 2, 3)
