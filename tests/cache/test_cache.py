@@ -20,6 +20,7 @@ from advise_ray.cache.store import FeatureStore
 from advise_ray.errors import CacheError, ConfigError, InterruptedRunError, UsageError
 from advise_ray.evaluation.actions import Settings
 from advise_ray.evaluation.run import evaluate
+from advise_ray.training.clips import ClipReader
 from advise_ray.training.local import train_here
 from advise_ray.training.trainer import train
 from advise_ray.video.manifest import read_manifest, write_manifest
@@ -47,8 +48,24 @@ def test_two_workers_train_on_the_same(configure: Configure, features: Path) -> 
     np.testing.assert_allclose(losses(two), losses(alone), rtol=1e-4)
 
 
-def test_views_are_drawn_once_and_all_of_them_are_shown(configure: Configure, tmp_path: Path) -> None:
-    config = configure("views", "cache.views=3", "cache.frame_step=2", "data.clip.frame_stride=3")
+def views_shown(reader: ClipReader, store: FeatureStore, *, train: bool) -> set[int]:
+    """Of the first video, over a dozen epochs."""
+    shown = set()
+    for epoch in range(12):
+        row = {"train": train, "epoch": epoch, "step": 0, "videos": np.zeros(2, int), "clips": np.arange(2)}
+        block = reader({name: [value] for name, value in row.items()} | {"weights": [np.ones(2)]})
+        for features, frames in zip(block["features"][0], block["frame_indices"][0], strict=True):
+            every = np.empty((3, *features.shape), dtype=np.float16)
+            store.read_into(every, reader.videos[0], np.tile(frames, (3, 1)), [0, 1, 2])
+            shown |= {view for view in range(3) if np.array_equal(every[view], features)}
+    return shown
+
+
+def test_views_are_drawn_once_and_all_of_them_are_shown(configure: Configure, manifest: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.parquet"
+    write_manifest(read_manifest(manifest).to_pylist()[::3], few)
+    given = (f"data.manifest={few}", "cache.views=3", "cache.frame_step=2")
+    config = configure("views", *given, "data.clip.frame_stride=3")
     job = CacheJob(config, str(tmp_path / "views"))
     job.run()
     store, video = FeatureStore(str(tmp_path / "views")), job.videos[0]
@@ -56,16 +73,19 @@ def test_views_are_drawn_once_and_all_of_them_are_shown(configure: Configure, tm
     store.read_into(out, video, np.tile([0, 50], (3, 1)), [0, 1, 2])
     assert not np.allclose(out[0], out[1])
     assert not np.allclose(out[1], out[2])
-    other_seed = CacheJob(configure("any", "cache.views=3", "cache.frame_step=2", "seed=5"), str(tmp_path / "again"))
+    other_seed = CacheJob(configure("any", *given, "seed=5"), str(tmp_path / "again"))
     other_seed.run()
     again = np.empty_like(out)
     FeatureStore(str(tmp_path / "again")).read_into(again, video, np.tile([0, 50], (3, 1)), [0, 1, 2])
     np.testing.assert_array_equal(again, out)
-    own = (f"data.features={tmp_path / 'views'}", "data.clip.frame_stride=3", "data.log_clips=true")
+    where = (f"data.manifest={few}", f"data.features={tmp_path / 'views'}")
+    own = (*where, "data.clip.frame_stride=3", "data.log_clips=true")
     result = train_here(configure("views", *own))
     assert all(frame % 2 == 0 for *_, frames, _ in clips_trained_on(result) for frame in frames)
+    reader = ClipReader(configure("any", *own), job.videos)
+    assert (views_shown(reader, store, train=True), views_shown(reader, store, train=False)) == ({0, 1, 2}, {0})
     with pytest.raises(ConfigError, match=r"would be shown twice.*\n.*does not fit"):
-        train_here(configure("any", f"data.features={tmp_path / 'views'}"))
+        train_here(configure("any", *where))
     with pytest.raises(ConfigError, match=r"augment.flip: the cache has True, the recipe False"):
         train_here(configure("any", *own, "augment.flip=false"))
 
