@@ -10,11 +10,24 @@ import av
 import numpy as np
 import pytest
 
+from advise_ray.video import synth
+
 NUM_FRAMES = 30
 LEVEL_STEP = 8
 """Frame i is grey of level 8 i: more than coding moves it by."""
 
 WriteVideo = Callable[..., Path]
+
+
+@pytest.fixture
+def empty_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synthesized videos are empty files: where lists and places count, two seconds are saved."""
+
+    def touch(path: Path, *_: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    monkeypatch.setattr(synth, "_write_video", touch)
 
 
 @pytest.fixture

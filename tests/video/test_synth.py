@@ -9,7 +9,6 @@ import pytest
 from advise_ray.video.decode import decode, probe
 from advise_ray.video.synth import synthesize
 
-NUM_VIDEOS = 24
 PINNED = [
     [[82, 90, 87, 109], [80, 86, 81, 89], [87, 86, 94, 101]],
     [[107, 90, 87, 83], [97, 86, 81, 86], [91, 86, 94, 87]],
@@ -49,9 +48,8 @@ def test_a_video_depends_on_the_seed_and_its_number_alone(folder, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_ucf101_layout(tmp_path):
-    synthesize(tmp_path, NUM_VIDEOS, seed=0, layout="ucf101")
-    lists = tmp_path / "ucfTrainTestlist"
+def test_ucf101_layout(synthesized):
+    lists = synthesized / "ucfTrainTestlist"
     classes = (lists / "classInd.txt").read_bytes().decode().split("\r\n")
     assert classes[0] == "1 right"
     assert len(classes) == 8 + 1
@@ -60,12 +58,12 @@ def test_ucf101_layout(tmp_path):
     assert "right/v_right_g01_c01.mp4" in train
     assert Counter(train.values()) == {str(label): 2 for label in range(1, 9)}
     assert len(test) == 8
-    written = {path.relative_to(tmp_path / "videos").as_posix() for path in tmp_path.rglob("*.mp4")}
+    written = {path.relative_to(synthesized / "videos").as_posix() for path in synthesized.rglob("*.mp4")}
     assert written == {*train, *test}
 
 
-def test_list_layout(tmp_path):
-    synthesize(tmp_path, NUM_VIDEOS, seed=0, layout="list")
+def test_list_layout(empty_videos, tmp_path):
+    synthesize(tmp_path, 24, seed=0, layout="list")
     rows = {
         split: [line.rsplit(" ", 1) for line in (tmp_path / f"{split}.txt").read_text().splitlines()]
         for split in ("train", "test")
