@@ -61,7 +61,7 @@ def test_killed_and_told_to_end_and_resumed_it_is_the_run_it_would_have_been(
     tiny: tuple[str, ...], manifest: Path, features: Path, beside: dict[str, str], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "killed"
-    own = ("train.epochs=400", f"data.manifest={manifest}", f"data.features={features}", "data.deterministic=true")
+    own = ("train.epochs=200", f"data.manifest={manifest}", f"data.features={features}", "data.deterministic=true")
     own += (f"storage.path={tmp_path}", "tracking.run_name=killed")
     process = start("train", *set_options([*tiny, *own]), env=beside)
     eventually_step(run_dir, 6, alive=process)

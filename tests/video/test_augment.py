@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advise_ray.config import AugmentConfig
-from advise_ray.video.augment import centre_crop, draw
+from advise_ray.video.augment import centre_crop, draw, view_crops
 from advise_ray.video.sampling import keyed_rng
 
 BOX, FLIP, COLOURS, GREY, OPERATIONS = slice(0, 4), 4, slice(5, 9), 9, slice(10, None)
@@ -92,3 +92,19 @@ def test_the_key_alone_decides(augment: AugmentConfig, seed: int) -> None:
 
 def test_another_key_gives_another_draw() -> None:
     assert len(np.unique(draws(AugmentConfig(), 20), axis=0)) == 20
+
+
+@pytest.mark.parametrize(
+    ("height_px", "width_px", "num_crops", "crops"),
+    [
+        (120, 160, 1, [(12, 32)]),
+        (120, 160, 3, [(12, 0), (12, 32), (12, 64)]),
+        (160, 120, 3, [(0, 12), (32, 12), (64, 12)]),
+        (96, 96, 2, [(0, 0), (0, 0)]),
+    ],
+)
+def test_crops_that_are_tested_on_lie_along_the_longer_side(
+    height_px: int, width_px: int, num_crops: int, crops: list[tuple[int, int]]
+) -> None:
+    augment = AugmentConfig(resize_height_px=height_px, resize_width_px=width_px, crop_size_px=96)
+    assert view_crops(augment, num_crops) == crops
