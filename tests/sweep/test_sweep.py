@@ -77,14 +77,7 @@ def test_a_grid_over_two_keys(recipe: Configure) -> None:
 
 
 @pytest.mark.full
-def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(recipe: Configure, tmp_path: Path) -> None:
-    finetune = tmp_path / "finetune.yaml"
-    finetune.write_text(
-        "task: action\n"
-        "data: {val_split: null, val_fraction: 0.3, clip: {num_frames: 4, frame_stride: 2, clips_per_video: 2}}\n"
-        "model: {head: {num_layers: 1}}\n"
-        "train: {epochs: 2, global_batch_size: 8}\n"
-    )
+def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(recipe: Configure, finetune: Path) -> None:
     result = tune(
         recipe(f"tune={{objective: delta, finetune: {finetune}}}", "search.model.sfu.spatial_size={grid: [1, 2]}")
     )

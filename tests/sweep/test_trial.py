@@ -58,14 +58,7 @@ def test_a_trial_that_went_away_tells_the_same_again_and_goes_on(sweep: Make) ->
     np.testing.assert_allclose(losses(cut.trial_dir(0)), losses(whole.trial_dir(0)), rtol=1e-4)
 
 
-def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(sweep: Make, tmp_path: Path) -> None:
-    finetune = tmp_path / "finetune.yaml"
-    finetune.write_text(
-        "task: action\n"
-        "data: {val_split: null, val_fraction: 0.3, clip: {num_frames: 4, frame_stride: 2, clips_per_video: 2}}\n"
-        "model: {head: {num_layers: 1}}\n"
-        "train: {epochs: 2, global_batch_size: 8}\n"
-    )
+def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(sweep: Make, finetune: Path) -> None:
     one = sweep("delta", f"tune={{objective: delta, finetune: {finetune}}}")
     found = reports(one)[-1]
     assert (found["done"], found["epochs"]) == (True, 1 + 2 + 2)
