@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from advise_ray import dataset, runtime
 from advise_ray.cache.job import CacheJob
@@ -55,9 +56,19 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Models this small lose more by waiting for threads than they gain; a run in this process takes all cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def beside(local_ray: None) -> dict[str, str]:
     """The environment of commands that work on the Ray of the tests, which saves the start of their own."""
+    runtime.connect()  # a run that failed has ended the Ray that there was
     return os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,13 @@ def start(check: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def running() -> dict[str, subprocess.Popen[str]]:
+def running() -> Iterator[dict[str, subprocess.Popen[str]]]:
     """All of them, side by side."""
-    return {check: start(check) for check in CHECKS}
+    processes = {check: start(check) for check in CHECKS}
+    yield processes
+    for process in processes.values():
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -214,7 +214,7 @@ def _build_open_clip(name: str, weights: str, input_size_px: int, layer: int) ->
                 require_pretrained=weights != "none",  # else a folder without weights gives random ones
                 force_preprocess_cfg={key: usual[key] for key in ("mean", "std", "interpolation") if key in usual},
                 pretrained_text=False,
-                device=torch.get_default_device(),  # else a model of a caller on "meta", for its shapes, is moved away
+                device=torch.get_default_device(),  # open_clip's default would undo `with torch.device("meta")`
             )
     except Exception as error:  # of reading any file, of the network, of tensors that do not fit
         if weights in tags:

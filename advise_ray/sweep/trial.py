@@ -27,9 +27,7 @@ from advise_ray.model.ifm import IFM, build_ifm
 from advise_ray.sweep.features import folder_of, takes_features
 from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining
 from advise_ray.sweep.space import Settings
-from advise_ray.training import checkpoint
-from advise_ray.training.local import begin, run_dir_of, worker_here
-from advise_ray.training.plan import make_plan
+from advise_ray.training.local import open_here
 
 PROTOCOL = ProtocolSettings(num_crops=1)
 """Ten clips a video, the centre of each: what a feature cache has."""
@@ -144,11 +142,8 @@ def train_stage(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> I
     Raises:
         AdviseRayError: as `training.trainer.train`.
     """
-    run_dir = run_dir_of(config)
-    plan = make_plan(config, begun=checkpoint.latest(run_dir) is not None, ifm=_ifm_of(config))
-    begin(config, run_dir)
-    worker = worker_here(plan, run_dir, sweep.processes_on_node)
-    lines = _Lines(run_dir / "metrics.jsonl", trial_dir / "metrics.jsonl", prefix)
+    plan, worker = open_here(config, ifm=_ifm_of(config), processes_on_node=sweep.processes_on_node)
+    lines = _Lines(worker.job.run_dir / "metrics.jsonl", trial_dir / "metrics.jsonl", prefix)
     epochs = worker.epochs()
     if worker.state.step == plan.schedule.total_steps:  # it was done when the trial went away
         epochs = iter([config.train.epochs - 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +120,8 @@ class VideoClips:
 class Pixels:
     """Clips as they are decoded, and the augmentation that is due.
 
-    `ahead`: rows that may be read before the first of them is done with. The decoder writes to two memories in turn.
+    `ahead`: rows that are read while the worker has one. The decoder writes to two memories in turn, and a row is asked
+    for only when the one before the last is done with: a block must not be kept.
     """
 
     name, blank, ahead = "frames", GREY, 1
@@ -210,7 +211,7 @@ def read_here(
     num_workers: int,
     *,
     pinned: bool,
-) -> Iterator[Block]:
+) -> Generator[Block]:
     """A worker's blocks, read in a thread of its own process, a few ahead of it.
 
     A local feature cache is read so in every run: the worker maps it, and nothing is copied between processes.
@@ -219,14 +220,18 @@ def read_here(
     reader = ClipReader(config, videos, source)
     rows = (plan_rows(batch, num_workers)[rank] for batch in schedule.batches(start_step))
     blocks = ({name: [value] for name, value in row.items()} for row in rows)
-    with ThreadPoolExecutor(1, thread_name_prefix="clips") as thread:
-        begun: deque[Future[Block]] = deque()
+    thread, begun = ThreadPoolExecutor(1, thread_name_prefix="clips"), deque[Future[Block]]()
+    try:
         for block in blocks:
             begun.append(thread.submit(reader, block))  # type: ignore[arg-type]
             if len(begun) > source.ahead:
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
+    finally:
+        thread.shutdown(cancel_futures=True)
+        if isinstance(source, Pixels):
+            source.decoder.close()
 
 
 def clip_bytes(config: Config) -> int:

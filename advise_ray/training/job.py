@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A run as a worker sees it. The model's weights travel through the object store, once a node."""
+    """A run as a worker sees it. The model's weights reach Ray's workers through the object store, once a node."""
 
     config: Config
     schedule: Schedule
     classes: list[str]
     run_dir: Path
     videos: Any
-    """ObjectRef of list[Video]."""
+    """ObjectRef of list[Video]; None for a worker in this process."""
     weights: Any
-    """ObjectRef of the state dict that the run begins with."""
+    """ObjectRef of the state dict that the run begins with, likewise."""
     ifm_sha256: str
     manifest_sha256: str
     use_gpu: bool

@@ -1,61 +1,47 @@
-"""The whole loop on one page: a run in this process, on one device, without Ray and without MLflow.
+"""The whole loop on one page: a run in this process, on one device. It starts neither Ray nor MLflow.
 
-    result = train_here(load("recipe.yaml", ["data.manifest=clips.parquet", "tracking.run_name=first"]))
+    result = train_here(load(Path("recipe.yaml"), ["data.manifest=clips.parquet", "tracking.run_name=first"]))
 
-`trainer.train` writes the same run directory, with the same numbers. There Ray Data decodes, several workers share
-each step, and what dies is started again.
+What happens in it, in this order:
+
+    make_plan             videos, classes and the model, from the configuration and the manifest
+    Schedule.batches      which clips of which videos make up each batch
+    clips.read_here       clips as they are decoded, or as a feature cache has them
+    Learner.train_step    image model → SFU → TMM → head → loss → optimizer
+    Recorder              metrics.jsonl, rejects.parquet
+    checkpoint.save       TMM, head and optimizer
+
+`trainer.train` gives the same losses and checkpoints. There Ray Data decodes, several workers share each step, what
+dies is started again, and MLflow records the run.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from advise_ray.config import Config, to_yaml
-from advise_ray.files import write_whole
+from advise_ray.config import Config, load
+from advise_ray.errors import UsageError
 from advise_ray.model.ifm import IFM
+from advise_ray.shares import Shares
 from advise_ray.training import checkpoint
-from advise_ray.training.plan import Plan, make_plan
+from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
 from advise_ray.training.result import write_result
+from advise_ray.training.run_dir import begin, run_dir_of
 from advise_ray.training.worker import Worker
-from advise_ray.video.manifest import write_rejects
+
+OnEpoch = Callable[[int, dict[str, float]], None]
 
 
-def run_dir_of(config: Config) -> Path:
-    """`<storage.path>/<tracking.run_name>`; a run without a name is called by its task and the time."""
-    name = config.tracking.run_name or f"{config.task}-{datetime.now():%Y%m%d-%H%M%S}"
-    return Path(config.storage.path) / name
-
-
-def begin(config: Config, run_dir: Path) -> None:
-    """Make the directory of a run, with what is in it from the first moment on; one that has begun stays as it is."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(run_dir / "config.yaml", to_yaml(config))
-    if not (run_dir / "rejects.parquet").exists():
-        write_rejects([], run_dir / "rejects.parquet")
-
-
-def worker_here(plan: Plan, run_dir: Path, processes_on_node: int = 1) -> Worker:
-    """The only worker of a run, from its last checkpoint on; it reads its clips itself."""
-    device = torch.device("cuda" if plan.shares.use_gpu else "cpu")
-    return Worker(
-        plan.job(run_dir),
-        videos=plan.videos,
-        weights=plan.weights(),
-        device=device,
-        processes_on_node=processes_on_node,
-    )
-
-
-def train_here(config: Config, *, ifm: IFM | None = None) -> dict[str, Any]:
-    """Train to the end, in a new run directory or from the last checkpoint of one that has begun.
+def train_here(config: Config, *, on_epoch: OnEpoch = lambda epoch, metrics: None) -> dict[str, Any]:
+    """Train to the end: in a new run directory, or from the last checkpoint of one with the same configuration.
 
     Args:
-        ifm: see `model.advise.build_advise`.
+        on_epoch: called after each epoch (from 0) with its metrics.
 
     Returns:
         What `result.json` holds.
@@ -64,9 +50,43 @@ def train_here(config: Config, *, ifm: IFM | None = None) -> dict[str, Any]:
         UsageError, ConfigError: before anything is written.
         TrainingError: the run stopped; its directory says how far it came.
     """
-    started_s, run_dir = time.monotonic(), run_dir_of(config)
-    plan = make_plan(config, begun=checkpoint.latest(run_dir) is not None, ifm=ifm)
+    begun = run_dir_of(config) / "config.yaml"
+    if begun.exists() and load(begun) != config:
+        raise UsageError(f"{begun.parent} is a run of another configuration; choose another tracking.run_name")
+    started_s = time.monotonic()
+    plan, worker = open_here(config)
+    ended = "FAILED"
+    try:
+        for epoch in worker.epochs():
+            on_epoch(epoch, worker.state.metrics)
+        ended = "FINISHED"
+    finally:
+        result = write_result(plan, worker.job.run_dir, None, ended, started_s)
+    return result
+
+
+def open_here(config: Config, *, ifm: IFM | None = None, processes_on_node: int = 1) -> tuple[Plan, Worker]:
+    """The plan of a run and its only worker, from the last checkpoint on.
+
+    Args:
+        ifm: see `model.advise.build_advise`.
+        processes_on_node: that share the cores.
+
+    Raises:
+        UsageError, ConfigError: before anything is written.
+    """
+    use_gpu = torch.cuda.is_available() if config.train.use_gpu is None else config.train.use_gpu
+    alone = Shares(1, len(os.sched_getaffinity(0)) / processes_on_node, 0, 0.0, use_gpu)
+    run_dir = run_dir_of(config)
+    last = checkpoint.latest(run_dir)
+    plan = make_plan(config, begun=last is not None, ifm=ifm, shares=alone)
+    refuse_other_manifest(plan, last)
     begin(config, run_dir)
-    for _epoch in worker_here(plan, run_dir).epochs():
-        pass  # after each, `Worker.state.metrics` are its metrics
-    return write_result(plan, run_dir, None, "FINISHED", started_s)
+    worker = Worker(
+        plan.job(run_dir),
+        videos=plan.videos,
+        weights=plan.weights(),
+        device=torch.device("cuda" if use_gpu else "cpu"),
+        processes_on_node=processes_on_node,
+    )
+    return plan, worker

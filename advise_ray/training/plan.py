@@ -138,12 +138,13 @@ def _too_short(clip: ClipConfig) -> str:
     )
 
 
-def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None) -> Plan:
+def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, shares: Shares | None = None) -> Plan:
     """Work out everything that can be known before the run starts.
 
     Args:
         begun: the run has a checkpoint to go on from: `model.init_from` has done its part.
         ifm: see `build_advise`.
+        shares: of a run in this process; None: those that Ray's nodes have room for.
 
     Raises:
         UsageError, ConfigError: what is wrong with the manifest, the weights, the model or the CPUs asked for.
@@ -161,12 +162,21 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None) ->
     if config.model.init_from is not None and not begun:
         checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal.tmm, ifm_sha256)
     maps = config.data.features is not None and not is_url(config.data.features)
-    shares = share_cpus(config, runtime.nodes(), decodes=not maps)
+    shares = shares or share_cpus(config, runtime.nodes(), decodes=not maps)
     every, cached = videos(manifest), None
     if config.data.features is not None:
         used = [every[row] for row in (*schedule.train_videos, *schedule.val_videos)]
         cached = match(config, model, ifm_sha256, used)
     return Plan(config, schedule, every, classes, shares, model, ifm_sha256, manifest_sha256, cached)
+
+
+def refuse_other_manifest(plan: Plan, last: Path | None) -> None:
+    """Raise UsageError where a run would go on, from checkpoint `last`, with other videos than it began with."""
+    if last is not None and checkpoint.read_state(last).manifest_sha256 not in ("", plan.manifest_sha256):
+        raise UsageError(
+            f"--resume: {plan.config.data.manifest} has changed since the run began, and with it the order of the "
+            "clips; start a new run, or bring the manifest back"
+        )
 
 
 def rate_names(config: Config) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -52,13 +52,13 @@ def run_worker(job: Job) -> dict[str, Any]:
         return {"error": f"{error.filename or job.run_dir}: {error.strerror}; {mended}"}
 
 
-def _open_stream(rank: int) -> Iterator[Block]:
+def _open_stream(rank: int) -> Generator[Block]:
     """This worker's blocks; the first is asked for at once. The first worker tells the stream's pace what is taken."""
     shard = ray.train.get_dataset_shard("clips")
     blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
     first = ThreadPoolExecutor(1).submit(next, blocks, None)
 
-    def stream() -> Iterator[Block]:
+    def stream() -> Generator[Block]:
         pace = None
         begun = [block for block in [first.result()] if block is not None]  # none in a run that has no steps left
         for taken, block in enumerate(chain(begun, blocks), 1):

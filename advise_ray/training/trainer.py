@@ -24,12 +24,12 @@ from advise_ray.files import write_whole
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint, status
 from advise_ray.training.job import run
-from advise_ray.training.local import begin, run_dir_of
 from advise_ray.training.patience import PATIENCE_S, PAUSE_S, patiently
 from advise_ray.training.pipeline import ClipStream, StreamConfig
-from advise_ray.training.plan import Plan, make_plan
+from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
 from advise_ray.training.ray_trainer import RESIZE_CHECK_S, RayTrainer
 from advise_ray.training.result import new_lines, write_result
+from advise_ray.training.run_dir import begin, run_dir_of
 
 log = logging.getLogger("advise_ray")
 
@@ -88,11 +88,7 @@ def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> Line:
             return result | {"tracking_complete": True}
     last = checkpoint.latest(run_dir)
     plan = make_plan(load(run_dir / "config.yaml"), begun=last is not None)
-    if last is not None and checkpoint.read_state(last).manifest_sha256 not in ("", plan.manifest_sha256):
-        raise UsageError(
-            f"--resume: {plan.config.data.manifest} has changed since the run began, and with it the order of the "
-            "clips; start a new run, or bring the manifest back"
-        )
+    refuse_other_manifest(plan, last)
     return _Run(plan, run_dir, on_line).execute()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,7 @@ class Worker:
         device: torch.device,
         rank: int = 0,
         processes_on_node: int = 1,
-        blocks: Iterator[Block] | None = None,
+        blocks: Generator[Block] | None = None,
         warned: Callable[[], bool] = lambda: False,
     ) -> None:
         self.warned = warned
@@ -88,9 +88,10 @@ class Worker:
         Raises:
             TrainingError: see `Recorder.flush`; or the frozen half has changed.
         """
-        for epoch in range(self.state.step // self.schedule.steps_per_epoch, self.config.train.epochs):
-            self._train_epoch(epoch)
-            yield epoch
+        with contextlib.closing(self.blocks):
+            for epoch in range(self.state.step // self.schedule.steps_per_epoch, self.config.train.epochs):
+                self._train_epoch(epoch)
+                yield epoch
         if self.config.data.features is None and self.learner.model.ifm.hash_weights() != self.job.ifm_sha256:
             raise TrainingError("the image model's weights changed during training: this is a bug, please report it")
 

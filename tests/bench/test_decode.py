@@ -16,7 +16,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bench.make_manifest(tmp_path_factory.mktemp("bench") / "videos", 4, 2, num_listed=16)
 
 
-def test_every_arm_decodes_the_clips_of_the_run(manifest: Path) -> None:
+def test_the_plain_loops_decode_the_clips_of_the_run(manifest: Path) -> None:
+    assert read_manifest(manifest).column("num_frames").to_pylist() == [2 * 30] * 16
     config = bench.bench_config(manifest, clips_per_video=2, num_clips=64)
     table = read_manifest(manifest)
     blocks = list(read_here(config, build_schedule(config, table), videos(table), 0, 0, 1, pinned=False))

@@ -27,6 +27,13 @@ CASES = {
 }
 
 
+STRUCK = {
+    "driver": (-9, ""),
+    "controller": (1, "the run's controller died"),
+    "disk": (1, "No space left on device"),
+}
+
+
 @pytest.fixture(scope="module")
 def chaos() -> ModuleType:
     spec = importlib.util.spec_from_file_location("chaos", Path(__file__).parents[2] / "jobs" / "chaos.py")
@@ -54,7 +61,9 @@ def test_a_run_goes_on_as_if_nothing_had_been(
         pytest.skip(f"a small disk: {row['why']}")
     log = (case.folder / "driver.log").read_text()
     assert chaos.compare(case, row, undisturbed)["problems"] == [], log[-3000:]
+    if kind in STRUCK:  # the fault has struck: the first command ended so
+        code, said = STRUCK[kind]
+        assert row["exit_codes"] == [code, 0]
+        assert said in log
     if kind == "disk":
-        assert row["exit_codes"] == [1, 0]
-        assert "No space left on device" in log
         assert "Traceback" not in log

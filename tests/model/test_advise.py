@@ -9,7 +9,7 @@ from advise_ray.errors import ConfigError
 from advise_ray.model.advise import AdViSe, build_advise, empty_advise
 from advise_ray.model.heads import build_head
 
-torch.set_num_threads(1)  # models this small lose more by waiting for threads than they gain
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def build(tiny: tuple[str, ...], *settings: str) -> AdViSe:

