@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -58,8 +59,11 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "advise_ray", *arguments]
 
 
-def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+def start(*arguments: str, **how: Any) -> subprocess.Popen[str]:
+    """`advise-ray`, begun; it heeds Ctrl-C also where the tests were begun in a shell's background, which does not."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(command(*arguments), text=True, preexec_fn=heeds, **pipes | how)
 
 
 def eventually(condition: Callable[[], Any], seconds: float = PATIENCE_S, alive: Any = None) -> None:

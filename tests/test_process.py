@@ -30,7 +30,7 @@ def test_a_flat_folder_trains_until_ctrl_c_and_goes_on_where_it_was(
     for number, video in enumerate(sorted(synthesized.rglob("*.mp4"))[:12]):
         (folder / f"holiday {number}.mp4").symlink_to(video)
     (folder / "no video.mp4").write_text("but a text")
-    own = ("train.epochs=60", f"storage.path={tmp_path}", "tracking.run_name=stopped", "data.deterministic=true")
+    own = ("train.epochs=40", f"storage.path={tmp_path}", "tracking.run_name=stopped", "data.deterministic=true")
     process = start("--quiet", "train", "--videos", str(folder), *set_options([*tiny, *own]), "--json")
     eventually_step(run_dir, 6, alive=process)
     process.send_signal(signal.SIGINT)
@@ -48,8 +48,8 @@ def test_a_flat_folder_trains_until_ctrl_c_and_goes_on_where_it_was(
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, stderr
     result = json.loads(stdout)
-    assert (result["status"], result["steps"]) == ("FINISHED", 60 * 3)
-    assert re.search(r"^epoch +60 ", stderr, flags=re.MULTILINE)
+    assert (result["status"], result["steps"]) == ("FINISHED", 40 * 3)
+    assert re.search(r"^epoch +40 ", stderr, flags=re.MULTILINE)
     assert status(run_dir) == "FINISHED"
     undisturbed = train_here(load(run_dir / "config.yaml", ["tracking.run_name=undisturbed"]))
     assert losses(run_dir) == pytest.approx(losses(undisturbed), rel=1e-3)

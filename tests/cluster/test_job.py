@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.heads import running_head
-from tests.runs import command, eventually
+from tests.runs import command, eventually, start
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +107,11 @@ def test_ctrl_c_leaves_the_job_unless_it_is_told_to_stop_it(
     from advise_ray.cluster import job
 
     path = recipe(tmp_path, manifest, tiny, "train.epochs=500", "tracking.run_name=long")
-    process = subprocess.Popen(
-        command("train", "--config", str(path), "--cluster", str(cluster)),
+    process = start(
+        *("train", "--config", str(path), "--cluster", str(cluster)),
         cwd=tmp_path,
         stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        stdout=None,
     )
     metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
     eventually(metrics.exists, alive=process)
