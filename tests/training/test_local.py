@@ -13,6 +13,7 @@ import torch
 
 from advise_ray.config import load
 from advise_ray.errors import TrainingError, UsageError
+from advise_ray.files import read_lines
 from advise_ray.training import checkpoint
 from advise_ray.training.local import open_here, train_here
 from advise_ray.video.manifest import read_manifest, read_rejects, write_manifest
@@ -132,13 +133,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
 
 
 def rates_of_learning(run: Run) -> list[float]:
-    lines = map(json.loads, (Path(run["run_dir"]) / "metrics.jsonl").read_text().splitlines())
+    lines = read_lines(Path(run["run_dir"]) / "metrics.jsonl")
     return [line["values"]["optim/lr"] for line in lines if "optim/lr" in line["values"]]
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(configure: Configure, features: Path) -> None:
     result = train_here(configure("best", f"data.features={features}", "train={epochs: 6, val_every_epochs: 1}"))
-    lines = map(json.loads, (Path(result["run_dir"]) / "metrics.jsonl").read_text().splitlines())
+    lines = read_lines(Path(result["run_dir"]) / "metrics.jsonl")
     top1 = {line["step"]: line["values"]["val/top1"] for line in lines if "val/top1" in line["values"]}
     assert len(top1) == 6
     kept = checkpoint.read_state(Path(result["best_checkpoint"]))
