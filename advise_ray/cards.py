@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from advise_ray.config import Config, flatten
-from advise_ray.video.manifest import read_manifest, read_rejects
+from advise_ray.video.manifest import read_rejects
+from advise_ray.video.pool import read_videos
 
 SHOWN = ("model.", "data.clip.", "augment.", "optim.", "train.epochs", "train.global_batch_size", "seed")
 
@@ -53,7 +54,7 @@ Trained for {result["epochs"]} epochs, {result["steps"]} steps, {result["clips_s
 
 def data_card(config: Config, run_dir: Path) -> str:
     """Which videos: how many in which split, how long, how large, of which classes, and which failed."""
-    table = read_manifest(Path(str(config.data.manifest)))
+    table = read_videos(config.data)
     counts = {name: pc.sum(pc.equal(table.column("split"), name)).as_py() for name in _distinct(table.column("split"))}
     duration_s = pc.quantile(pc.divide(pc.cast(table.column("num_frames"), "double"), table.column("fps")), [0, 0.5, 1])
     low, middle, high = duration_s.to_pylist()
@@ -62,9 +63,10 @@ def data_card(config: Config, run_dir: Path) -> str:
     classes = len(_distinct(labels)) if labels.null_count < len(labels) else 0
     splits = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     failed = "".join(f"- `{video_id}`: {reason}\n" for video_id, reason in list(rejects.items())[:50])
+    names = ", ".join(f"`{path}`" for path in config.data.manifests)
     return f"""# Data of {run_dir.name}
 
-`{config.data.manifest}`: {table.num_rows:,} videos ({splits or "no splits"}),
+{names}: {table.num_rows:,} videos ({splits or "no splits"}),
 {classes or "no"} classes; {low:.3g} to {high:.3g} s, half of them below {middle:.3g} s.
 Trained on split `{config.data.train_split}`.
 

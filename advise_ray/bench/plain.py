@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from advise_ray.config import Config, played_clip
 from advise_ray.training.loop import Learner
 from advise_ray.video import augment
-from advise_ray.video.manifest import Video, read_manifest, videos
+from advise_ray.video.manifest import Video, videos
+from advise_ray.video.pool import read_videos
 from advise_ray.video.sampling import keyed_rng, plan_clips
 
 STEPS, WARM_UP_STEPS = 16, 8
@@ -55,7 +55,7 @@ def best_num_workers(config: Config, learner: Learner) -> int:
 
 def plain_clips_per_s(config: Config, learner: Learner, workers: int) -> float:
     """Clips per second of training, over all steps after the first, as our epochs are timed."""
-    every = videos(read_manifest(Path(str(config.data.manifest))))
+    every = videos(read_videos(config.data))
     per_step = config.train.global_batch_size // config.data.clip.clips_per_video
     loader = DataLoader(
         Clips(config, every),

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +26,8 @@ from advise_ray.model.precision import notes_for_cpu
 from advise_ray.shares import share_cpus
 from advise_ray.video import storage
 from advise_ray.video.frames import group_of
-from advise_ray.video.manifest import Video, read_manifest, videos
+from advise_ray.video.manifest import Video, videos
+from advise_ray.video.pool import read_videos
 
 log = logging.getLogger("advise_ray")
 OnProgress = Callable[[int, int], None]
@@ -43,12 +43,10 @@ class CacheJob:
     """
 
     def __init__(self, config: Config, location: str) -> None:
-        if config.data.manifest is None:
-            raise ConfigError(["data.manifest: required; make one with `advise-ray data index`"])
         if config.model.kind == "r3d50":
             raise ConfigError(["model.kind: r3d50 has no frozen image model whose features could be kept"])
         self.config, self.location = config, storage.local_or_url(location)
-        self.videos: list[Video] = videos(read_manifest(Path(config.data.manifest)))
+        self.videos: list[Video] = [video.alone() for video in videos(read_videos(config.data))]
         self.model: AdViSe = build_advise(config, num_classes=2)
         cache = config.cache
         ifm_sha256 = self.model.ifm.hash_weights()

@@ -76,7 +76,7 @@ def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video
         remedy = "make one that does, by `advise-ray cache` with this recipe and another --out"
         raise ConfigError([*problems, f"data.features: {location} does not fit the recipe; {remedy}"])
     rejects = read_rejects(location)
-    missing = [video.video_id for video in videos if not store.has(video) and video.video_id not in rejects]
+    missing = [video.video_id for video in videos if not store.has(video) and video.alone().video_id not in rejects]
     if missing:
         raise UsageError(
             f"data.features: {location} lacks {len(missing)} of {len(videos)} videos, such as {missing[0]}, or has "

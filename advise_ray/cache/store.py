@@ -105,7 +105,8 @@ class Pieces:
 
     def of(self, video: Video) -> dict[int, Row]:
         """First frame → row, of a video as it is now."""
-        return self._rows.get(tuple(getattr(video, name) for name in DESCRIBES), {})
+        alone = video.alone()
+        return self._rows.get(tuple(getattr(alone, name) for name in DESCRIBES), {})
 
     def complete(self, video: Video, identity: Identity) -> bool:
         """Whether all kept frames of a video, as it is now, are there."""

@@ -38,6 +38,14 @@ def data() -> None:
 @click.option("--annotations", type=click.Path(path_type=Path), help="Folder (or file) of the data set's lists.")
 @click.option("--split", type=click.IntRange(1, 3), help="Official split (ucf101, hmdb51); default 1.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write (Parquet).")
+@click.option(
+    "--test-fraction",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    help="Hold out so many of the videos for testing; 0.25 makes four official splits.",
+)
+@click.option(
+    "--group-by", metavar="REGEX", help="What is held out whole: what this finds in the path, such as a person."
+)
 @timeout_option
 @max_pixels_option
 @max_frames_option
@@ -50,6 +58,8 @@ def index(
     annotations: Path | None,
     split: int | None,
     out: Path,
+    test_fraction: float | None,
+    group_by: str | None,
     timeout_s: float,
     max_pixels: int | None,
     max_frames: int | None,
@@ -66,7 +76,11 @@ def index(
         raise click.UsageError(f"--format {layout} needs {'no ' if layout == 'folder' else ''}--annotations")
     if split is not None and layout not in ("ucf101", "hmdb51"):
         raise click.UsageError(f"--split: {layout} has no numbered splits")
+    if group_by is not None and test_fraction is None:
+        raise click.UsageError("--group-by says what --test-fraction holds out; give both")
     listing = lists.read(layout, videos, annotations, split or 1)
+    if test_fraction is not None:
+        listing = lists.hold_out(listing, test_fraction, group_by)
     with progress.counting("reading videos") as on_progress:
         summary = dataset.index(
             listing,

@@ -69,7 +69,7 @@ def _read_everywhere(arguments: list[str]) -> list[str]:
     if "--videos" in arguments:
         read = [arguments[arguments.index("--videos") + 1]]
     elif "check" in arguments:
-        read = some_videos(Path(arguments[arguments.index("check") + 1]))
+        read = some_videos([Path(arguments[arguments.index("check") + 1])])
     return [path for path in read if Path(path).exists()]
 
 

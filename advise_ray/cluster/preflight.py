@@ -154,18 +154,16 @@ def _needed(config: Config) -> list[str]:
     """What all nodes read: some of the videos, or the feature cache."""
     if config.data.features is not None:
         return [] if storage.is_url(config.data.features) else [config.data.features]
-    if config.data.manifest is None:
-        return []
-    return some_videos(Path(config.data.manifest))
+    return some_videos(config.data.manifests)
 
 
-def some_videos(manifest: Path) -> list[str]:
-    """Files or URLs of a few videos from all over a manifest.
+def some_videos(manifests: Sequence[Path]) -> list[str]:
+    """Files or URLs of a few videos from all over some manifests.
 
     Raises:
         UsageError: it is no manifest.
     """
-    every = videos(read_manifest(manifest))
+    every = [video for path in manifests for video in videos(read_manifest(path))]
     step = max(1, len(every) // SAMPLED_VIDEOS)
     return [video.path for video in every[::step][:SAMPLED_VIDEOS]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -59,8 +60,9 @@ class ClipConfig(Section):
 class DataConfig(Section):
     """Which videos, and who decodes them."""
 
-    manifest: LocalPath | None = None
-    """Parquet manifest, made by `advise-ray data index`."""
+    manifest: LocalPath | Annotated[tuple[LocalPath, ...], Field(min_length=1)] | None = None
+    """Parquet manifest, made by `advise-ray data index`, or a list of them: a pool, to pretrain on much footage. One
+    without a split column is all training videos; a file that one of them holds out is not trained on."""
     train_split: str = "train"
     """Value of the manifest's split column that is trained on."""
     val_split: str | None = "val"
@@ -93,6 +95,13 @@ class DataConfig(Section):
     log_clips: bool = False
     """Write `clips/*.parquet`: each clip that was trained on, with its frames."""
     clip: ClipConfig = ClipConfig()
+
+    @property
+    def manifests(self) -> tuple[Path, ...]:
+        """The manifests, none where none is named."""
+        if self.manifest is None:
+            return ()
+        return (Path(self.manifest),) if isinstance(self.manifest, str) else tuple(map(Path, self.manifest))
 
 
 class AugmentConfig(Section):

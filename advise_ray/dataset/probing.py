@@ -20,7 +20,7 @@ FILES_PER_BLOCK = 8
 TIMEOUT_S = 600.0
 """Seconds that reading one file to its end may take."""
 
-_LISTED = ("label", "class_name", "split", "official_splits", "start_frame", "end_frame")
+_LISTED = ("label", "class_name", "split", "official_splits", "group", "start_frame", "end_frame")
 _OUTCOME = {"reason": pa.string(), "detail": pa.string(), "lasting": pa.bool_()}
 PROBED = pa.schema(
     [*(field for field in SCHEMA if field.name not in _LISTED), *(pa.field(*item) for item in _OUTCOME.items())]

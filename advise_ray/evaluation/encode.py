@@ -107,7 +107,7 @@ class Encoder:
             raise ConfigError([*problems, "data.features: another model's features; set data.features=null to decode"])
         rejects = read_rejects(location)  # counted as videos that cannot be decoded
         wanted = (self.videos[row] for row in clips)
-        missing = sum(not cached.has(video) and video.video_id not in rejects for video in wanted)
+        missing = sum(not cached.has(video) and video.alone().video_id not in rejects for video in wanted)
         if num_crops > 1:
             log.warning("note: a feature cache has the centre crop alone; %d crops are decoded", num_crops)
         elif missing:

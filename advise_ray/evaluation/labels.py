@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
-from advise_ray.video.manifest import named_classes, read_manifest, recording
+from advise_ray.video.manifest import groups, named_classes
+from advise_ray.video.pool import read_videos
 
 
 @dataclass(frozen=True)
@@ -72,28 +72,27 @@ def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, kno
             raise UsageError(
                 f"data.manifest: {len(absent)} classes have test videos but none to learn from, such as {absent[0]}"
             )
-    recordings = [recording(video_id) for video_id in manifest.column("video_id").to_pylist()]
-    return LabelledSplit(train, test, labels, np.unique(recordings, return_inverse=True)[1], names)
+    return LabelledSplit(train, test, labels, np.unique(groups(manifest), return_inverse=True)[1], names)
 
 
-def refuse_seen(trained_on: Path, train_split: str, manifest: pa.Table, test: NDArray[np.int64]) -> None:
+def refuse_seen(trained_on: DataConfig, manifest: pa.Table, test: NDArray[np.int64]) -> None:
     """Refuse to test a model of actions on the videos that it learnt them from.
 
     Args:
-        trained_on: the manifest of the run, if it is still there.
+        trained_on: of the run, whose manifests may no longer be there.
 
     Raises:
         UsageError: it has seen some of them, with their labels.
     """
-    if not trained_on.is_file():
+    if not all(path.is_file() for path in trained_on.manifests):
         return
-    theirs = read_manifest(trained_on)
+    theirs = read_videos(trained_on)
     seen = {
         video_id
         for video_id, split in zip(
             theirs.column("video_id").to_pylist(), theirs.column("split").to_pylist(), strict=True
         )
-        if split == train_split
+        if split == trained_on.train_split
     }
     ids = manifest.column("video_id").take(pa.array(test)).to_pylist()
     if both := seen.intersection(ids):

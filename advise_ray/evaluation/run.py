@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from advise_ray import runtime
 from advise_ray.config import Config, load
-from advise_ray.errors import ConfigError, UsageError
+from advise_ray.errors import UsageError
 from advise_ray.evaluation import actions
 from advise_ray.evaluation.actions import Settings
 from advise_ray.evaluation.encode import Encoder
@@ -23,7 +23,8 @@ from advise_ray.evaluation.pretext import pretext
 from advise_ray.evaluation.report import leave
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
 from advise_ray.shares import share_cpus
-from advise_ray.video.manifest import read_manifest, split_videos, videos
+from advise_ray.video.manifest import split_videos, videos
+from advise_ray.video.pool import read_videos
 
 Protocol = Literal["pretext", "multiview", "linear", "knn", "retrieval"]
 OnProgress = Callable[[int, int], None]
@@ -77,9 +78,7 @@ def score(
     """
     config = subject.config
     refuse_unfit(subject, protocol)
-    if config.data.manifest is None:
-        raise ConfigError(["data.manifest: required; name one by --manifest"])
-    table = read_manifest(Path(config.data.manifest))
+    table = read_videos(config.data)
     encoder = Encoder(
         config,
         subject.model,
@@ -135,7 +134,7 @@ def _splits(
     if subject.config.task == "action" and subject.path is not None:
         trained_on = load(subject.path / "config.yaml").data
         for each in chosen.values():
-            refuse_seen(Path(str(trained_on.manifest)), trained_on.train_split, table, each.test)
+            refuse_seen(trained_on, table, each.test)
     return chosen
 
 

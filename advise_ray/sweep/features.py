@@ -12,7 +12,8 @@ from advise_ray.cache.matching import COMPARED
 from advise_ray.cache.store import FeatureStore, read_rejects
 from advise_ray.config import Config, flatten
 from advise_ray.errors import ConfigError
-from advise_ray.video.manifest import Video, read_manifest, videos
+from advise_ray.video.manifest import Video, videos
+from advise_ray.video.pool import read_videos
 from advise_ray.video.storage import is_url
 
 FEATURE_KEYS = ("model.ifm.", "model.sfu.", "model.kind", "data.manifest", "cache.", "augment.", "train.num_workers")
@@ -59,20 +60,18 @@ def refuse_unfit(configs: Iterable[Config]) -> None:
     Raises:
         ConfigError, UsageError: every such problem, a manifest that is not there, or a cache that lacks its videos.
     """
-    problems, covered = set[str](), set[tuple[str, str]]()
+    problems, covered = set[str](), set[tuple[tuple[Path, ...], str]]()
     for config in configs:
-        features, manifest = config.data.features, config.data.manifest
+        features, manifests = config.data.features, config.data.manifests
         if config.model.kind != "advise":
             problems.add(f"model.kind: {config.model.kind} learns from pixels; trials learn from features")
         if config.train.num_workers != 1:
             problems.add(f"train.num_workers: {config.train.num_workers}, and a trial has one; it runs beside others")
-        if manifest is None:
-            problems.add("data.manifest: required; make one with `advise-ray data index`")
-        elif features is not None and is_url(features):
+        if features is not None and is_url(features):
             problems.add("data.features: trials map theirs; name a local cache, or none: the sweep makes its own")
-        elif (manifest, str(features)) not in covered:
-            covered.add((manifest, str(features)))
-            every = videos(read_manifest(Path(manifest)))
+        elif (manifests, str(features)) not in covered:
+            covered.add((manifests, str(features)))
+            every = videos(read_videos(config.data))
             if features is not None:
                 problems |= _lacking(features, every)
     if problems:
@@ -81,7 +80,7 @@ def refuse_unfit(configs: Iterable[Config]) -> None:
 
 def _lacking(features: str, every: list[Video]) -> set[str]:
     store, rejects = FeatureStore(features), read_rejects(features)
-    missing = [video.video_id for video in every if not store.has(video) and video.video_id not in rejects]
+    missing = [video.video_id for video in every if not store.has(video) and video.alone().video_id not in rejects]
     if not missing:
         return set()
     return {f"data.features: {features} lacks {len(missing)} of {len(every)} videos, such as {missing[0]}"}

@@ -90,8 +90,13 @@ def _line(axes: Axes, rows: Sequence[Row], key: str, levels: Sequence[str], name
 def _by_data_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
     sets: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        sets[Path(str(row["settings"].get("data.manifest", ""))).stem].append(row)
+        sets[_names(row["settings"].get("data.manifest"))].append(row)
     return sets
+
+
+def _names(manifest: str | Sequence[str] | None) -> str:
+    paths = [manifest] if isinstance(manifest, str) else manifest or []
+    return "+".join(Path(path).stem for path in paths)
 
 
 def _level(row: Row, key: str) -> str:

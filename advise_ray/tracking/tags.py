@@ -39,7 +39,7 @@ def _here() -> Mapping[str, str]:
 def describe(config: Config) -> str:
     """The design in a line, as one would tell it."""
     what = "playback rates" if config.task == "prp" else "actions"
-    data = f"{what} of {Path(str(config.data.manifest)).name}"
+    data = f"{what} of " + " and ".join(path.name for path in config.data.manifests)
     model = config.model
     if model.kind == "r3d50":
         return f"{data}: Slow-R50 3D network, end to end"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from advise_ray import runtime
 from advise_ray.cache.identity import Identity
 from advise_ray.cache.matching import match
 from advise_ray.config import ClipConfig, Config
-from advise_ray.errors import ConfigError, UsageError
+from advise_ray.errors import UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.model.ifm import IFM
 from advise_ray.model.precision import notes_for_cpu
@@ -24,7 +23,8 @@ from advise_ray.training import checkpoint
 from advise_ray.training.clips import clip_bytes
 from advise_ray.training.job import Job
 from advise_ray.training.schedule import Schedule, build_schedule
-from advise_ray.video.manifest import Video, check_videos_exist, named_classes, read_manifest, videos
+from advise_ray.video.manifest import Video, check_videos_exist, named_classes, videos
+from advise_ray.video.pool import hash_manifests, read_videos
 from advise_ray.video.sampling import longest_span_frames
 from advise_ray.video.storage import is_url
 
@@ -149,10 +149,8 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
     Raises:
         UsageError, ConfigError: what is wrong with the manifest, the weights, the model or the CPUs asked for.
     """
-    if config.data.manifest is None:
-        raise ConfigError(["data.manifest: required; make one with `advise-ray data index`, or use `--videos DIR`"])
-    manifest = read_manifest(Path(config.data.manifest))
-    manifest_sha256 = hashlib.sha256(Path(config.data.manifest).read_bytes()).hexdigest()
+    manifest = read_videos(config.data)
+    manifest_sha256 = hash_manifests(config.data)
     schedule = build_schedule(config, manifest)
     if config.data.features is None:
         check_videos_exist(manifest, schedule.train_videos)
@@ -174,9 +172,13 @@ def refuse_other_manifest(plan: Plan, last: Path | None) -> None:
     """Raise UsageError where a run would go on, from checkpoint `last`, with other videos than it began with."""
     if last is not None and checkpoint.read_state(last).manifest_sha256 not in ("", plan.manifest_sha256):
         raise UsageError(
-            f"--resume: {plan.config.data.manifest} has changed since the run began, and with it the order of the "
+            f"--resume: {_names(plan.config)} has changed since the run began, and with it the order of the "
             "clips; start a new run, or bring the manifest back"
         )
+
+
+def _names(config: Config) -> str:
+    return ", ".join(map(str, config.data.manifests))
 
 
 def rate_names(config: Config) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("class_name", pa.string()),
         ("split", pa.string()),
         ("official_splits", pa.list_(pa.string())),
+        ("group", pa.string()),
         ("start_frame", pa.int64()),
         ("end_frame", pa.int64()),
         ("num_frames", pa.int64()),
@@ -44,13 +45,15 @@ SCHEMA = pa.schema(
 )
 """`decoder` is the one that reads the file truly (decord or pyav). Only the frames from `start_frame` to before
 `end_frame` belong to the label. `official_splits` has the split of each of a benchmark's official ones, the first one
-first; `split` is the one that was chosen. `modified_ns` is when the file was last written, since 1970."""
+first; `split` is the one that was chosen. Videos of one `group` (a recording, a
+person) are held out together; unset: see `groups`. `modified_ns` is when the file was last written, since 1970."""
 
 MAY_BE_NULL = (
     "label",
     "class_name",
     "split",
     "official_splits",
+    "group",
     "start_frame",
     "end_frame",
     "bytes",
@@ -90,6 +93,12 @@ class Video:
     start_frame: int | None = None
     end_frame: int | None = None
     bytes: int | None = None
+    own_id: str | None = None
+    """In a pool: the id in its own manifest."""
+
+    def alone(self) -> Video:
+        """The video as its own manifest has it, outside of a pool: a feature cache knows it so."""
+        return self if self.own_id is None else replace(self, video_id=self.own_id, own_id=None)
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -168,7 +177,8 @@ def read_manifest(path: Path) -> pa.Table:
         table = table.cast(SCHEMA)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UsageError(f"data.manifest: {path} has a column of the wrong type: {error}; {make}") from None
-    gaps = [name for name in Video.__dataclass_fields__ if name not in MAY_BE_NULL and table.column(name).null_count]
+    needed = [name for name in Video.__dataclass_fields__ if name in SCHEMA.names and name not in MAY_BE_NULL]
+    gaps = [name for name in needed if table.column(name).null_count]
     if gaps:
         raise UsageError(f"data.manifest: {path} has rows without {', '.join(gaps)}; {make}")
     ids = table.column("video_id")
@@ -201,7 +211,8 @@ def check_videos_exist(manifest: pa.Table, rows: NDArray[np.int64]) -> None:
 
 def videos(manifest: pa.Table) -> list[Video]:
     """One `Video` a row."""
-    return [Video(**row) for row in manifest.select(list(Video.__dataclass_fields__)).to_pylist()]
+    columns = [name for name in Video.__dataclass_fields__ if name in manifest.column_names]
+    return [Video(**row) for row in manifest.select(columns).to_pylist()]
 
 
 def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
@@ -218,8 +229,7 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
         is_train[:] = True
     is_val = (split == data.val_split) & (data.val_split is not None)
     if not is_val.any():
-        ids = manifest.column("video_id").to_pylist()
-        is_val = is_train & np.asarray([_hash_fraction(recording(each)) < data.val_fraction for each in ids])
+        is_val = is_train & np.asarray([_hash_fraction(each) < data.val_fraction for each in groups(manifest)])
     if not is_train.any():
         known = sorted({str(value) for value in split if value is not None})
         raise UsageError(
@@ -244,10 +254,16 @@ def named_classes(manifest: pa.Table) -> list[str]:
     return names
 
 
+def groups(manifest: pa.Table) -> list[str]:
+    """What each video is held out together with: its `group`, else its `recording`."""
+    named = zip(manifest.column("group").to_pylist(), manifest.column("video_id").to_pylist(), strict=True)
+    return [recording(video_id) if group is None else group for group, video_id in named]
+
+
 def recording(video_id: str) -> str:
     """What clips of one recording share: UCF101's `…_g01_c02.avi` is the second clip of the first group."""
     return re.sub(r"_c\d+\.\w+$", "", video_id)
 
 
-def _hash_fraction(video_id: str) -> float:
-    return int.from_bytes(hashlib.blake2b(video_id.encode(), digest_size=8).digest(), "little") / 2**64
+def _hash_fraction(group: str) -> float:
+    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "little") / 2**64

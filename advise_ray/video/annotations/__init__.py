@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from advise_ray.video.annotations.benchmarks import read_diving48, read_hmdb51, read_kinetics, read_ssv2, read_ucf101
+from advise_ray.video.annotations.holding_out import hold_out
 from advise_ray.video.annotations.listing import ListedVideo, Listing
 from advise_ray.video.annotations.plain import read_folder, read_list
 
@@ -24,6 +25,7 @@ def read(layout: str, videos: str, annotations: Path | None, split: int) -> List
 __all__ = [
     "ListedVideo",
     "Listing",
+    "hold_out",
     "read",
     "read_diving48",
     "read_folder",

@@ -26,6 +26,7 @@ class ListedVideo:
     """One entry of a list. `path` is relative to the videos' root, with `/`; label and split may be unknown.
 
     `official_splits` has the splits of all of a benchmark's official ones, the first one first, where it has several.
+    `group` names what is held out together.
     `start_frame` and `end_frame` (the first one after) are set where only that part of the file belongs to the label.
     """
 
@@ -35,6 +36,7 @@ class ListedVideo:
     start_frame: int | None = None
     end_frame: int | None = None
     official_splits: tuple[str | None, ...] | None = None
+    group: str | None = None
 
 
 @dataclass
