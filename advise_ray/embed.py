@@ -159,7 +159,7 @@ class EmbedClips:
             features = model.frame_features(chunk.to(device)).unflatten(0, (-1, clip.num_frames))
             with autocast(self.config.train.precision, device.type):
                 embedding = model.temporal.embed(model.sfu.arrange(features))
-                logits = model.temporal.head(embedding)
+                logits = model.temporal.classify(embedding)
             embeddings.append(embedding.float().cpu().numpy())
             probabilities.append(logits.float().softmax(1).cpu().numpy())
         if not embeddings:

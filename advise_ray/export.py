@@ -123,7 +123,7 @@ class _Whole(torch.nn.Module):
         frames = self.ifm.encode(clips.flatten(0, 1))
         features = self.sfu.compress(frames).unflatten(0, (clips.shape[0], clips.shape[1]))
         embedding = self.temporal.embed(self.sfu.arrange(features))
-        logits: torch.Tensor = self.temporal.head(embedding)
+        logits: torch.Tensor = self.temporal.classify(embedding)
         return embedding, logits
 
 

@@ -42,6 +42,9 @@ class SFUConfig(Section):
     temporal_centering: bool = True
     """Subtract the clip's mean over time: appearance goes, motion stays. The paper does not do this; without it the
     playback rate is hardly learnt on small sets."""
+    standardise: bool = False
+    """Bring every channel to mean 0 and deviation 1, by running averages over the training clips: the channels of some
+    levels differ tenfold. The averages belong to the temporal module and are saved with it."""
 
 
 class TMMConfig(Section):
@@ -78,6 +81,9 @@ class TMMConfig(Section):
 class HeadConfig(Section):
     """How the TMM's output becomes an embedding, and the classifier on it."""
 
+    looks_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the clip's mean feature, its looks, beside the TMM's output in the embedding; 0 leaves it out. Both are
+    brought to deviation 1 by channel before. What tells playback rates apart does not see the looks."""
     pooling: Literal["mean", "attention"] = "mean"
     """`mean`: the average over time and space; `attention`: a learnt query looks at all cells of all frames."""
     num_heads: Positive = 8
@@ -112,4 +118,6 @@ class ModelConfig(Section):
                 "model.sfu.temporal_centering: the average over time of centred features is 0; "
                 "with model.tmm.arch=none set it to false"
             )
+        if self.kind == "r3d50" and (self.head.looks_weight or self.sfu.standardise):
+            raise ValueError("model.kind: r3d50 has no features; leave head.looks_weight and sfu.standardise out")
         return self

@@ -14,6 +14,15 @@ from advise_ray.config.search import Space, TuneConfig
 from advise_ray.config.section import Cpus, LocalPath, Positive, Section
 
 
+class PretextConfig(Section):
+    """What pretraining predicts beside the playback rate (`task: prp`)."""
+
+    masked_frames: Annotated[int, Field(ge=0)] = 0
+    """Frames of each clip that are hidden, by lot, and predicted: their features, from the TMM's output. 0: none."""
+    masked_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of that loss beside PRP's."""
+
+
 class OptimConfig(Section):
     """AdamW and its schedule, which is a function of the step."""
 
@@ -21,6 +30,8 @@ class OptimConfig(Section):
     """Highest learning rate, as it is used: nothing scales it. (The paper: 1e-3 × videos per step / 64.)"""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     """AdamW's weight decay."""
+    tmm_lr_factor: Annotated[float, Field(gt=0)] = 1.0
+    """The TMM's learning rate as a share of `lr`: a pretrained one may need a smaller rate than its fresh head."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 5
     """Epochs in which the learning rate rises linearly."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -103,6 +114,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
+    pretext: PretextConfig = PretextConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     cache: CacheConfig = CacheConfig()
@@ -140,6 +152,17 @@ class Config(Section):
                     f"train.global_batch_size: {self.train.global_batch_size} clips cannot be shared equally by "
                     f"{workers} worker(s) in whole videos of {unit} clips; use a multiple of {unit * workers}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _frames_are_left(self) -> Config:
+        masked, num_frames = self.pretext.masked_frames, self.data.clip.num_frames
+        if masked >= num_frames:
+            raise ValueError(f"pretext.masked_frames: {masked} of {num_frames} frames; leave one to predict from")
+        if masked and self.task != "prp":
+            raise ValueError("pretext.masked_frames: is for task=prp; set it to 0")
+        if masked and self.model.kind == "r3d50":
+            raise ValueError("pretext.masked_frames: model.kind=r3d50 has no frozen features to predict; set it to 0")
         return self
 
     @model_validator(mode="after")

@@ -166,7 +166,7 @@ def _refuse_too_many(encoder: Encoder, num_clips: int) -> None:
     with torch.inference_mode():
         size_px, num_frames = encoder.config.augment.crop_size_px, encoder.config.data.clip.num_frames
         features = encoder.model.features(torch.zeros(1, num_frames, size_px, size_px, 3, dtype=torch.uint8))
-        clip_bytes = 4 * encoder.model.temporal.eval().tmm(features).numel()
+        clip_bytes = 4 * encoder.model.temporal.eval().tokens(features).numel()
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if 3 * num_clips * clip_bytes > memory_bytes:  # as they come, normalised, and a batch
         raise UsageError(

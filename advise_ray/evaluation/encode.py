@@ -190,6 +190,6 @@ class EncodeClips:
     def _apply(self, model: AdViSe, x: torch.Tensor) -> torch.Tensor:
         temporal = model.temporal
         if self.output == "tokens":
-            return temporal.tmm(x)
+            return temporal.tokens(x)
         embedding = temporal.embed(x)
-        return temporal.head(embedding) if self.output == "logits" else embedding
+        return temporal.classify(embedding) if self.output == "logits" else embedding

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from advise_ray.config import Config, IFMConfig, SFUConfig
 from advise_ray.errors import ConfigError
-from advise_ray.model.heads import build_head, build_pool
+from advise_ray.model.heads import Looks, build_head, build_pool
 from advise_ray.model.ifm import IFM, build_ifm, empty_ifm
 from advise_ray.model.r3d import EMBEDDING_DIM, Pixels, build_r3d50
 from advise_ray.model.sfu import SFU, output_shape
@@ -17,38 +18,89 @@ from advise_ray.model.tmm import build_tmm, embedding_dim
 
 
 class TemporalModel(nn.Module):
-    """TMM, pooling and head: all that is trained, wrapped in DDP and saved.
+    """All that is trained, wrapped in DDP and saved: TMM, pooling, head, and what belongs to them.
+
+    The embedding is the pooled output of the TMM (E numbers) and, where there are `looks`, behind it the clip's mean
+    feature (C numbers), both at deviation 1.
 
     With `freeze_tmm` (linear probe) the TMM is as frozen as the image model: no gradients, and eval mode always, so
     that its batch-norm statistics do not move either.
+
+    Args:
+        standardise: brings x to deviation 1 before the TMM; None: it is taken as it is.
+        looks: of the embedding; they are computed before x is centred here.
+        decoder: predicts hidden frames from the TMM's output.
     """
 
-    def __init__(self, tmm: nn.Module, pool: nn.Module, head: nn.Module, *, freeze_tmm: bool = False) -> None:
+    def __init__(
+        self,
+        tmm: nn.Module,
+        pool: nn.Module,
+        head: nn.Module,
+        *,
+        standardise: nn.Module | None = None,
+        looks: Looks | None = None,
+        decoder: nn.Module | None = None,
+        freeze_tmm: bool = False,
+    ) -> None:
         super().__init__()
+        self.standardise = standardise
         self.tmm = tmm.requires_grad_(not freeze_tmm).train(not freeze_tmm)
         self.pool = pool
+        self.looks = looks
         self.head = head
+        self.decoder = decoder
         self.freeze_tmm = freeze_tmm
+        self.head_dim = next(layer.in_features for layer in head.modules() if isinstance(layer, nn.Linear))
 
     def train(self, mode: bool = True) -> TemporalModel:
         """As every module, but for a frozen TMM, which stays in eval mode."""
         super().train(mode)
         self.tmm.train(mode and not self.freeze_tmm)
+        if self.standardise is not None:
+            self.standardise.train(mode and not self.freeze_tmm)
         return self
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters that gradients flow to."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, C, T, s, s] → embedding float[B, E]."""
-        embedding: torch.Tensor = self.pool(self.tmm(x))
-        return embedding
+    def tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """float[B, C, T, s, s] → what the TMM gives, float[B, E, T', s', s']."""
+        tokens: torch.Tensor = self.tmm(self._seen(x))
+        return tokens
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, C, T, s, s] → logits float[B, classes]."""
-        logits: torch.Tensor = self.head(self.embed(x))
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """float[B, C, T, s, s] → embedding float[B, E], with looks float[B, E + C]."""
+        motion: torch.Tensor = self.pool(self.tokens(x))
+        return motion if self.looks is None else self.looks(motion, x)
+
+    def classify(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Embedding → logits float[B, classes]. The head of PRP sees the motion alone, which comes first."""
+        logits: torch.Tensor = self.head(embedding[:, : self.head_dim])
         return logits
+
+    def forward(
+        self, x: torch.Tensor, hidden: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """float[B, C, T, s, s] → logits float[B, classes].
+
+        With `hidden` bool[B, T] also how wrongly the hidden frames are predicted from the others, float[B]: the mean
+        smooth L1 distance to their features. What is predicted is frozen, so nothing can collapse.
+        """
+        logits = self.classify(self.embed(x))
+        if hidden is None:
+            return logits
+        assert self.decoder is not None
+        seen = self._seen(x)
+        predicted = self.decoder(self.tmm(seen.masked_fill(hidden[:, None, :, None, None], 0.0)))
+        distance = F.smooth_l1_loss(predicted, seen, reduction="none").mean((1, 3, 4))
+        return logits, (distance * hidden).sum(1) / hidden.sum(1)
+
+    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+        if self.looks is not None:
+            x = self.looks.leave(x)
+        return x if self.standardise is None else self.standardise(x)
 
 
 class Absent(nn.Module):
@@ -142,6 +194,16 @@ def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         tmm = build_r3d50() if is_rival else build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
-        pool, head = build_pool(model.head, dim), build_head(model.head, dim, num_classes)
-        temporal = TemporalModel(tmm, pool, head, freeze_tmm=model.freeze_tmm)
-    return AdViSe(ifm, SFU(sfu), temporal)
+        pool, weight = build_pool(model.head, dim), model.head.looks_weight
+        sees_looks = weight > 0 and config.task == "action"
+        head = build_head(model.head, dim + channels if sees_looks else dim, num_classes)
+        temporal = TemporalModel(
+            tmm,
+            pool,
+            head,
+            standardise=nn.BatchNorm3d(channels, affine=False) if sfu.standardise else None,
+            looks=Looks(dim, channels, weight, centres=sfu.temporal_centering) if weight else None,
+            decoder=nn.Conv3d(dim, channels, 1) if config.pretext.masked_frames else None,
+            freeze_tmm=model.freeze_tmm,
+        )
+    return AdViSe(ifm, SFU(sfu, centres=not weight), temporal)

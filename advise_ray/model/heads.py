@@ -32,6 +32,29 @@ class AttentivePool(nn.Module):
         return seen.squeeze(1)
 
 
+class Looks(nn.Module):
+    """Makes the embedding out of motion, what the TMM gives, and looks, the clip's mean feature (two streams, as in
+    arXiv 1406.2199, of one image model).
+
+    Both are brought to mean 0 and deviation 1 by channel, by running averages, so that neither drowns the other in a
+    distance; looks then count by `weight`.
+    """
+
+    def __init__(self, motion_dim: int, channels: int, weight: float, *, centres: bool) -> None:
+        super().__init__()
+        self.motion = nn.BatchNorm1d(motion_dim, affine=False)
+        self.mean = nn.BatchNorm1d(channels, affine=False)
+        self.weight, self.centres = weight, centres
+
+    def leave(self, x: torch.Tensor) -> torch.Tensor:
+        """What the TMM sees of the features float[B, C, T, s, s]: all, or without their mean over time."""
+        return x - x.mean(2, keepdim=True) if self.centres else x
+
+    def forward(self, motion: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """float[B, E] and features float[B, C, T, s, s] → float[B, E + C]."""
+        return torch.cat([self.motion(motion), self.weight * self.mean(x.mean((2, 3, 4)))], dim=1)
+
+
 def build_pool(config: HeadConfig, dim: int) -> nn.Module:
     """float[B, dim, T, s, s] → embedding float[B, dim]."""
     return AttentivePool(dim, config.num_heads) if config.pooling == "attention" else MeanPool()

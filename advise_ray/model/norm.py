@@ -33,8 +33,10 @@ class CrossWorkerBatchNorm(_BatchNorm):
         centred = x - mean.view(shape)
         variance = _mean_over_workers(centred.square().mean(axes))
         self._update_running(mean.detach(), variance.detach(), x.numel() // x.shape[1])
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        return normalised.to(x.dtype)
 
     @torch.no_grad()
     def _update_running(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
@@ -74,7 +76,9 @@ def synchronise_batch_norm(module: ModuleT, device: torch.device) -> ModuleT:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
-            synced = CrossWorkerBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
+            synced = CrossWorkerBatchNorm(
+                child.num_features, eps=child.eps, momentum=child.momentum, affine=child.affine
+            )
             synced.load_state_dict(child.state_dict())
             trained = child.weight is not None and child.weight.requires_grad
             setattr(module, name, synced.requires_grad_(trained).train(child.training))

@@ -16,11 +16,14 @@ class SFU(nn.Module):
     What shrinks comes first, in the image model's own precision. For N frames the cost is one pass over N·D·h·w numbers
     (space), one over N·D·s² (channels), and from there on N·C·s² numbers in fp32, which is the first copy that is made:
     never one of full size. Space and channels are averages over different axes, so their order changes no value.
+
+    `centres`: False where the mean is still needed, and is taken away later.
     """
 
-    def __init__(self, config: SFUConfig) -> None:
+    def __init__(self, config: SFUConfig, *, centres: bool = True) -> None:
         super().__init__()
         self.config = config
+        self.centres = centres and config.temporal_centering
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[B, T, D, h, w] in any float format → float32[B, C, T, s, s]."""
@@ -38,7 +41,7 @@ class SFU(nn.Module):
 
     def arrange(self, frames: torch.Tensor) -> torch.Tensor:
         """The part that knows clips: compressed frames [B, T, C, s, s] → float32[B, C, T, s, s], centred in time."""
-        if not self.config.temporal_centering:
+        if not self.centres:
             return frames.float().transpose(1, 2)
         x = frames.to(torch.float32, copy=True).transpose(1, 2)
         return x.sub_(x.mean(2, keepdim=True))

@@ -22,6 +22,7 @@ from advise_ray.config import Config, flatten, to_yaml
 from advise_ray.config import load as load_config
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.files import require_folder
+from advise_ray.model.advise import TemporalModel
 
 
 @dataclass
@@ -116,17 +117,22 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | 
     return read_state(path)
 
 
-def init_tmm(source: Path, config: Config, tmm: torch.nn.Module, ifm_sha256: str) -> None:
+def init_tmm(source: Path, config: Config, temporal: TemporalModel, ifm_sha256: str) -> None:
     """Fill a TMM from a checkpoint, or from the best one of a run (`model.init_from`); the head stays fresh.
+
+    What belongs to the TMM comes with it: the running averages of its input, and of the embedding.
 
     Raises:
         ConfigError: there is no checkpoint, or its TMM has learnt on other features or has another shape.
     """
     path = find(source, "model.init_from")
     check_features(path, config, ifm_sha256, "model.init_from")
-    prefix = "tmm."
     tensors = safetensors.torch.load_file(path / "model.safetensors")
-    _fill(tmm, {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}, path)
+    parts = {"tmm": temporal.tmm, "standardise": temporal.standardise, "looks": temporal.looks}
+    for name, part in parts.items():
+        own = {key.removeprefix(f"{name}."): tensors[key] for key in tensors if key.startswith(f"{name}.")}
+        if part is not None and (own or name == "tmm"):
+            _fill(part, own, path)
 
 
 def find(source: Path, option: str) -> Path:

@@ -36,6 +36,8 @@ class ClipReader:
     - `frames` uint8[1, B, T, H, W, 3] and `draws` float32[1, B, D], the augmentation that is due (`Pixels`), or
     - `features` float16[1, B, T, h, w, C] (`CachedFeatures`).
 
+    With `pretext.masked_frames` there is also `hidden` bool[1, B, T].
+
     A video that cannot be read becomes clips of weight 0 that show a valid clip of the same row, so that batch norm
     sees only real clips.
     """
@@ -74,18 +76,27 @@ class ClipReader:
             pictures[failed] = pictures[valid[0]] if len(valid) else self.source.blank
             weights[failed] = 0
         rate_indices = np.asarray([[plan.rate_index for plan in plans]])
+        hidden = self._hidden(videos, clips, epoch) if self.config.pretext.masked_frames else {}
         labels = np.asarray([[self.videos[index].label for index in videos]])
         return {
             **{name: row[name] for name in ("train", "epoch", "step")},
             "videos": videos[None],
             "clips": clips[None],
             "weights": weights[None],
-            **{name: values[None] for name, values in read.items()},
+            **{name: values[None] for name, values in (read | hidden).items()},
             "targets": rate_indices if self.config.task == "prp" else labels,
             "rate_indices": rate_indices,
             "frame_indices": np.stack([plan.frame_indices for plan in plans])[None],
             "failures": np.asarray(["\n".join(failures)]),
         }
+
+    def _hidden(self, videos: NDArray[np.int64], clips: NDArray[np.int64], epoch: int) -> Block:
+        """`hidden` bool[B, T]: the frames of each clip that are to be predicted."""
+        hidden = np.zeros((len(videos), self.config.data.clip.num_frames), dtype=bool)
+        for place, (index, clip) in enumerate(zip(videos.tolist(), clips.tolist(), strict=True)):
+            rng = keyed_rng(self.config.seed, "hidden", epoch, self.videos[index].video_id, clip)
+            hidden[place, rng.permutation(hidden.shape[1])[: self.config.pretext.masked_frames]] = True
+        return {"hidden": hidden}
 
     def _plan(self, video: Video, train: bool, epoch: int) -> list[Clip]:
         clip, num_frames = played_clip(self.config), len(video.frames)

@@ -34,7 +34,7 @@ class Learner:
             model.temporal = synchronise_batch_norm(model.temporal, device)
             self.trained = DistributedDataParallel(model.temporal, gradient_as_bucket_view=True)
         self.parameters = model.temporal.trained_parameters()
-        self.optimizer = build_optimizer(self.parameters, config.optim)
+        self.optimizer = build_optimizer(model.temporal, config.optim)
 
     def train_step(self, block: dict[str, NDArray[Any]], step: int) -> torch.Tensor:
         """One optimizer step on this worker's share of a batch.
@@ -55,18 +55,27 @@ class Learner:
         features = self.features(block)
         self.trained.train()
         with autocast(self.config.train.precision, self.device.type):
-            logits = self.trained(features)
+            logits, errors = self._forward(features, block)
         smoothing = self.config.optim.label_smoothing
-        losses = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing) * weights
+        losses = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
+        losses = (losses + self.config.pretext.masked_weight * errors) * weights
         # DDP averages gradients over workers; the loss is the mean over the clips of all workers.
         (losses.sum() * self.num_workers / total_weight.clamp(min=1)).backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optim.grad_clip or float("inf"))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = self.learning_rate(step) * group["factor"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         correct = ((logits.argmax(1) == targets) * weights).sum()
         return torch.stack([losses.detach().sum(), correct, weights.sum(), grad_norm / self.num_workers])
+
+    def _forward(self, features: torch.Tensor, block: dict[str, NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits, and how wrongly hidden frames are predicted, float[B]; 0 where none are hidden."""
+        if not self.config.pretext.masked_frames:
+            logits = self.trained(features)
+            return logits, logits.new_zeros(len(logits))
+        logits, errors = self.trained(features, torch.tensor(block["hidden"][0], device=self.device))
+        return logits, errors.float()
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of step `step`, from 0."""

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 
 from advise_ray.config import OptimConfig
+from advise_ray.model.advise import TemporalModel
 
 
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; fused, since on many small tensors the plain one spends its time between kernels."""
-    return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+def build_optimizer(model: TemporalModel, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW; fused, since on many small tensors the plain one spends its time between kernels.
+
+    The TMM is a group of its own where its learning rate is; each group has its `factor` of the learning rate.
+    """
+    trained = model.trained_parameters()
+    if optim.tmm_lr_factor == 1:
+        groups = [{"params": trained, "factor": 1.0}]
+    else:
+        of_tmm = {id(parameter) for parameter in model.tmm.parameters()}
+        groups = [
+            {"params": [each for each in trained if (id(each) in of_tmm) == is_tmm], "factor": factor}
+            for is_tmm, factor in ((True, optim.tmm_lr_factor), (False, 1.0))
+        ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=optim.lr, weight_decay=optim.weight_decay, fused=True
+    )
 
 
 def learning_rate(optim: OptimConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:

@@ -158,7 +158,7 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
     model = build_advise(config, len(classes), ifm)
     ifm_sha256 = model.ifm.hash_weights()
     if config.model.init_from is not None and not begun:
-        checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal.tmm, ifm_sha256)
+        checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal, ifm_sha256)
     maps = config.data.features is not None and not is_url(config.data.features)
     shares = shares or share_cpus(config, runtime.nodes(), decodes=not maps)
     every, cached = videos(manifest), None
