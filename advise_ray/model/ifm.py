@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import logging
 import os
@@ -114,6 +115,12 @@ def build_ifm(config: IFMConfig, input_size_px: int) -> IFM:
         ConfigError: the name or the layer is not known, the weights are not there or do not fit.
     """
     return _build(config, input_size_px, config.weights)
+
+
+@functools.lru_cache(maxsize=1)
+def kept_ifm(config: IFMConfig, input_size_px: int) -> IFM:
+    """The same, and the same one again: it is frozen, and many short runs in one process need not build it anew."""
+    return build_ifm(config, input_size_px)
 
 
 def empty_ifm(config: IFMConfig, input_size_px: int) -> IFM:

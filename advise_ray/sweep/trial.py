@@ -7,7 +7,6 @@ in the middle goes on from its last checkpoint, and tells again what it had told
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from advise_ray.config import Config, IFMConfig, load
+from advise_ray.config import Config, load
 from advise_ray.evaluation.actions import Settings as ProtocolSettings
 from advise_ray.evaluation.run import Protocol, score
 from advise_ray.evaluation.subject import find_subject
 from advise_ray.files import read_lines
 from advise_ray.memory import PeakMemory
-from advise_ray.model.ifm import IFM, build_ifm
+from advise_ray.model.ifm import IFM, kept_ifm
 from advise_ray.sweep.features import folder_of, takes_features
 from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining
 from advise_ray.sweep.space import Settings
@@ -164,14 +163,8 @@ def judge(run_dir: Path, protocol: Protocol) -> float:
     return outcome.metrics["top1"]
 
 
-@functools.lru_cache(maxsize=1)
-def _kept_ifm(config: IFMConfig, size_px: int) -> IFM:
-    """It is frozen: one trial after the other takes the same, where it takes seconds to build."""
-    return build_ifm(config, size_px)
-
-
 def _ifm_of(config: Config) -> IFM:
-    return _kept_ifm(config.model.ifm, config.augment.crop_size_px)
+    return kept_ifm(config.model.ifm, config.augment.crop_size_px)
 
 
 class _Lines:

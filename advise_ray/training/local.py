@@ -37,11 +37,18 @@ from advise_ray.training.worker import Worker
 OnEpoch = Callable[[int, dict[str, float]], None]
 
 
-def train_here(config: Config, *, on_epoch: OnEpoch = lambda epoch, metrics: None) -> dict[str, Any]:
+def train_here(
+    config: Config,
+    *,
+    on_epoch: OnEpoch = lambda epoch, metrics: None,
+    ifm: IFM | None = None,
+    processes_on_node: int = 1,
+) -> dict[str, Any]:
     """Train to the end: in a new run directory, or from the last checkpoint of one with the same configuration.
 
     Args:
         on_epoch: called after each epoch (from 0) with its metrics.
+        ifm, processes_on_node: see `open_here`.
 
     Returns:
         What `result.json` holds.
@@ -54,7 +61,7 @@ def train_here(config: Config, *, on_epoch: OnEpoch = lambda epoch, metrics: Non
     if begun.exists() and load(begun) != config:
         raise UsageError(f"{begun.parent} is a run of another configuration; choose another tracking.run_name")
     started_s = time.monotonic()
-    plan, worker = open_here(config)
+    plan, worker = open_here(config, ifm=ifm, processes_on_node=processes_on_node)
     ended = "FAILED"
     try:
         for epoch in worker.epochs():

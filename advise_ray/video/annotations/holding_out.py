@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 
 from advise_ray.errors import UsageError
-from advise_ray.video.annotations.listing import ListedVideo, Listing
+from advise_ray.video.annotations.listing import Listing
+from advise_ray.video.dealing import deal
 from advise_ray.video.manifest import recording
 
 
@@ -32,16 +31,15 @@ def hold_out(listing: Listing, test_fraction: float, group_by: str | None) -> Li
         raise UsageError("--test-fraction: the lists say already which videos are for testing; leave it out")
     num_splits = int(1 / Fraction(str(test_fraction)))
     groups = _groups([video.path for video in listing.found], group_by)
-    free = [
-        (video, group) for video, group in zip(listing.found, groups, strict=True) if video.split in (None, "train")
-    ]
-    part = _deal(free, test_fraction, num_splits)
+    free = [place for place, video in enumerate(listing.found) if video.split in (None, "train")]
+    shares = [test_fraction] * num_splits + [float(1 - num_splits * Fraction(str(test_fraction)))]
+    classes = [listing.found[place].class_name or "" for place in free]
+    parts = dict(zip(free, deal(classes, [groups[place] for place in free], shares), strict=True))
     found = []
-    for video, group in zip(listing.found, groups, strict=True):
-        if video.split in (None, "train"):
-            splits = tuple("test" if part[group] == number else "train" for number in range(num_splits))
-        else:
-            splits = (video.split,) * num_splits
+    for place, (video, group) in enumerate(zip(listing.found, groups, strict=True)):
+        splits: tuple[str | None, ...] = (video.split,) * num_splits
+        if place in parts:
+            splits = tuple("test" if parts[place] == number else "train" for number in range(num_splits))
         found.append(replace(video, split=splits[0], official_splits=splits, group=group))
     listing.found = found
     return listing
@@ -60,34 +58,3 @@ def _groups(paths: list[str], group_by: str | None) -> list[str]:
             f"--group-by: {group_by!r} does not match {len(unmatched)} of {len(paths)} videos, such as {unmatched[0]}"
         )
     return [match.group(match.re.groups and 1) or "" for match in matches if match is not None]
-
-
-def _deal(videos: list[tuple[ListedVideo, str]], test_fraction: float, num_splits: int) -> dict[str, int]:
-    """Group → the split in which it is held out, from 0; `num_splits` where it never is.
-
-    The large groups come first, then in an order by lot; each goes where its classes lack most.
-    """
-    of_group: dict[str, Counter[str]] = {}
-    for video, group in videos:
-        of_group.setdefault(group, Counter())[video.class_name or ""] += 1
-    total: Counter[str] = sum(of_group.values(), Counter())
-    shares = [test_fraction] * num_splits + [1 - num_splits * test_fraction]
-    parts = [share for share in enumerate(shares) if share[1] > 1e-9]
-    held: list[Counter[str]] = [Counter() for _ in shares]
-    dealt = {}
-    for group in sorted(of_group, key=lambda name: (-of_group[name].total(), _lot(name))):
-        classes = of_group[group]
-
-        def filled(part: tuple[int, float], classes: Counter[str] = classes) -> float:
-            """How full a part would be with the group, in the mean over the group's videos."""
-            number, share = part
-            each = ((held[number][name] + count) / (share * total[name]) * count for name, count in classes.items())
-            return sum(each) / classes.total()
-
-        dealt[group] = min(parts, key=filled)[0]
-        held[dealt[group]] += classes
-    return dealt
-
-
-def _lot(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=8).digest()

@@ -1,0 +1,8 @@
+"""Experiments over a suite of data sets: one pretraining on a pool, many fine-tunings, and what they say together.
+
+suite        which videos a run learns from and is tested on
+arms         the trainings, and what is measured of each
+run          all of them, side by side; what is done is kept
+bootstrap    intervals
+report       the table and the picture
+"""

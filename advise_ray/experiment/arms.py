@@ -1,0 +1,153 @@
+"""The trainings of an experiment, one by one, in this process, and what is measured of each."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from advise_ray.cache.store import FeatureStore
+from advise_ray.config import Config, load, played_clip, videos_per_step
+from advise_ray.evaluation.actions import Settings
+from advise_ray.evaluation.labels import labelled_split
+from advise_ray.evaluation.metrics import Floats
+from advise_ray.evaluation.outcome import Outcome
+from advise_ray.evaluation.probes import probe
+from advise_ray.evaluation.run import Protocol, score
+from advise_ray.evaluation.subject import find_subject
+from advise_ray.experiment.bootstrap import Correct
+from advise_ray.model.ifm import kept_ifm
+from advise_ray.training.local import train_here
+from advise_ray.training.run_dir import run_dir_of
+from advise_ray.video.manifest import read_manifest, split_videos, videos
+from advise_ray.video.pool import read_videos
+from advise_ray.video.sampling import spread_clips
+
+IFM_ALONE = ("model.tmm.arch=none", "model.sfu.temporal_centering=false", "model.head.looks_weight=0")
+SETTINGS = Settings(num_crops=1)
+"""Ten clips a video, the centre of each: what a feature cache has."""
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """How the runs of an experiment are configured.
+
+    Attributes:
+        finetune: recipe; its steps are `finetune_steps`, however many videos there are to learn from.
+        pretrain_steps: None: as many epochs as the recipe has.
+        features: the cache of all videos.
+    """
+
+    finetune: str
+    out: Path
+    features: Path
+    overrides: tuple[str, ...]
+    finetune_steps: int
+    pretrain_steps: int | None
+    processes: int
+
+    def pretrain(self, recipe: str, name: str, seed: int, manifests: Sequence[Path]) -> Path:
+        """Pretrain on a pool, or find it done; returns the run."""
+        config = self._config(recipe, name, seed, manifests)
+        if self.pretrain_steps is not None:
+            config = _for_steps(config, self.pretrain_steps)
+        return self._run(config)
+
+    def finetuned(self, name: str, seed: int, manifest: Path, lr: float, init_from: Path | None) -> Correct:
+        """Fine-tune on a set's training videos, all of them; which of its test videos are recognised after it."""
+        own = ["data.val_split=null", "data.val_fraction=0", f"optim.lr={lr}", f"model.init_from={_quoted(init_from)}"]
+        config = self._config(self.finetune, name, seed, [manifest], *own)
+        return judge(self._run(_for_steps(config, self.finetune_steps)), "multiview")
+
+    def probe(self, manifest: Path) -> dict[str, Correct]:
+        """See `linear_probes`."""
+        return linear_probes(self._config(self.finetune, "probe", 0, [manifest], "model.init_from=null"), manifest)
+
+    def _run(self, config: Config) -> Path:
+        run_dir = run_dir_of(config)
+        if _is_done(run_dir) and load(run_dir / "config.yaml") == config:
+            return run_dir
+        ifm = kept_ifm(config.model.ifm, config.augment.crop_size_px)
+        return Path(train_here(config, ifm=ifm, processes_on_node=self.processes)["run_dir"])
+
+    def _config(self, recipe: str, name: str, seed: int, manifests: Sequence[Path], *own: str) -> Config:
+        listed = json.dumps([str(path) for path in manifests] if len(manifests) > 1 else str(manifests[0]))
+        where = [f"data.manifest={listed}", f"data.features={_quoted(self.features)}"]
+        where += [f"storage.path={_quoted(self.out / 'runs')}", f"tracking.run_name={name}", f"seed={seed}"]
+        often = ["train.val_every_epochs=1000000", "train.checkpoint_every_epochs=10", "train.keep_checkpoints=1"]
+        return load(recipe, [*self.overrides, *where, *often, *own])
+
+
+def judge(target: Path, protocol: Protocol, *overrides: str) -> Correct:
+    """Which test videos a protocol recognises; of `retrieval`, by the nearest training video."""
+    predictions = _score(target, protocol, overrides).predictions
+    return {row["video_id"]: float(row["prediction"] == row["label"]) for row in predictions}
+
+
+def rates(target: Path, manifest: Path) -> dict[str, float]:
+    """PRP top-1 of a pretraining run on the videos of a set that it has not trained on, honest and by control."""
+    return _score(target, "pretext", [f"data.manifest={_quoted(manifest)}"]).metrics
+
+
+def _score(target: Path, protocol: Protocol, overrides: Sequence[str]) -> Outcome:
+    config = load(target / "config.yaml", overrides)
+    ifm = kept_ifm(config.model.ifm, config.augment.crop_size_px)
+    settings = SETTINGS
+    if protocol == "knn":  # fewer neighbours where there are not as many
+        known = labelled_split(read_videos(config.data), config.data, None, []).train
+        settings = replace(SETTINGS, k=min(SETTINGS.k, len(known)))
+    _, outcomes, _ = score(find_subject(target, list(overrides), ifm), protocol, settings=settings)
+    (outcome,) = outcomes.values()
+    return outcome
+
+
+def linear_probes(config: Config, manifest: Path) -> dict[str, Correct]:
+    """What a linear classifier makes of a clip's mean feature, and of its mean absolute change from frame to frame.
+
+    Neither has a temporal module: they say what the image model alone shows of a set.
+    """
+    table = read_manifest(manifest)
+    every, store = videos(table), FeatureStore(str(config.data.features))
+    split = labelled_split(table, config.data, None, [])
+    statistics = {row: _statistics(config, store, every[row]) for row in (*split.train, *split.test)}
+    found: dict[str, Correct] = {}
+    for place, name in enumerate(("mean", "change")):
+        train, test = (np.stack([statistics[row][place] for row in rows]) for rows in (split.train, split.test))
+        labels, groups = split.labels[split.train], split.groups[split.train]
+        probed = probe(
+            train, labels, groups, test, len(split.names), attentive=False, seed=0, device=torch.device("cpu")
+        )
+        right = probed.scores.argmax(axis=1) == split.labels[split.test]
+        found[name] = {every[row].video_id: float(each) for row, each in zip(split.test, right, strict=True)}
+    return found
+
+
+def _statistics(config: Config, store: FeatureStore, video: Any) -> tuple[Floats, Floats]:
+    """float32[K, C] each: mean over frames and cells, and mean absolute difference of neighbouring frames."""
+    clips = spread_clips(len(video.frames), played_clip(config), SETTINGS.num_clips, video.fps) + video.frames.start
+    features = np.empty((*clips.shape, *store.identity.frame_shape), dtype=np.float16)
+    store.read_into(list(features), video, store.snap(video, clips), [0] * len(clips))
+    wide = features.astype(np.float32)
+    return wide.mean(axis=(1, 2, 3)), np.abs(np.diff(wide, axis=1)).mean(axis=(1, 2, 3))
+
+
+def _is_done(run_dir: Path) -> bool:
+    result = run_dir / "result.json"
+    return result.exists() and json.loads(result.read_text())["status"] == "FINISHED"
+
+
+def _for_steps(config: Config, steps: int) -> Config:
+    """With as many epochs as make up so many steps."""
+    num_videos = len(split_videos(read_videos(config.data), config.data).train)
+    epochs = max(1, round(steps / math.ceil(num_videos / videos_per_step(config))))
+    return config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})
+
+
+def _quoted(path: Path | None) -> str:
+    return json.dumps(None if path is None else str(path))

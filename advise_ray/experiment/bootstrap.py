@@ -1,0 +1,69 @@
+"""Intervals by resampling: over seeds and test videos with the sets as they are, and over sets too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 2000
+Correct = Mapping[str, float]
+"""video_id → 1 where it was recognised, else 0; of two arms, the difference."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired(ours: Correct, theirs: Correct) -> Correct:
+    """How much better one arm did on each video of the same test."""
+    return {video_id: ours[video_id] - theirs[video_id] for video_id in ours}
+
+
+def mean_over_sets(sets: Mapping[str, Mapping[int, Correct]], *, over_sets: bool = False, seed: int = 0) -> Interval:
+    """The mean over sets of the mean over seeds of the mean over test videos.
+
+    A draw takes seeds, the same for all sets since a seed's pretraining is, and test videos, the same for all seeds of
+    a set, with replacement. Each set counts alike, however many videos it has.
+
+    Args:
+        sets: name → seed → its test. Seeds may test on different videos.
+        over_sets: draw the sets too: what to expect of a set that is none of these.
+    """
+    rng = np.random.default_rng(seed)
+    seeds = sorted({each for tests in sets.values() for each in tests})
+    tables = [_table(tests, seeds) for tests in sets.values()]
+    draws = np.empty(DRAWS)
+    for number in range(DRAWS):
+        chosen = rng.integers(len(seeds), size=len(seeds))
+        which: Sequence[int] = rng.integers(len(tables), size=len(tables)).tolist() if over_sets else range(len(tables))
+        draws[number] = np.nanmean([_mean(tables[place], rng, chosen) for place in which])
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    mean = float(np.nanmean([np.nanmean(np.nanmean(table, axis=1)) for table in tables]))
+    return Interval(mean, float(low), float(high))
+
+
+def _table(tests: Mapping[int, Correct], seeds: Sequence[int]) -> NDArray[np.float64]:
+    """float64[seeds, videos], nan where a seed does not test on a video."""
+    videos = {video_id: place for place, video_id in enumerate(sorted(set().union(*tests.values())))}
+    table = np.full((len(seeds), len(videos)), np.nan)
+    for row, seed in enumerate(seeds):
+        for video_id, value in tests.get(seed, {}).items():
+            table[row, videos[video_id]] = value
+    return table
+
+
+def _mean(table: NDArray[np.float64], rng: np.random.Generator, seeds: NDArray[np.int64]) -> float:
+    """Of one draw; a video that was drawn twice counts twice."""
+    videos = table.shape[1]
+    weights = np.bincount(rng.integers(videos, size=videos), minlength=videos) * ~np.isnan(table[seeds])
+    sums, counts = (weights * np.nan_to_num(table[seeds])).sum(axis=1), weights.sum(axis=1)
+    tested = counts > 0
+    return float((sums[tested] / counts[tested]).mean()) if tested.any() else np.nan

@@ -1,0 +1,107 @@
+"""The sets of a suite: for each seed and each number of labels, a manifest of what is learnt from and tested on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advise_ray.errors import UsageError
+from advise_ray.video.dealing import deal
+from advise_ray.video.manifest import groups, read_manifest, write_manifest
+from advise_ray.video.sampling import keyed_rng
+
+FOLDS = 2
+"""Of the training videos, by which learning rates are chosen."""
+UNUSED = "unused"
+"""Split of the videos that a run does not see."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A manifest with labels and test videos.
+
+    With several official splits, each seed has another one, by turns: where few recordings are held out at a time, all
+    are in their turn.
+
+    Attributes:
+        folder: of the manifests that are made of it.
+    """
+
+    name: str
+    manifest: Path
+    folder: Path
+
+    def of_seed(self, seed: int) -> Path:
+        """With all labels."""
+        return self._write(f"split-{self._split(seed) + 1}", self._rows(seed))
+
+    def few_labels(self, seed: int, labels: int) -> Path:
+        """With so many training videos of each class, drawn by the seed."""
+        rows = self._rows(seed)
+        by_class = defaultdict(list)
+        for place, row in enumerate(rows):
+            if row["split"] == "train" and row["label"] is not None:
+                by_class[row["label"]].append(place)
+        for label, places in by_class.items():
+            rng = keyed_rng(seed, "labels", self.name, label)  # the first four are among the first eight
+            for left_out in rng.permutation(places)[labels:]:
+                rows[left_out]["split"] = UNUSED
+        return self._write(f"seed-{seed}-labels-{labels}", rows)
+
+    def fold(self, seed: int, number: int) -> Path:
+        """Training videos alone, some of them (whole groups) held out for testing."""
+        rows = self._rows(seed)
+        free = [row for row in rows if row["split"] == "train" and row["label"] is not None]
+        classes = [str(row["label"]) for row in free]
+        for row in rows:
+            row["split"] = UNUSED
+        for row, part in zip(free, deal(classes, [row["group"] for row in free], [1 / FOLDS] * FOLDS), strict=True):
+            row["split"] = "test" if part == number else "train"
+        return self._write(f"split-{self._split(seed) + 1}-fold-{number}", rows)
+
+    def _split(self, seed: int) -> int:
+        every = read_manifest(self.manifest).column("official_splits").to_pylist()
+        return seed % max((len(splits) for splits in every if splits), default=1)
+
+    def _rows(self, seed: int) -> list[Row]:
+        table, number = read_manifest(self.manifest), self._split(seed)
+        rows: list[Row] = table.to_pylist()
+        for row, group in zip(rows, groups(table), strict=True):
+            row["group"] = group
+            if row["official_splits"]:
+                row["split"] = row["official_splits"][number]
+        return rows
+
+    def _write(self, name: str, rows: Sequence[Row]) -> Path:
+        path = self.folder / f"{self.name}-{name}.parquet"
+        if not path.exists():
+            write_manifest(list(rows), path)
+        return path
+
+
+def read_suite(manifests: Sequence[Path], folder: Path) -> list[LabelledSet]:
+    """The sets, called by their manifests' names.
+
+    Raises:
+        UsageError: two of the same name, or one without labels or test videos.
+    """
+    sets = [LabelledSet(path.stem, path, folder) for path in manifests]
+    names = [each.name for each in sets]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--manifest: two of one name ({', '.join(names)}); rename a file")
+    for each in sets:
+        rows = each._rows(0)
+        has: Callable[[str], bool] = lambda split: any(  # noqa: E731
+            row["split"] == split and row["label"] is not None
+            for row in rows  # noqa: B023
+        )
+        if not (has("train") and has("test")):
+            raise UsageError(
+                f"--manifest: {each.manifest} has no labelled training videos, or no test videos; index it with its "
+                "lists, or with --test-fraction"
+            )
+    return sets
