@@ -36,6 +36,7 @@ def row(video_id: str = "a.mp4", **values: object) -> dict[str, object]:
         "class_name": None,
         "split": None,
         "official_splits": None,
+        "group": None,
         "start_frame": None,
         "end_frame": None,
         "num_frames": 120,

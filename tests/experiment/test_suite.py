@@ -1,0 +1,71 @@
+"""What each run of an experiment learns from and is tested on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from advise_ray.errors import UsageError
+from advise_ray.experiment.suite import UNUSED, read_suite
+from advise_ray.video.manifest import read_manifest, write_manifest
+from tests.video.test_manifest import row
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """Two classes, six people, two splits by turns."""
+    rows = []
+    for number in range(24):
+        person = number % 6
+        split = ["test" if person < 2 else "train", "test" if person >= 4 else "train"]
+        own = {"label": number // 12, "class_name": "ab"[number // 12], "group": str(person)}
+        rows.append(row(f"{number}.mp4", split=split[0], official_splits=split, **own))
+    write_manifest(rows, tmp_path / "people.parquet")
+    return tmp_path / "people.parquet"
+
+
+def splits(path: Path) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for each in read_manifest(path).to_pylist():
+        found.setdefault(each["split"], set()).add(each["video_id"])
+    return found
+
+
+def test_seeds_take_the_official_splits_by_turns(people: Path, tmp_path: Path) -> None:
+    (only,) = read_suite([people], tmp_path / "out")
+    first, second, third = (splits(only.of_seed(seed)) for seed in range(3))
+    assert first == third != second
+    assert not first["test"] & second["test"]
+
+
+def test_few_labels_are_drawn_anew_by_each_seed_and_from_training_alone(people: Path, tmp_path: Path) -> None:
+    (only,) = read_suite([people], tmp_path / "out")
+    every, four, two, other = (
+        splits(path) for path in (only.of_seed(0), only.few_labels(0, 4), only.few_labels(0, 2), only.few_labels(2, 4))
+    )
+    assert four["test"] == every["test"]
+    assert four["train"] | four[UNUSED] == every["train"]
+    assert two["train"] < four["train"] != other["train"]
+    labels = [each["label"] for each in read_manifest(only.few_labels(0, 4)).to_pylist() if each["split"] == "train"]
+    assert sorted(labels) == [0] * 4 + [1] * 4
+
+
+def test_folds_hold_whole_groups_of_training_videos_out_and_no_test_video(people: Path, tmp_path: Path) -> None:
+    (only,) = read_suite([people], tmp_path / "out")
+    every, folds = splits(only.of_seed(0)), [splits(only.fold(0, number)) for number in range(2)]
+    assert folds[0]["train"] == folds[1]["test"]
+    assert folds[0]["train"] | folds[0]["test"] == every["train"]
+    group = {each["video_id"]: each["group"] for each in read_manifest(people).to_pylist()}
+    assert not {group[each] for each in folds[0]["train"]} & {group[each] for each in folds[0]["test"]}
+
+
+def test_a_set_without_labels_or_tests_and_two_of_one_name_are_refused(people: Path, tmp_path: Path) -> None:
+    write_manifest([row("a.mp4"), row("b.mp4")], tmp_path / "footage.parquet")
+    with pytest.raises(UsageError, match=r"footage.parquet has no labelled training videos, or no test videos"):
+        read_suite([tmp_path / "footage.parquet"], tmp_path / "out")
+    (tmp_path / "again").mkdir()
+    other = tmp_path / "again" / "people.parquet"
+    other.write_bytes(people.read_bytes())
+    with pytest.raises(UsageError, match="two of one name"):
+        read_suite([people, other], tmp_path / "out")
