@@ -29,7 +29,14 @@ from advise_ray.video.manifest import read_manifest, split_videos, videos
 from advise_ray.video.pool import read_videos
 from advise_ray.video.sampling import spread_clips
 
-IFM_ALONE = ("model.tmm.arch=none", "model.sfu.temporal_centering=false", "model.head.looks_weight=0")
+IFM_ALONE = (
+    "model.tmm.arch=none",
+    "model.sfu.temporal_centering=false",
+    "model.sfu.standardise=false",
+    "model.head.looks_weight=0",
+    "model.head.normalise=false",
+    "model.head.pooling=mean",
+)
 SETTINGS = Settings(num_crops=1)
 """Ten clips a video, the centre of each: what a feature cache has."""
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from advise_ray.config import Config, IFMConfig, SFUConfig
 from advise_ray.errors import ConfigError
-from advise_ray.model.heads import Looks, build_head, build_pool
+from advise_ray.model.heads import Looks, build_head, build_pool, pooled_dim
 from advise_ray.model.ifm import IFM, build_ifm, empty_ifm
 from advise_ray.model.r3d import EMBEDDING_DIM, Pixels, build_r3d50
 from advise_ray.model.sfu import SFU, output_shape
@@ -21,7 +21,7 @@ class TemporalModel(nn.Module):
     """All that is trained, wrapped in DDP and saved: TMM, pooling, head, and what belongs to them.
 
     The embedding is the pooled output of the TMM (E numbers) and, where there are `looks`, behind it the clip's mean
-    feature (C numbers), both at deviation 1.
+    feature (C numbers).
 
     With `freeze_tmm` (linear probe) the TMM is as frozen as the image model: no gradients, and eval mode always, so
     that its batch-norm statistics do not move either.
@@ -73,7 +73,7 @@ class TemporalModel(nn.Module):
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """float[B, C, T, s, s] → embedding float[B, E], with looks float[B, E + C]."""
         motion: torch.Tensor = self.pool(self.tokens(x))
-        return motion if self.looks is None else self.looks(motion, x)
+        return motion if self.looks is None else torch.cat([motion, self.looks(x)], dim=1)
 
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
         """Embedding → logits float[B, classes]. The head of PRP sees the motion alone, which comes first."""
@@ -196,13 +196,14 @@ def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, i
         tmm = build_r3d50() if is_rival else build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
         pool, weight = build_pool(model.head, dim), model.head.looks_weight
         sees_looks = weight > 0 and config.task == "action"
-        head = build_head(model.head, dim + channels if sees_looks else dim, num_classes)
+        motion_dim = pooled_dim(model.head, dim)
+        head = build_head(model.head, motion_dim + channels if sees_looks else motion_dim, num_classes)
         temporal = TemporalModel(
             tmm,
             pool,
             head,
             standardise=nn.BatchNorm3d(channels, affine=False) if sfu.standardise else None,
-            looks=Looks(dim, channels, weight, centres=sfu.temporal_centering) if weight else None,
+            looks=Looks(channels, weight, centres=sfu.temporal_centering) if weight else None,
             decoder=nn.Conv3d(dim, channels, 1) if config.pretext.masked_frames else None,
             freeze_tmm=model.freeze_tmm,
         )

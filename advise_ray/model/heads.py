@@ -32,32 +32,49 @@ class AttentivePool(nn.Module):
         return seen.squeeze(1)
 
 
-class Looks(nn.Module):
-    """Makes the embedding out of motion, what the TMM gives, and looks, the clip's mean feature (two streams, as in
-    arXiv 1406.2199, of one image model).
+class MeanMaxPool(nn.Module):
+    """The average over all cells, and the average over time of the strongest cell of each frame."""
 
-    Both are brought to mean 0 and deviation 1 by channel, by running averages, so that neither drowns the other in a
-    distance; looks then count by `weight`.
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[B, E, T, s, s] → float[B, 2 E]."""
+        return torch.cat([x.mean((2, 3, 4)), x.amax((3, 4)).mean(2)], dim=1)
+
+
+class Looks(nn.Module):
+    """A clip's looks: its mean feature, at mean 0 and deviation 1 by channel, times a weight.
+
+    Beside what moves it is the other of two streams (arXiv 1406.2199), out of one image model.
     """
 
-    def __init__(self, motion_dim: int, channels: int, weight: float, *, centres: bool) -> None:
+    def __init__(self, channels: int, weight: float, *, centres: bool) -> None:
         super().__init__()
-        self.motion = nn.BatchNorm1d(motion_dim, affine=False)
-        self.mean = nn.BatchNorm1d(channels, affine=False)
+        self.norm = nn.BatchNorm1d(channels, affine=False)
         self.weight, self.centres = weight, centres
 
     def leave(self, x: torch.Tensor) -> torch.Tensor:
         """What the TMM sees of the features float[B, C, T, s, s]: all, or without their mean over time."""
         return x - x.mean(2, keepdim=True) if self.centres else x
 
-    def forward(self, motion: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """float[B, E] and features float[B, C, T, s, s] → float[B, E + C]."""
-        return torch.cat([self.motion(motion), self.weight * self.mean(x.mean((2, 3, 4)))], dim=1)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features float[B, C, T, s, s] → float[B, C]."""
+        looks: torch.Tensor = self.weight * self.norm(x.mean((2, 3, 4)))
+        return looks
 
 
 def build_pool(config: HeadConfig, dim: int) -> nn.Module:
-    """float[B, dim, T, s, s] → embedding float[B, dim]."""
-    return AttentivePool(dim, config.num_heads) if config.pooling == "attention" else MeanPool()
+    """float[B, dim, T, s, s] → embedding float[B, pooled_dim(config, dim)]."""
+    if config.pooling == "attention":
+        pool: nn.Module = AttentivePool(dim, config.num_heads)
+    else:
+        pool = MeanMaxPool() if config.pooling == "mean_max" else MeanPool()
+    if not config.normalise:
+        return pool
+    return nn.Sequential(pool, nn.BatchNorm1d(pooled_dim(config, dim), affine=False))
+
+
+def pooled_dim(config: HeadConfig, dim: int) -> int:
+    """Channels of the embedding of motion, of a TMM that gives `dim`."""
+    return 2 * dim if config.pooling == "mean_max" else dim
 
 
 def build_head(config: HeadConfig, in_dim: int, num_classes: int) -> nn.Sequential:

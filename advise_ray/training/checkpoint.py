@@ -120,7 +120,7 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | 
 def init_tmm(source: Path, config: Config, temporal: TemporalModel, ifm_sha256: str) -> None:
     """Fill a TMM from a checkpoint, or from the best one of a run (`model.init_from`); the head stays fresh.
 
-    What belongs to the TMM comes with it: the running averages of its input, and of the embedding.
+    The running averages of its input come with it.
 
     Raises:
         ConfigError: there is no checkpoint, or its TMM has learnt on other features or has another shape.
@@ -128,10 +128,9 @@ def init_tmm(source: Path, config: Config, temporal: TemporalModel, ifm_sha256: 
     path = find(source, "model.init_from")
     check_features(path, config, ifm_sha256, "model.init_from")
     tensors = safetensors.torch.load_file(path / "model.safetensors")
-    parts = {"tmm": temporal.tmm, "standardise": temporal.standardise, "looks": temporal.looks}
-    for name, part in parts.items():
-        own = {key.removeprefix(f"{name}."): tensors[key] for key in tensors if key.startswith(f"{name}.")}
-        if part is not None and (own or name == "tmm"):
+    for name, part in (("tmm", temporal.tmm), ("standardise", temporal.standardise)):
+        if part is not None:
+            own = {key.removeprefix(f"{name}."): tensors[key] for key in tensors if key.startswith(f"{name}.")}
             _fill(part, own, path)
 
 

@@ -34,7 +34,12 @@ def test_the_learning_rate_is_the_one_that_does_best_on_training_folds(tmp_path:
 def test_the_whole_experiment_and_going_on_with_it(
     manifest: Path, configure: Configure, tmp_path: Path, tiny: tuple[str, ...], beside: dict[str, str]
 ) -> None:
-    own = [*tiny, "data.manifest=null", "model.head.looks_weight=0.5", "model.sfu.standardise=true"]
+    own = [
+        *tiny,
+        "data.manifest=null",
+        "model.head={hidden_dim: 16, looks_weight: 0.5, normalise: true, pooling: mean_max}",
+        "model.sfu.standardise=true",
+    ]
     (tmp_path / "pretrain.yaml").write_text(to_yaml(load(None, [*own, "pretext.masked_frames=1"])))
     (tmp_path / "rates.yaml").write_text(to_yaml(load(None, own)))
     (tmp_path / "finetune.yaml").write_text(to_yaml(load(None, [*own, "task=action"])))

@@ -166,3 +166,31 @@ def test_a_run_goes_on_by_its_own_configuration_alone(
 def test_one_process_takes_recipes_for_many_workers(configure: Configure, features: Path) -> None:
     many = ("train={num_workers: 4, global_batch_size: 8, use_gpu: false}", f"data.features={features}")
     assert train_here(configure("of-four", *many))["status"] == "FINISHED"
+
+
+def test_a_pool_is_trained_on_with_hidden_frames_and_fine_tuned_from_with_looks(
+    configure: Configure, manifest: Path, features: Path, tmp_path: Path
+) -> None:
+    rows = read_manifest(manifest).to_pylist()
+    for name, part in (("labelled", rows[::2]), ("footage", [{**row, "split": None} for row in rows[1::2]])):
+        write_manifest(part, tmp_path / f"{name}.parquet")
+    pool = f"data.manifest=[{tmp_path / 'footage.parquet'}, {tmp_path / 'labelled.parquet'}]"
+    model = "model={sfu: {standardise: true}, head: {looks_weight: 0.5, normalise: true, pooling: mean_max}}"
+    tmm = "model.tmm={num_blocks: 1, inner_dim: 16, out_dim: 32}"
+    ifm = "model.ifm={name: 'timm:test_efficientnet', weights: none, precision: fp32}"
+    shared = (model, tmm, ifm, f"data.features={features}")
+    first = train_here(configure("pool", *shared, pool, "pretext.masked_frames=1", "data.log_clips=true"))
+    trained_on = {clip[2] for clip in clips_trained_on(first)}
+    held_out = {row["video_id"] for row in rows[::2] if row["split"] == "test"}
+    assert trained_on == {row["video_id"] for row in rows} - held_out
+    once = train_here(configure("pool-rates", *shared, pool))
+    assert losses(first) != losses(once)
+    labelled = f"data.manifest={tmp_path / 'labelled.parquet'}"
+    own = ("task=action", labelled, "data.val_split=null", "data.val_fraction=0", f"model.init_from={first['run_dir']}")
+    result = train_here(configure("from-pool", *shared, *own, "optim.tmm_lr_factor=1e-9", "optim.weight_decay=0"))
+    before, after = weights(first), weights(result)
+    assert after["head.0.weight"].shape[1] == 2 * 32 + 64  # mean and max of motion, and looks
+    for name in ("tmm.0.branch.0.weight", "standardise.running_var"):
+        assert torch.allclose(before[name], after[name], rtol=0.5, atol=1e-3)
+    (run_dir, target) = Path(result["run_dir"]), Path(first["run_dir"])
+    assert load(run_dir / "config.yaml").model.init_from == str(target)

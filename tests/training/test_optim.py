@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advise_ray.config import OptimConfig
-from advise_ray.training.optim import learning_rate
+from advise_ray.config import OptimConfig, load
+from advise_ray.model.advise import build_advise
+from advise_ray.training.optim import build_optimizer, learning_rate
 
 LR = 1e-3
 
@@ -56,3 +57,15 @@ def test_constant_stays_where_the_warm_up_led() -> None:
 def test_a_run_shorter_than_its_warm_up_only_rises() -> None:
     rates = curve(warmup_epochs=5, steps_per_epoch=3, epochs=2)
     assert rates == pytest.approx([LR * step / 7 for step in range(1, 7)])
+
+
+def test_a_pretrained_module_may_go_slower_than_its_head(tiny: tuple[str, ...]) -> None:
+    model = build_advise(load(None, [*tiny, "model.head.normalise=true"]), 3).temporal
+    (all_alike,) = build_optimizer(model, OptimConfig()).param_groups
+    assert (len(all_alike["params"]), all_alike["factor"]) == (len(list(model.parameters())), 1.0)
+    slow, fast = build_optimizer(model, OptimConfig(tmm_lr_factor=0.1)).param_groups
+    assert {id(each) for each in slow["params"]} == {id(each) for each in model.tmm.parameters()}
+    assert (slow["factor"], fast["factor"]) == (0.1, 1.0)
+    assert len(slow["params"]) + len(fast["params"]) == len(all_alike["params"])
+    probe = build_advise(load(None, [*tiny, "model.freeze_tmm=true"]), 3).temporal
+    assert [group["factor"] for group in build_optimizer(probe, OptimConfig(tmm_lr_factor=0.1)).param_groups] == [1.0]
