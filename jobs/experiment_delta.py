@@ -34,7 +34,7 @@ from advise_ray.experiment.run import Experiment, Results, run
 from advise_ray.experiment.suite import read_suite
 from advise_ray.tracking import RunTracker
 
-RATES = "3e-4,1e-3,3e-3"
+RATES = "1e-3,3e-3"
 
 
 def _labels(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int | None, ...]:
