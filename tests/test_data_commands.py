@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from advise_ray.cli import main
 from advise_ray.cli.data import data
 from advise_ray.video.layouts import LAYOUTS
+from advise_ray.video.manifest import read_manifest
 from advise_ray.video.synth import synthesize
 
 
@@ -62,3 +63,18 @@ def test_what_does_not_go_together_is_said(arguments: list[str], problem: str) -
     code, stdout, stderr = run("index", "--videos", "v", "--out", "m.parquet", *arguments)
     assert (code, stdout) == (2, "")
     assert problem in stderr
+
+
+def test_a_test_split_is_made_and_kept_in_the_manifest(local_ray: None, tmp_path: Path) -> None:
+    synthesize(tmp_path, 12, seed=0, layout="ucf101")
+    where = ["--format", "folder", "--videos", str(tmp_path / "videos"), "--out", str(tmp_path / "m.parquet")]
+    code, stdout, _ = run("index", *where, "--test-fraction", "0.5", "--group-by", r"_(g\d+)_", "--json")
+    assert code == 0
+    summary = json.loads(stdout)
+    rows = read_manifest(tmp_path / "m.parquet").to_pylist()
+    assert summary["splits"].keys() == {"train", "test"}
+    assert {row["group"] for row in rows} == {row["video_id"].split("_")[2] for row in rows}
+    assert all(sorted(row["official_splits"]) == ["test", "train"] for row in rows)
+    code, _, stderr = run("index", *where, "--group-by", "g")
+    assert code == 2
+    assert "--group-by says what --test-fraction holds out; give both" in stderr

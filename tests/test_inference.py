@@ -17,12 +17,15 @@ from advise_ray import tracking
 from advise_ray.config import load
 from advise_ray.embed import clips_of, embed
 from advise_ray.errors import ExportError, UsageError, VideoDecodeError
+from advise_ray.evaluation.actions import Settings
+from advise_ray.evaluation.run import evaluate
 from advise_ray.export import export
 from advise_ray.inference import VideoModel
+from advise_ray.training.local import train_here
 from advise_ray.video.augment import centre
 from advise_ray.video.decode import decode
 from advise_ray.video.manifest import Video, read_manifest, videos
-from tests.conftest import Run
+from tests.conftest import Configure, Run
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +134,24 @@ def test_onnx_computes_the_same(run_dir: Path, model: VideoModel, tmp_path: Path
     np.testing.assert_allclose(embedding, model.encode(clips), atol=5e-3)
     with torch.inference_mode():
         assert (logits.argmax(1) == model(clips).argmax(1).numpy()).all()
+
+
+def test_an_embedding_of_motion_and_looks_goes_where_others_go(
+    configure: Configure, features: Path, manifest: Path, tmp_path: Path
+) -> None:
+    head = "model.head={looks_weight: 0.5, normalise: true, pooling: mean_max, hidden_dim: 16}"
+    run = train_here(configure("looks", head, "model.sfu.standardise=true", f"data.features={features}"))
+    model = advise_ray.load(run["run_dir"])
+    clips = torch.randint(0, 256, (3, 4, 96, 96, 3), dtype=torch.uint8)
+    assert model.encode(clips).shape == (3, 2 * 32 + 64)
+    assert model(clips).shape == (3, 3)
+    for kind in ("safetensors", "onnx"):
+        assert export(run["run_dir"], tmp_path / kind, kind)["max_difference"] < 1e-3
+    out = tmp_path / "embeddings.parquet"
+    embed(run["run_dir"], str(manifest), out)
+    assert {len(row) for row in pq.read_table(out).column("embedding").to_pylist()} == {2 * 32 + 64}
+    found = evaluate(run["run_dir"], "knn", settings=Settings(num_clips=2, k=3))
+    assert found["videos"] == 8
 
 
 def test_an_export_that_is_something_else_is_refused(

@@ -41,7 +41,8 @@ FITTING = [path for path in SHIPPED if path.stem.startswith(("finetune", "linear
 
 @pytest.mark.parametrize("path", FITTING, ids=lambda path: path.stem)
 def test_what_follows_pretraining_has_its_features_and_never_sees_a_test_video(path):
-    pretraining = load(recipes.find("quickstart" if "quickstart" in path.stem else "pretrain_ucf101_plus"))
+    before = {"finetune_quickstart": "quickstart", "finetune_footage": "pretrain_footage"}
+    pretraining = load(recipes.find(before.get(path.stem, "pretrain_ucf101_plus")))
     config = load(path)
     assert config.model.init_from is not None
     for part in ("ifm", "sfu", "tmm"):

@@ -124,9 +124,7 @@ class ModelConfig(Section):
                 "with model.tmm.arch=none set it to false"
             )
         if self.head.looks_weight and not self.head.normalise:
-            raise ValueError(
-                "model.head.looks_weight: needs head.normalise=true, lest one part drowns the other"
-            )
+            raise ValueError("model.head.looks_weight: needs head.normalise=true, lest one part drowns the other")
         if self.kind == "r3d50" and (self.head.looks_weight or self.sfu.standardise):
             raise ValueError("model.kind: r3d50 has no features; leave head.looks_weight and sfu.standardise out")
         return self
