@@ -56,10 +56,12 @@ class LabelledSet:
         """Training videos alone, some of them (whole groups) held out for testing."""
         rows = self._rows(seed)
         free = [row for row in rows if row["split"] == "train" and row["label"] is not None]
-        classes = [str(row["label"]) for row in free]
+        classes, held_together = [str(row["label"]) for row in free], [row["group"] for row in free]
+        if len(set(held_together)) < FOLDS:  # of one recording: clips of it are all there is to choose by
+            held_together = [row["video_id"] for row in free]
         for row in rows:
             row["split"] = UNUSED
-        for row, part in zip(free, deal(classes, [row["group"] for row in free], [1 / FOLDS] * FOLDS), strict=True):
+        for row, part in zip(free, deal(classes, held_together, [1 / FOLDS] * FOLDS), strict=True):
             row["split"] = "test" if part == number else "train"
         return self._write(f"split-{self._split(seed) + 1}-fold-{number}", rows)
 

@@ -74,7 +74,8 @@ def test_what_cannot_be_tested_is_refused_with_the_reason():
 def test_videos_that_the_actions_were_learnt_from_are_no_test(tmp_path: Path):
     write_manifest(table().to_pylist(), tmp_path / "m.parquet")
     own, second = (labelled_split(table(), DATA, number, ()) for number in (None, 2))
-    refuse_seen(tmp_path / "m.parquet", "train", table(), own.test)
+    trained_on = DataConfig(manifest=str(tmp_path / "m.parquet"))
+    refuse_seen(trained_on, table(), own.test)
     with pytest.raises(UsageError, match=r"2 of the 2 test videos .* such as jump_g01_c01\.avi"):
-        refuse_seen(tmp_path / "m.parquet", "train", table(), second.test)
-    refuse_seen(tmp_path / "gone.parquet", "train", table(), second.test)
+        refuse_seen(trained_on, table(), second.test)
+    refuse_seen(DataConfig(manifest=str(tmp_path / "gone.parquet")), table(), second.test)

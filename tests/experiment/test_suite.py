@@ -60,6 +60,13 @@ def test_folds_hold_whole_groups_of_training_videos_out_and_no_test_video(people
     assert not {group[each] for each in folds[0]["train"]} & {group[each] for each in folds[0]["test"]}
 
 
+def test_videos_of_one_recording_are_folded_one_by_one(people: Path, tmp_path: Path) -> None:
+    rows = [{**each, "group": "all", "official_splits": None} for each in read_manifest(people).to_pylist()]
+    write_manifest(rows, tmp_path / "one.parquet")
+    (only,) = read_suite([tmp_path / "one.parquet"], tmp_path / "out")
+    assert [len(splits(only.fold(0, number))["test"]) for number in range(2)] == [8, 8]
+
+
 def test_a_set_without_labels_or_tests_and_two_of_one_name_are_refused(people: Path, tmp_path: Path) -> None:
     write_manifest([row("a.mp4"), row("b.mp4")], tmp_path / "footage.parquet")
     with pytest.raises(UsageError, match=r"footage.parquet has no labelled training videos, or no test videos"):

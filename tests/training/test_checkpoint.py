@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from advise_ray.config import Config, OptimConfig, load
+from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
 from advise_ray.model.advise import build_advise
 from advise_ray.training import checkpoint
@@ -22,7 +22,7 @@ Trained = tuple[nn.Module, torch.optim.Optimizer]
 def trained(seed: int, steps: int = 3, width: int = 4) -> Trained:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width))
-    optimizer = build_optimizer(model.parameters(), OptimConfig())
+    optimizer = torch.optim.AdamW(model.parameters())
     for step in range(steps):
         train_step(model, optimizer, step)
     return model, optimizer
@@ -63,7 +63,7 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
 def test_the_files_are_read_without_executing_anything(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     config = load(None, tiny)
     model = build_advise(config, 3).temporal
-    optimizer = build_optimizer(model.parameters(), config.optim)
+    optimizer = build_optimizer(model, config.optim)
     model(torch.randn(2, 64, 4, 3, 3)).sum().backward()
     optimizer.step()
     path = checkpoint.save(tmp_path, config, model, optimizer, State(1))

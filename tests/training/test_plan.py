@@ -268,7 +268,7 @@ def pretrained(run_dir: Path, config: Config) -> Path:
     model = build_advise(config, 3)
     for tensor in model.temporal.tmm.state_dict().values():
         tensor.fill_(1)
-    optimizer = build_optimizer(model.temporal.parameters(), config.optim)
+    optimizer = build_optimizer(model.temporal, config.optim)
     state = checkpoint.State(step=1, ifm_sha256=model.ifm.hash_weights())
     return checkpoint.save(run_dir, config, model.temporal, optimizer, state)
 
