@@ -87,7 +87,7 @@ def _read(split: Any) -> tuple[int, float]:
 def checkpoint_cost(config: Config, folder: Path) -> Row:
     """Seconds and bytes of a checkpoint of the paper's module, its optimizer filled."""
     model = build_advise(config, 4).temporal
-    optimizer = build_optimizer(model.trained_parameters(), config.optim)
+    optimizer = build_optimizer(model, config.optim)
     for parameter in model.trained_parameters():
         parameter.grad = parameter.detach().clone()
     optimizer.step()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -30,11 +31,22 @@ from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import AdviseRayError
 from advise_ray.experiment import report
 from advise_ray.experiment.arms import Trainings
-from advise_ray.experiment.run import Experiment, Results, run
+from advise_ray.experiment.run import Experiment, Results, refuse_another, run
 from advise_ray.experiment.suite import read_suite
 from advise_ray.tracking import RunTracker
 
 RATES = "1e-3,3e-3"
+RESERVED = ("scratch", "pretrained", "mean", "change")
+OURS = (
+    "seed",
+    "optim.lr",
+    "data.manifest",
+    "data.features",
+    "data.val",
+    "storage.",
+    "tracking.run_name",
+    "model.init_from",
+)
 
 
 def _labels(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int | None, ...]:
@@ -49,9 +61,19 @@ def _labels(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[in
 
 def _arms(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     arms = dict(each.split("=", 1) for each in given if "=" in each)
-    if len(arms) < len(given) or "scratch" in arms:
-        raise click.BadParameter("NAME=RECIPE, each name once, and none is `scratch`")
+    if len(arms) < len(given):
+        raise click.BadParameter("NAME=RECIPE, and each name once")
+    for name in arms:
+        if name in RESERVED or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            raise click.BadParameter(f"{name!r}: letters, digits, `_`, `.`, `-`, and none of {', '.join(RESERVED)}")
     return arms
+
+
+def _overrides(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    ours = [each for each in given if each.partition("=")[0].startswith(OURS)]
+    if ours:
+        raise click.BadParameter(f"{ours[0]}: the experiment sets {', '.join(OURS)} itself")
+    return given
 
 
 def _lrs(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[float, ...]:
@@ -79,7 +101,9 @@ manifest = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--finetune-steps", type=click.IntRange(1), default=150, show_default=True)
 @click.option("--pretrain-steps", type=click.IntRange(1), help="In place of the recipe's epochs.")
 @click.option("--processes", type=click.IntRange(1), help="Trainings side by side; unset: one for each core, up to 8.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="For all runs; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, callback=_overrides, metavar="KEY=VALUE", help="For all runs; repeatable."
+)
 def main(
     manifests: tuple[Path, ...],
     pool: tuple[Path, ...],
@@ -114,6 +138,7 @@ def main(
         experiment = Experiment(
             trainings, sets, tuple(path.absolute() for path in pool), pretrained, seeds, labels, lrs
         )
+        refuse_another(experiment, out / "experiment.json")
         every = [str(path.absolute()) for path in (*pool, *manifests)]
         config = load(pretrained["pretrained"], [*overrides, f"data.manifest={json.dumps(every)}"])
         with progress.counting("encoding videos") as on_progress:

@@ -16,7 +16,7 @@ from advise_ray.cache.encoding import EncodePart, group_pieces
 from advise_ray.cache.folder import is_cache, lock, part_names, sweep
 from advise_ray.cache.identity import Identity
 from advise_ray.cache.matching import differences, identify, slowest_step_frames
-from advise_ray.cache.parts import Part
+from advise_ray.cache.parts import Part, described
 from advise_ray.cache.sizes import cache_bytes, free_bytes, smaller
 from advise_ray.config import Config
 from advise_ray.dataset.encoding import encode_groups
@@ -27,7 +27,7 @@ from advise_ray.shares import share_cpus
 from advise_ray.video import storage
 from advise_ray.video.frames import group_of
 from advise_ray.video.manifest import Video, videos
-from advise_ray.video.pool import read_videos
+from advise_ray.video.pool import read_each
 
 log = logging.getLogger("advise_ray")
 OnProgress = Callable[[int, int], None]
@@ -46,7 +46,9 @@ class CacheJob:
         if config.model.kind == "r3d50":
             raise ConfigError(["model.kind: r3d50 has no frozen image model whose features could be kept"])
         self.config, self.location = config, storage.local_or_url(location)
-        self.videos: list[Video] = [video.alone() for video in videos(read_videos(config.data))]
+        # Of a pool each manifest's own: runs on one of them look for its videos by its ids.
+        every = [video for table in read_each(config.data) for video in videos(table)]
+        self.videos: list[Video] = list({described(video): video for video in every}.values())
         self.model: AdViSe = build_advise(config, num_classes=2)
         cache = config.cache
         ifm_sha256 = self.model.ifm.hash_weights()
@@ -178,8 +180,8 @@ class CacheJob:
 
     def _note(self, index: list[Row], rejects: dict[str, str]) -> None:
         """Index and rejects; those of videos that other manifests have stay among them."""
-        missing = set(self._missing(index))
-        complete = {video.video_id for row, video in enumerate(self.videos) if row not in missing}
+        missing = {self.videos[row].video_id for row in self._missing(index)}  # several videos may have one id
+        complete = {video.video_id for video in self.videos} - missing
         store.write_index(self.location, index)
         known = store.read_rejects(self.location) | rejects
         store.write_rejects(self.location, {name: why for name, why in known.items() if name not in complete})

@@ -36,6 +36,12 @@ DESCRIBES = ("video_id", "num_frames", "bytes", "start_frame", "end_frame")
 """Columns that tell whether a video is still the one that was cached; a copy of the file elsewhere is."""
 
 
+def described(video: Video) -> tuple[Any, ...]:
+    """What a cache knows a video by, in a pool too."""
+    alone = video.alone()
+    return tuple(getattr(alone, name) for name in DESCRIBES)
+
+
 @dataclass(frozen=True)
 class Piece:
     """Features of up to `PIECE_FRAMES` cached frames of a video."""

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from advise_ray.cache.identity import FORMAT, PIECE_FRAMES, Identity
-from advise_ray.cache.parts import DESCRIBES, SCHEMA, Features, Part
+from advise_ray.cache.parts import DESCRIBES, SCHEMA, Features, Part, described
 from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.video import storage
 from advise_ray.video.manifest import REJECTS_SCHEMA, Video
@@ -105,8 +105,7 @@ class Pieces:
 
     def of(self, video: Video) -> dict[int, Row]:
         """First frame → row, of a video as it is now."""
-        alone = video.alone()
-        return self._rows.get(tuple(getattr(alone, name) for name in DESCRIBES), {})
+        return self._rows.get(described(video), {})
 
     def complete(self, video: Video, identity: Identity) -> bool:
         """Whether all kept frames of a video, as it is now, are there."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from advise_ray.config.section import Cpus, Fraction, LocalPath, Location, Positive, Section
+from advise_ray.config.section import Cpus, Fraction, Location, Positive, Section, absolute
 
 
 class ClipConfig(Section):
@@ -60,9 +60,9 @@ class ClipConfig(Section):
 class DataConfig(Section):
     """Which videos, and who decodes them."""
 
-    manifest: LocalPath | Annotated[tuple[LocalPath, ...], Field(min_length=1)] | None = None
+    manifest: str | tuple[str, ...] | None = None
     """Parquet manifest, made by `advise-ray data index`, or a list of them: a pool, to pretrain on much footage. One
-    without a split column is all training videos; a file that one of them holds out is not trained on."""
+    without any split is all training videos; a file that one of them holds out is not trained on."""
     train_split: str = "train"
     """Value of the manifest's split column that is trained on."""
     val_split: str | None = "val"
@@ -95,6 +95,15 @@ class DataConfig(Section):
     log_clips: bool = False
     """Write `clips/*.parquet`: each clip that was trained on, with its frames."""
     clip: ClipConfig = ClipConfig()
+
+    @field_validator("manifest", mode="before")
+    @classmethod
+    def _one_or_a_list(cls, value: Any) -> str | tuple[str, ...] | None:
+        if value is None or isinstance(value, str):
+            return absolute(value) if value is not None else None
+        if not isinstance(value, (list, tuple)) or not value or not all(isinstance(each, str) for each in value):
+            raise ValueError(f"data.manifest: {value!r} is neither a path nor a list of paths")
+        return tuple(absolute(each) for each in value)
 
     @property
     def manifests(self) -> tuple[Path, ...]:

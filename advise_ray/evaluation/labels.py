@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
-from advise_ray.video.manifest import groups, named_classes
-from advise_ray.video.pool import read_videos
+from advise_ray.video.manifest import groups, named_classes, read_manifest
+from advise_ray.video.pool import real_path
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,14 @@ def refuse_seen(trained_on: DataConfig, manifest: pa.Table, test: NDArray[np.int
     Raises:
         UsageError: it has seen some of them, with their labels.
     """
-    if not all(path.is_file() for path in trained_on.manifests):
-        return
-    theirs = read_videos(trained_on)
-    seen = {
-        video_id
-        for video_id, split in zip(
-            theirs.column("video_id").to_pylist(), theirs.column("split").to_pylist(), strict=True
-        )
-        if split == trained_on.train_split
-    }
-    ids = manifest.column("video_id").take(pa.array(test)).to_pylist()
+    tables = [read_manifest(path) for path in trained_on.manifests if path.is_file()]
+    rows = [row for table in tables for row in table.select(["video_id", "path", "split"]).to_pylist()]
+    learnt = [row for row in rows if row["split"] in (trained_on.train_split, None)]
+    seen = {row["video_id"] for row in learnt} if len(trained_on.manifests) == 1 else set()
+    files = {real_path(row["path"]) for row in learnt}
+    tests = manifest.take(pa.array(test)).select(["video_id", "path"]).to_pylist()
+    ids = [row["video_id"] for row in tests]
+    seen |= {row["video_id"] for row in tests if real_path(row["path"]) in files}
     if both := seen.intersection(ids):
         raise UsageError(
             f"--split: {len(both)} of the {len(ids)} test videos are among those that the checkpoint learnt actions "
@@ -109,7 +106,7 @@ def _splits(manifest: pa.Table, number: int | None) -> NDArray[np.object_]:
     if number > there:
         raise UsageError(
             f"--split: the manifest knows {there or 'no'} official splits, not {number}; index a data set that has "
-            "them (ucf101, hmdb51) again"
+            "them (ucf101, hmdb51), or with --test-fraction, again"
         )
     every = manifest.column("official_splits").to_pylist()
     return np.asarray([splits[number - 1] if splits else None for splits in every], dtype=object)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from advise_ray.experiment.bootstrap import Correct
 from advise_ray.model.ifm import kept_ifm
 from advise_ray.training.local import train_here
 from advise_ray.training.run_dir import run_dir_of
-from advise_ray.video.manifest import read_manifest, split_videos, videos
+from advise_ray.video.manifest import Video, read_manifest, split_videos, videos
 from advise_ray.video.pool import read_videos
 from advise_ray.video.sampling import spread_clips
 
@@ -37,6 +37,7 @@ IFM_ALONE = (
     "model.head.normalise=false",
     "model.head.pooling=mean",
 )
+Statistic = Literal["mean", "change"]
 SETTINGS = Settings(num_crops=1)
 """Ten clips a video, the centre of each: what a feature cache has."""
 
@@ -72,9 +73,10 @@ class Trainings:
         config = self._config(self.finetune, name, seed, [manifest], *own)
         return judge(self._run(_for_steps(config, self.finetune_steps)), "multiview")
 
-    def probe(self, manifest: Path) -> dict[str, Correct]:
-        """See `linear_probes`."""
-        return linear_probes(self._config(self.finetune, "probe", 0, [manifest], "model.init_from=null"), manifest)
+    def probe(self, manifest: Path, statistic: Statistic) -> Correct:
+        """See `linear_probe`."""
+        config = self._config(self.finetune, "probe", 0, [manifest], "model.init_from=null")
+        return linear_probe(config, manifest, statistic)
 
     def _run(self, config: Config) -> Path:
         run_dir = run_dir_of(config)
@@ -114,34 +116,30 @@ def _score(target: Path, protocol: Protocol, overrides: Sequence[str]) -> Outcom
     return outcome
 
 
-def linear_probes(config: Config, manifest: Path) -> dict[str, Correct]:
-    """What a linear classifier makes of a clip's mean feature, and of its mean absolute change from frame to frame.
+def linear_probe(config: Config, manifest: Path, statistic: Statistic) -> Correct:
+    """What a linear classifier makes of a clip's mean feature, or of its mean absolute change from frame to frame.
 
     Neither has a temporal module: they say what the image model alone shows of a set.
     """
     table = read_manifest(manifest)
     every, store = videos(table), FeatureStore(str(config.data.features))
     split = labelled_split(table, config.data, None, [])
-    statistics = {row: _statistics(config, store, every[row]) for row in (*split.train, *split.test)}
-    found: dict[str, Correct] = {}
-    for place, name in enumerate(("mean", "change")):
-        train, test = (np.stack([statistics[row][place] for row in rows]) for rows in (split.train, split.test))
-        labels, groups = split.labels[split.train], split.groups[split.train]
-        probed = probe(
-            train, labels, groups, test, len(split.names), attentive=False, seed=0, device=torch.device("cpu")
-        )
-        right = probed.scores.argmax(axis=1) == split.labels[split.test]
-        found[name] = {every[row].video_id: float(each) for row, each in zip(split.test, right, strict=True)}
-    return found
+    seen = [[row for row in rows if store.has(every[row])] for rows in (split.train, split.test)]
+    train, test = (np.stack([_summed_up(config, store, every[row], statistic) for row in rows]) for rows in seen)
+    labels, groups, names = split.labels[seen[0]], split.groups[seen[0]], split.names
+    probed = probe(train, labels, groups, test, len(names), attentive=False, seed=0, device=torch.device("cpu"))
+    right = dict(zip(seen[1], probed.scores.argmax(axis=1) == split.labels[seen[1]], strict=True))
+    # As everywhere, a video that cannot be decoded counts as one that was not recognised.
+    return {every[row].video_id: float(right.get(row, False)) for row in split.test}
 
 
-def _statistics(config: Config, store: FeatureStore, video: Any) -> tuple[Floats, Floats]:
-    """float32[K, C] each: mean over frames and cells, and mean absolute difference of neighbouring frames."""
+def _summed_up(config: Config, store: FeatureStore, video: Video, statistic: Statistic) -> Floats:
+    """float32[K, C]: of each clip."""
     clips = spread_clips(len(video.frames), played_clip(config), SETTINGS.num_clips, video.fps) + video.frames.start
     features = np.empty((*clips.shape, *store.identity.frame_shape), dtype=np.float16)
     store.read_into(list(features), video, store.snap(video, clips), [0] * len(clips))
     wide = features.astype(np.float32)
-    return wide.mean(axis=(1, 2, 3)), np.abs(np.diff(wide, axis=1)).mean(axis=(1, 2, 3))
+    return (wide if statistic == "mean" else np.abs(np.diff(wide, axis=1))).mean(axis=(1, 2, 3))
 
 
 def _is_done(run_dir: Path) -> bool:

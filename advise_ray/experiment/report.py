@@ -26,17 +26,19 @@ def summarise(experiment: Experiment, results: Results, lrs: Mapping[str, float]
     """
     summary: Summary = {"seeds": experiment.seeds, "lr": dict(lrs), "acc_ft": {}, "delta_acc": {}, "probes": {}}
     for labels in experiment.labels:
-        scratch = results.of("finetuned", SCRATCH, labels)
+        scratch = results.of("finetuned", SCRATCH, experiment.seeds, labels)
         for arm in experiment.arms:
-            tests = results.of("finetuned", arm, labels)
+            tests = results.of("finetuned", arm, experiment.seeds, labels)
             summary["acc_ft"][_name(arm, labels)] = _figure(tests)
             if arm != SCRATCH:
                 summary["delta_acc"][_name(arm, labels)] = _figure(
                     {name: {seed: paired(of[seed], scratch[name][seed]) for seed in of} for name, of in tests.items()}
                 )
     probed = [*BASELINES, *((figure, arm) for figure in ("knn", "retrieval") for arm in experiment.pretrained)]
-    summary["probes"] = {f"{figure}, {arm}": _figure(results.of(figure, arm)) for figure, arm in probed}
-    summary["pretext"] = {arm: _pretext(results.of("pretext", arm)) for arm in experiment.pretrained}
+    summary["probes"] = {
+        f"{figure}, {arm}": _figure(results.of(figure, arm, experiment.seeds)) for figure, arm in probed
+    }
+    summary["pretext"] = {arm: _pretext(results.of("pretext", arm, experiment.seeds)) for arm in experiment.pretrained}
     return summary
 
 

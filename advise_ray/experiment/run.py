@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from advise_ray import threads
+from advise_ray.config import DataConfig, load, to_yaml
+from advise_ray.errors import UsageError
 from advise_ray.experiment import arms
 from advise_ray.experiment.arms import IFM_ALONE, Trainings
 from advise_ray.experiment.bootstrap import Correct
 from advise_ray.experiment.suite import FOLDS, LabelledSet
-from advise_ray.files import read_lines
+from advise_ray.files import read_lines, write_whole
+from advise_ray.video.pool import hash_manifests
 
 SCRATCH = "scratch"
 OnProgress = Callable[[int, int], None]
@@ -85,18 +88,21 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.held: dict[Key, Any] = {Key(**line["key"]): line["value"] for line in read_lines(path)}
+        lines = read_lines(path)
+        self.held: dict[Key, Any] = {Key(**line["key"]): line["value"] for line in lines}
+        # What follows must not be joined to half a line.
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def add(self, key: Key, value: Any) -> None:
         self.held[key] = value
         with self.path.open("a") as file:
             file.write(json.dumps({"key": asdict(key), "value": value}) + "\n")
 
-    def of(self, figure: str, arm: str, labels: int | None = None) -> dict[str, dict[int, Correct]]:
-        """Set → seed → its test."""
+    def of(self, figure: str, arm: str, seeds: int, labels: int | None = None) -> dict[str, dict[int, Correct]]:
+        """Set → seed → its test; of the first so many seeds."""
         found: dict[str, dict[int, Correct]] = {}
         for key, value in self.held.items():
-            if (key.figure, key.arm, key.labels) == (figure, arm, labels):
+            if (key.figure, key.arm, key.labels) == (figure, arm, labels) and key.seed < seeds:
                 found.setdefault(key.set, {})[key.seed] = value
         return found
 
@@ -108,9 +114,12 @@ def run(experiment: Experiment, results: Results, on_progress: Callable[[str], O
         on_progress: gives, for the name of a stage, what is called with jobs done and jobs to do.
 
     Raises:
+        UsageError: a set that cannot be learnt from or tested on.
         AdviseRayError: of a training.
     """
     seeds, sets = range(experiment.seeds), [each.name for each in experiment.sets]
+    for each in experiment.sets:
+        each.write_all(seeds, experiment.labels)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(experiment.trainings.processes, context, initializer=threads.collect_rarely) as pool:
 
@@ -162,6 +171,28 @@ def _probes(experiment: Experiment, sets: Sequence[str], seeds: Iterable[int]) -
             yield from (Key("pretext", arm, name, seed) for arm in experiment.pretrained)
 
 
+def refuse_another(experiment: Experiment, path: Path) -> None:
+    """Raise UsageError where the directory holds results of other settings; what they depend on is in `path`.
+
+    Seeds, numbers of labels and arms may be added.
+    """
+    every = [*experiment.pool, *(each.manifest for each in experiment.sets)]
+    asked = {
+        "--manifest, --pool": [[each.name, hash_manifests(DataConfig(manifest=str(each)))] for each in every],
+        "--finetune, --set": to_yaml(load(experiment.trainings.finetune, experiment.trainings.overrides)),
+        "--lr": list(experiment.lrs),
+        "--finetune-steps": experiment.trainings.finetune_steps,
+        "--pretrain-steps": experiment.trainings.pretrain_steps,
+    }
+    for arm, recipe in experiment.pretrained.items():
+        asked[f"arm {arm}"] = to_yaml(load(recipe, experiment.trainings.overrides))
+    known = json.loads(path.read_text()) if path.exists() else {}
+    differing = [name for name, value in asked.items() if name in known and known[name] != value]
+    if differing:
+        raise UsageError(f"--out: {path.parent} holds results with other {', '.join(differing)}; name another folder")
+    write_whole(path, json.dumps(known | asked, indent=2) + "\n")
+
+
 def choose_lr(results: Results, arm: str, lrs: Sequence[float]) -> float:
     """The learning rate that recognises most held-out training videos, in the mean over sets and folds."""
     if len(lrs) == 1:
@@ -196,7 +227,7 @@ def measure(experiment: Experiment, key: Key) -> Correct | dict[str, float]:
     """What needs no training of a module."""
     manifest, arm = experiment.manifest(key), next(iter(experiment.pretrained), None)
     if key.figure == "linear":
-        return experiment.trainings.probe(manifest)[key.arm]
+        return experiment.trainings.probe(manifest, key.arm)  # type: ignore[arg-type]
     of_manifest = f"data.manifest={json.dumps(str(manifest))}"
     if key.arm == "mean":
         assert arm is not None

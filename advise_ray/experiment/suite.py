@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
+from advise_ray.evaluation.labels import labelled_split
 from advise_ray.video.dealing import deal
 from advise_ray.video.manifest import groups, read_manifest, write_manifest
 from advise_ray.video.sampling import keyed_rng
@@ -35,6 +37,21 @@ class LabelledSet:
     manifest: Path
     folder: Path
 
+    def write_all(self, seeds: Iterable[int], labels: Iterable[int | None]) -> None:
+        """Every manifest of the set, before processes that run side by side look for them.
+
+        Raises:
+            UsageError: one has no training or no test videos, or classes to be tested that nothing is known of.
+        """
+        labels = list(labels)
+        for seed in seeds:
+            self.of_seed(seed)
+            for count in labels:
+                if count is not None:
+                    self.few_labels(seed, count)
+        for number in range(FOLDS):
+            self.fold(0, number)
+
     def of_seed(self, seed: int) -> Path:
         """With all labels."""
         return self._write(f"split-{self._split(seed) + 1}", self._rows(seed))
@@ -57,11 +74,13 @@ class LabelledSet:
         rows = self._rows(seed)
         free = [row for row in rows if row["split"] == "train" and row["label"] is not None]
         classes, held_together = [str(row["label"]) for row in free], [row["group"] for row in free]
-        if len(set(held_together)) < FOLDS:  # of one recording: clips of it are all there is to choose by
-            held_together = [row["video_id"] for row in free]
+        parts = deal(classes, held_together, [1 / FOLDS] * FOLDS)
+        if len(set(zip(classes, parts, strict=True))) < FOLDS * len(set(classes)):
+            # A class of one recording: clips of it are all there is to choose by.
+            parts = deal(classes, [row["video_id"] for row in free], [1 / FOLDS] * FOLDS)
         for row in rows:
             row["split"] = UNUSED
-        for row, part in zip(free, deal(classes, held_together, [1 / FOLDS] * FOLDS), strict=True):
+        for row, part in zip(free, parts, strict=True):
             row["split"] = "test" if part == number else "train"
         return self._write(f"split-{self._split(seed) + 1}-fold-{number}", rows)
 
@@ -82,6 +101,7 @@ class LabelledSet:
         path = self.folder / f"{self.name}-{name}.parquet"
         if not path.exists():
             write_manifest(list(rows), path)
+            labelled_split(read_manifest(path), DataConfig(), None, [])
         return path
 
 
@@ -89,21 +109,10 @@ def read_suite(manifests: Sequence[Path], folder: Path) -> list[LabelledSet]:
     """The sets, called by their manifests' names.
 
     Raises:
-        UsageError: two of the same name, or one without labels or test videos.
+        UsageError: two have one name.
     """
     sets = [LabelledSet(path.stem, path, folder) for path in manifests]
     names = [each.name for each in sets]
     if len(set(names)) < len(names):
         raise UsageError(f"--manifest: two of one name ({', '.join(names)}); rename a file")
-    for each in sets:
-        rows = each._rows(0)
-        has: Callable[[str], bool] = lambda split: any(  # noqa: E731
-            row["split"] == split and row["label"] is not None
-            for row in rows  # noqa: B023
-        )
-        if not (has("train") and has("test")):
-            raise UsageError(
-                f"--manifest: {each.manifest} has no labelled training videos, or no test videos; index it with its "
-                "lists, or with --test-fraction"
-            )
     return sets

@@ -12,6 +12,7 @@ from advise_ray.config import Config, IFMConfig, SFUConfig
 from advise_ray.errors import ConfigError
 from advise_ray.model.heads import Looks, build_head, build_pool, pooled_dim
 from advise_ray.model.ifm import IFM, build_ifm, empty_ifm
+from advise_ray.model.norm import kept_averages
 from advise_ray.model.r3d import EMBEDDING_DIM, Pixels, build_r3d50
 from advise_ray.model.sfu import SFU, output_shape
 from advise_ray.model.tmm import build_tmm, embedding_dim
@@ -72,8 +73,7 @@ class TemporalModel(nn.Module):
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """float[B, C, T, s, s] → embedding float[B, E], with looks float[B, E + C]."""
-        motion: torch.Tensor = self.pool(self.tokens(x))
-        return motion if self.looks is None else torch.cat([motion, self.looks(x)], dim=1)
+        return self._whole(self.pool(self.tokens(x)), x)
 
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
         """Embedding → logits float[B, classes]. The head of PRP sees the motion alone, which comes first."""
@@ -88,14 +88,28 @@ class TemporalModel(nn.Module):
         With `hidden` bool[B, T] also how wrongly the hidden frames are predicted from the others, float[B]: the mean
         smooth L1 distance to their features. What is predicted is frozen, so nothing can collapse.
         """
-        logits = self.classify(self.embed(x))
-        if hidden is None:
-            return logits
-        assert self.decoder is not None
         seen = self._seen(x)
-        predicted = self.decoder(self.tmm(seen.masked_fill(hidden[:, None, :, None, None], 0.0)))
-        distance = F.smooth_l1_loss(predicted, seen, reduction="none").mean((1, 3, 4))
-        return logits, (distance * hidden).sum(1) / hidden.sum(1)
+        motion: torch.Tensor = self.pool(self.tmm(seen))
+        logits: torch.Tensor = self.head(self._whole(motion, x)[:, : self.head_dim])
+        return logits if hidden is None else (logits, self._mistaken(seen, hidden))
+
+    def _mistaken(self, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """How wrongly hidden frames are predicted, float[B]; see `forward`.
+
+        All is taken relative to the mean of the frames that are seen: relative to that of all frames, which is 0 where
+        features are centred, the hidden ones would be what is missing to 0.
+        """
+        assert self.decoder is not None
+        mask = hidden[:, None, :, None, None]
+        seen_frames = (~hidden).sum(1).view(-1, 1, 1, 1, 1)
+        target = seen - seen.masked_fill(mask, 0.0).sum(2, keepdim=True) / seen_frames
+        with kept_averages(self.tmm):  # those that evaluation uses are of whole clips
+            predicted = self.decoder(self.tmm(target.masked_fill(mask, 0.0)))
+        distance = F.smooth_l1_loss(predicted, target, reduction="none").mean((1, 3, 4))
+        return (distance * hidden).sum(1) / hidden.sum(1)
+
+    def _whole(self, motion: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return motion if self.looks is None else torch.cat([motion, self.looks(x)], dim=1)
 
     def _seen(self, x: torch.Tensor) -> torch.Tensor:
         if self.looks is not None:

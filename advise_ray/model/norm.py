@@ -5,6 +5,8 @@ torch's own SyncBatchNorm refuses CPU tensors as soon as a process group exists.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +15,20 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@contextlib.contextmanager
+def kept_averages(module: nn.Module) -> Iterator[None]:
+    """In training, norm by the batch and leave the running averages as they are."""
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
 
 
 class CrossWorkerBatchNorm(_BatchNorm):
@@ -44,8 +60,9 @@ class CrossWorkerBatchNorm(_BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         count *= dist.get_world_size()
-        self.running_mean.lerp_(mean, self.momentum or 0.1)
-        self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum or 0.1)
+        momentum = 0.1 if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * (count / max(count - 1, 1)), momentum)
         self.num_batches_tracked += 1
 
 

@@ -63,7 +63,7 @@ class Learner:
         (losses.sum() * self.num_workers / total_weight.clamp(min=1)).backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optim.grad_clip or float("inf"))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step) * group["factor"]
+            group["lr"] = self.learning_rate(step) * group.get("factor", 1.0)  # runs begun before there were factors
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         correct = ((logits.argmax(1) == targets) * weights).sum()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import ConfigError
-from advise_ray.video.manifest import named_classes, read_manifest
+from advise_ray.video.manifest import SCHEMA, named_classes, read_manifest
+from advise_ray.video.storage import is_url
 
 log = logging.getLogger("advise_ray")
+POOL_SCHEMA = SCHEMA.append(pa.field("own_id", pa.string()))
+FILLED = ("label", "class_name", "official_splits", "group")
+"""Columns that a file has from the first manifest that knows them."""
+Row = dict[str, Any]
 
 
 def read_videos(data: DataConfig) -> pa.Table:
@@ -24,7 +30,8 @@ def read_videos(data: DataConfig) -> pa.Table:
 
     In a pool
     - a manifest without any split is all training videos;
-    - a file that several manifests name is there once, and is not trained on where one of them holds it out;
+    - a file that several manifests name is there once, and is not trained on where one of them holds it out. Other
+      files of its group are: a manifest knows only its own groups;
     - ids that several files have get the name of their manifest in front; a feature cache still knows them by their
       own (`own_id`);
     - classes of the same name are one class. A label without a name says nothing beside another manifest's.
@@ -33,21 +40,32 @@ def read_videos(data: DataConfig) -> pa.Table:
         ConfigError: no manifest is named.
         UsageError: see `read_manifest`.
     """
-    paths = data.manifests
-    if not paths:
-        raise ConfigError(["data.manifest: required; make one with `advise-ray data index`, or use `--videos DIR`"])
-    if len(paths) == 1:
-        return read_manifest(paths[0])
-    tables = [_with_split(read_manifest(path), data.train_split) for path in paths]
+    tables = read_each(data)
+    if len(tables) == 1:
+        return tables[0]
     labels = _labels(tables)
-    table = pa.concat_tables(tables)
-    origin = np.repeat(np.arange(len(tables)), [len(each) for each in tables])
-    table = _replace(table, "label", labels)
-    splits, kept = _held_out(table, origin, data.train_split)
-    table = _replace(table, "split", splits)
-    own_ids = table.column("video_id")
-    table = _replace(table, "video_id", _unambiguous(table, origin, kept, paths)).append_column("own_id", own_ids)
-    return table.take(pa.array(kept))
+    rows: list[Row] = []
+    for number, table in enumerate(tables):
+        has_splits = table.column("split").null_count < len(table)
+        for row in table.to_pylist():
+            row |= {"own_id": row["video_id"], "manifest": number, "label": labels[len(rows)]}
+            rows.append(row if has_splits else {**row, "split": data.train_split})
+    _hold_out(rows, data.train_split)
+    rows = _once(rows)
+    _name_apart(rows, data.manifests)
+    return pa.Table.from_pylist(rows, schema=POOL_SCHEMA)
+
+
+def read_each(data: DataConfig) -> list[pa.Table]:
+    """The manifests as they are.
+
+    Raises:
+        ConfigError: none is named.
+        UsageError: see `read_manifest`.
+    """
+    if not data.manifests:
+        raise ConfigError(["data.manifest: required; make one with `advise-ray data index`, or use `--videos DIR`"])
+    return [read_manifest(path) for path in data.manifests]
 
 
 def hash_manifests(data: DataConfig) -> str:
@@ -58,9 +76,14 @@ def hash_manifests(data: DataConfig) -> str:
     return digest.hexdigest()
 
 
-def _with_split(table: pa.Table, train_split: str) -> pa.Table:
-    column = table.column("split")
-    return _replace(table, "split", [train_split] * len(table)) if column.null_count == len(table) else table
+def real_path(path: str) -> str:
+    """A file's one name, whichever way it was written: without `..`, and of folders that are links where they lead."""
+    return path if is_url(path) else str(Path(_real_folder(str(Path(path).parent))) / Path(path).name)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _labels(tables: Sequence[pa.Table]) -> list[int | None]:
@@ -80,41 +103,40 @@ def _labels(tables: Sequence[pa.Table]) -> list[int | None]:
     ]
 
 
-def _held_out(table: pa.Table, origin: np.ndarray[Any, Any], train_split: str) -> tuple[list[str | None], list[int]]:
-    """The split of each row, and the rows that are the first of their file (and of its part)."""
-    splits, paths = table.column("split").to_pylist(), table.column("path").to_pylist()
+def _hold_out(rows: Sequence[Row], train_split: str) -> None:
+    """What one manifest holds out another does not train on."""
     held_out: dict[str, dict[int, str]] = defaultdict(dict)
-    for path, split, manifest in zip(paths, splits, origin.tolist(), strict=True):
-        if split not in (train_split, None):
-            held_out[path].setdefault(manifest, split)
-    kept, moved, seen = [], 0, set()
-    parts = zip(paths, table.column("start_frame").to_pylist(), table.column("end_frame").to_pylist(), strict=True)
-    for row, part in enumerate(parts):
-        elsewhere = [split for manifest, split in held_out.get(part[0], {}).items() if manifest != origin[row]]
-        if splits[row] == train_split and elsewhere:
-            splits[row], moved = elsewhere[0], moved + 1
-        if part not in seen:
-            kept.append(row)
-            seen.add(part)
-    if len(kept) < len(table):
-        log.warning("note: %d videos are in several manifests, and count once", len(table) - len(kept))
+    for row in rows:
+        if row["split"] not in (train_split, None):
+            held_out[real_path(row["path"])].setdefault(row["manifest"], row["split"])
+    moved = 0
+    for row in rows:
+        of_file = held_out.get(real_path(row["path"]), {}) if row["split"] in (train_split, None) else {}
+        elsewhere = [split for manifest, split in of_file.items() if manifest != row["manifest"]]
+        if elsewhere:
+            row["split"], moved = elsewhere[0], moved + 1
     if moved:
         log.warning("note: %d videos are held out by one manifest, and not trained on though another does", moved)
-    return splits, kept
 
 
-def _unambiguous(
-    table: pa.Table, origin: np.ndarray[Any, Any], kept: Sequence[int], paths: Sequence[Path]
-) -> list[str]:
-    ids = table.column("video_id").to_pylist()
-    counts = Counter(ids[row] for row in kept)
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """The first row of each file, or part of one, with what the others know beside it."""
+    first: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        key = (real_path(row["path"]), row["start_frame"], row["end_frame"])
+        known = first.setdefault(key, row)
+        for name in (*FILLED, "split"):
+            if known[name] is None:
+                known[name] = row[name]
+    if len(first) < len(rows):
+        log.warning("note: %d videos are in several manifests, and count once", len(rows) - len(first))
+    return list(first.values())
+
+
+def _name_apart(rows: Sequence[Row], paths: Sequence[Path]) -> None:
+    counts = Counter(row["video_id"] for row in rows)
     stems = [path.stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else [f"{number}_{stem}" for number, stem in enumerate(stems)]
-    return [
-        f"{names[manifest]}:{each}" if counts[each] > 1 else each for each, manifest in zip(ids, origin, strict=True)
-    ]
-
-
-def _replace(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
-    place = table.schema.get_field_index(name)
-    return table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
+    for row in rows:
+        if counts[row["video_id"]] > 1:
+            row["video_id"] = f"{names[row['manifest']]}:{row['video_id']}"

@@ -69,8 +69,9 @@ def test_videos_of_one_recording_are_folded_one_by_one(people: Path, tmp_path: P
 
 def test_a_set_without_labels_or_tests_and_two_of_one_name_are_refused(people: Path, tmp_path: Path) -> None:
     write_manifest([row("a.mp4"), row("b.mp4")], tmp_path / "footage.parquet")
-    with pytest.raises(UsageError, match=r"footage.parquet has no labelled training videos, or no test videos"):
-        read_suite([tmp_path / "footage.parquet"], tmp_path / "out")
+    (footage,) = read_suite([tmp_path / "footage.parquet"], tmp_path / "out")
+    with pytest.raises(UsageError, match="this protocol needs labels, and no video has one"):
+        footage.write_all(range(2), [None])
     (tmp_path / "again").mkdir()
     other = tmp_path / "again" / "people.parquet"
     other.write_bytes(people.read_bytes())

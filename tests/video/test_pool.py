@@ -47,11 +47,14 @@ def test_a_file_that_two_manifests_name_counts_once_and_stays_held_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, logger="advise_ray")
-    both = row("b.mp4", split="test")
-    data = pool(tmp_path, footage=[row("x.mp4"), {**both, "split": None}], labelled=[row("a.mp4", split="train"), both])
+    both = row("b.mp4", split="test", label=3, class_name="jump", group="g")
+    again = row("other.mp4", path="/videos/more/../b.mp4")
+    data = pool(tmp_path, footage=[row("x.mp4"), again], labelled=[row("a.mp4", split="train"), both])
     table = read_videos(data)
-    assert table.column("video_id").to_pylist() == ["x.mp4", "b.mp4", "a.mp4"]
+    assert table.column("video_id").to_pylist() == ["x.mp4", "other.mp4", "a.mp4"]
     assert table.column("split").to_pylist() == ["train", "test", "train"]
+    assert [video.label for video in videos(table)] == [None, 3, None]
+    assert table.column("group").to_pylist() == [None, "g", None]
     assert "1 videos are in several manifests, and count once" in caplog.text
     assert "1 videos are held out by one manifest, and not trained on" in caplog.text
 

@@ -25,13 +25,20 @@ def hold_out(listing: Listing, test_fraction: float, group_by: str | None) -> Li
             names, else each video by itself.
 
     Raises:
-        UsageError: the lists have test videos already; or the expression is none, or does not match.
+        UsageError: the lists have test videos already; the expression is none, or does not match; there are too few
+            groups.
     """
     if any(video.split == "test" for video in (*listing.found, *listing.missing)):
         raise UsageError("--test-fraction: the lists say already which videos are for testing; leave it out")
     num_splits = int(1 / Fraction(str(test_fraction)))
     groups = _groups([video.path for video in listing.found], group_by)
     free = [place for place, video in enumerate(listing.found) if video.split in (None, "train")]
+    num_groups = len({groups[place] for place in free})
+    if num_groups < max(num_splits, 2):
+        raise UsageError(
+            f"--test-fraction: {test_fraction:g} holds something else out in each of {num_splits} splits, and there "
+            f"are {num_groups} groups to hold out; take a larger fraction, or smaller groups"
+        )
     shares = [test_fraction] * num_splits + [float(1 - num_splits * Fraction(str(test_fraction)))]
     classes = [listing.found[place].class_name or "" for place in free]
     parts = dict(zip(free, deal(classes, [groups[place] for place in free], shares), strict=True))

@@ -49,6 +49,13 @@ def test_a_validation_split_stays(tmp_path: object) -> None:
     assert Counter(video.split for video in held_out.found[:20]) == {"train": 10, "test": 10}
 
 
+def test_more_splits_than_groups_are_refused() -> None:
+    with pytest.raises(UsageError, match="in each of 10 splits, and there are 4 groups to hold out"):
+        hold_out(listing(*PEOPLE), 0.1, r"/(\w+)_")
+    with pytest.raises(UsageError, match="in each of 2 splits, and there are 1 groups"):
+        hold_out(listing(*PEOPLE), 0.5, "mp4")
+
+
 @pytest.mark.parametrize(
     ("split", "group_by", "problem"),
     [
