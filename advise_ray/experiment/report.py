@@ -94,40 +94,48 @@ def draw(summary: Summary, experiment: Experiment, path: Path) -> None:
     """ΔAcc of each set with all labels; and accuracy against labels a class, in the mean over sets."""
     from matplotlib.figure import Figure
 
-    sets = [each.name for each in experiment.sets]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    arms, most = list(experiment.pretrained), experiment.labels[-1]
-    for number, arm in enumerate(arms):
-        found = summary["delta_acc"][_name(arm, most)]
-        _errors(
-            left, np.arange(len(sets) + 1) + number * 0.15, [*(found["sets"][each] for each in sets), found["all"]], arm
-        )
-    left.axhline(0, color="grey", linewidth=0.8)
-    left.set_xticks(range(len(sets) + 1), [*sets, "mean"])
-    left.set_ylabel("ΔAcc, 95 % interval")
-    left.set_title("What pretraining adds")
-    for arm in experiment.arms:
-        found = [summary["acc_ft"][_name(arm, labels)]["all"] for labels in experiment.labels]
-        _errors(right, range(len(found)), found, arm, line="-")
-    for (protocol, what), style in zip(BASELINES[:2], ("--", ":"), strict=True):
-        mean = summary["probes"][f"{protocol}, {what}"]["all"]["mean"]
-        right.axhline(mean, color="grey", linestyle=style, label=f"linear probe, {what}")
-    right.set_xticks(range(len(experiment.labels)), [str(labels or "all") for labels in experiment.labels])
-    right.set_xlabel("labelled videos of each class")
-    right.set_ylabel("accuracy, mean over sets")
-    right.set_title("After fine-tuning")
-    right.legend(fontsize="small")
-    if len(arms) > 1:
-        left.legend(fontsize="small")
+    _draw_deltas(left, summary, experiment)
+    _draw_accuracies(right, summary, experiment)
     figure.savefig(path, dpi=120)
 
 
-def _errors(axes: Any, places: Any, intervals: Sequence[Mapping[str, float]], label: str, line: str = "") -> None:
+def _draw_deltas(axes: Any, summary: Summary, experiment: Experiment) -> None:
+    sets = [each.name for each in experiment.sets]
+    for number, arm in enumerate(experiment.arms):
+        if arm != SCRATCH:
+            found = summary["delta_acc"][_name(arm, experiment.labels[-1])]
+            _errors(axes, number, [*(found["sets"][each] for each in sets), found["all"]], label=arm)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_xticks(range(len(sets) + 1), [*sets, "mean"])
+    axes.set_ylabel("ΔAcc, 95 % interval")
+    axes.set_title("What pretraining adds")
+
+
+def _draw_accuracies(axes: Any, summary: Summary, experiment: Experiment) -> None:
+    for number, arm in enumerate(experiment.arms):
+        found = [summary["acc_ft"][_name(arm, labels)]["all"] for labels in experiment.labels]
+        _errors(axes, number, found, label=arm, linestyle="-")
+    for (protocol, what), style in zip(BASELINES[:2], ("--", ":"), strict=True):
+        mean = summary["probes"][f"{protocol}, {what}"]["all"]["mean"]
+        axes.axhline(mean, color="grey", linestyle=style, label=f"linear probe, {what}")
+    axes.set_xticks(range(len(experiment.labels)), [str(labels or "all") for labels in experiment.labels])
+    axes.set_xlabel("labelled videos of each class")
+    axes.set_ylabel("accuracy, mean over sets")
+    axes.set_title("After fine-tuning")
+    axes.legend(fontsize="small")
+
+
+def _errors(
+    axes: Any, number: int, intervals: Sequence[Mapping[str, float]], *, label: str, linestyle: str = ""
+) -> None:
+    """The arm `number`, in its own colour and a little beside the others."""
     means = np.asarray([each["mean"] for each in intervals])
     below = means - [each["low"] for each in intervals]
     above = [each["high"] for each in intervals] - means
-    axes.errorbar(places, means, yerr=np.stack([below, above]).clip(0), fmt="o" + line, capsize=3, label=label)
+    style = {"marker": "o", "capsize": 3, "color": f"C{number}", "linestyle": linestyle, "label": label}
+    axes.errorbar(np.arange(len(means)) + 0.06 * number, means, yerr=np.stack([below, above]).clip(0), **style)
 
 
 def figures(summary: Summary) -> Iterator[tuple[str, float]]:
