@@ -44,9 +44,12 @@ def mean_over_sets(sets: Mapping[str, Mapping[int, Correct]], *, over_sets: bool
     for number in range(DRAWS):
         chosen = rng.integers(len(seeds), size=len(seeds))
         which: Sequence[int] = rng.integers(len(tables), size=len(tables)).tolist() if over_sets else range(len(tables))
-        draws[number] = np.nanmean([_mean(tables[place], rng, chosen) for place in which])
+        means = [_mean(tables[place], rng, chosen) for place in which]
+        draws[number] = np.mean([mean for mean in means if not np.isnan(mean)] or [np.nan])
     low, high = np.nanpercentile(draws, [2.5, 97.5])
-    mean = float(np.nanmean([np.nanmean(np.nanmean(table, axis=1)) for table in tables]))
+    mean = float(
+        np.mean([np.mean([np.mean(list(test.values())) for test in tests.values()]) for tests in sets.values()])
+    )
     return Interval(mean, float(low), float(high))
 
 

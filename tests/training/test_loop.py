@@ -88,6 +88,8 @@ for step in range(2):
     sent.clear()
     it.train_step(block(config, 2 * step + rank), step)
 torch.save((sum(sent), it.model.state_dict()), f"{folder}/{rank}.pt")
+dist.barrier()  # one that ends while the other is still at it can take a thread of Gloo's along
+del it
 dist.destroy_process_group()
 """
 
