@@ -31,7 +31,7 @@ from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import AdviseRayError
 from advise_ray.experiment import report
 from advise_ray.experiment.arms import Trainings
-from advise_ray.experiment.run import Experiment, Results, refuse_another, run
+from advise_ray.experiment.run import Experiment, OnProgress, Results, refuse_another, run
 from advise_ray.experiment.suite import read_suite
 from advise_ray.tracking import RunTracker
 
@@ -159,7 +159,7 @@ def main(
     )
 
 
-def _told(stage: str) -> report.OnProgress:
+def _told(stage: str) -> OnProgress:
     def on_progress(done: int, total: int) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {stage}: {done} of {total}", err=True)
 

@@ -102,7 +102,9 @@ class DataConfig(Section):
         if value is None or isinstance(value, str):
             return absolute(value) if value is not None else None
         if not isinstance(value, (list, tuple)) or not value or not all(isinstance(each, str) for each in value):
-            raise ValueError(f"data.manifest: {value!r} is neither a path nor a list of paths")
+            raise ValueError(
+                f"data.manifest: {value!r} is no path and no list; give a.parquet, or [a.parquet, b.parquet]"
+            )
         return tuple(absolute(each) for each in value)
 
     @property

@@ -83,14 +83,15 @@ class HeadConfig(Section):
 
     looks_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the clip's mean feature, its looks, beside the TMM's output in the embedding; 0 leaves it out. It is
-    brought to deviation 1 by channel before; take `normalise` with it. What tells playback rates apart does not see
-    the looks."""
+    brought to deviation 1 by channel before; it needs `normalise`. The head that predicts playback rates does not
+    see the looks."""
     pooling: Literal["mean", "mean_max", "attention"] = "mean"
-    """`mean`: the average over time and space; `mean_max`: beside it the average over time of the strongest cell, which
-    what moves in one place does not vanish in; `attention`: a learnt query looks at all cells of all frames."""
+    """`mean`: the average over time and space; `mean_max`: beside it the average over time of the strongest cell, so
+    that a movement in one place does not vanish in the mean; `attention`: a learnt query looks at all cells of all
+    frames."""
     normalise: bool = False
-    """Bring the embedding to mean 0 and deviation 1 by channel, by running averages, before the head sees it. With few
-    videos it does much (see RESULTS)."""
+    """Bring the embedding to mean 0 and deviation 1 by channel, by running averages, before the head sees it. It
+    helps fine-tuning on few videos (see jobs/RESULTS.md)."""
     num_heads: Positive = 8
     """Attention heads of the pooling."""
     num_layers: Positive = 2
@@ -124,7 +125,7 @@ class ModelConfig(Section):
                 "with model.tmm.arch=none set it to false"
             )
         if self.head.looks_weight and not self.head.normalise:
-            raise ValueError("model.head.looks_weight: needs head.normalise=true, lest one part drowns the other")
+            raise ValueError("model.head.looks_weight: set model.head.normalise=true too, or one part drowns the other")
         if self.kind == "r3d50" and (self.head.looks_weight or self.sfu.standardise):
             raise ValueError("model.kind: r3d50 has no features; leave head.looks_weight and sfu.standardise out")
         return self

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from advise_ray.experiment.bootstrap import Correct, mean_over_sets, paired
-from advise_ray.experiment.run import SCRATCH, Experiment, OnProgress, Results
+from advise_ray.experiment.run import SCRATCH, Experiment, Results
 
 BASELINES = (("linear", "mean"), ("linear", "change"), ("knn", "mean"), ("retrieval", "mean"))
 Tests = dict[str, dict[int, Correct]]
-__all__ = ["OnProgress", "Summary", "as_table", "draw", "figures", "summarise"]
 Summary = dict[str, Any]
 
 

@@ -77,8 +77,11 @@ class Experiment:
         return of.of_seed(key.seed) if key.labels is None else of.few_labels(key.seed, key.labels)
 
     def pretraining(self, arm: str, seed: int) -> Path:
-        """The run of an arm's pretraining, once it is done: on the pool, and on the sets' videos of the seed's split,
-        whose test videos it sees no more than their labels."""
+        """The run of an arm's pretraining, once it is done.
+
+        It trains on the pool and on the training videos of the sets in the seed's split, and sees no label. It
+        validates on the test videos once, at its end, so that they choose nothing.
+        """
         manifests = [*self.pool, *(each.of_seed(seed) for each in self.sets)]
         return self.trainings.pretrain(self.pretrained[arm], f"pretrain-{arm}-{seed}", seed, manifests)
 

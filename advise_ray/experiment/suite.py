@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
-from advise_ray.evaluation.labels import labelled_split
+from advise_ray.evaluation.labels import labelled_split, num_official_splits
 from advise_ray.video.dealing import deal
-from advise_ray.video.manifest import groups, read_manifest, write_manifest
+from advise_ray.video.manifest import SCHEMA, groups, read_manifest, write_manifest
 from advise_ray.video.sampling import keyed_rng
 
 FOLDS = 2
@@ -54,10 +57,17 @@ class LabelledSet:
 
     def of_seed(self, seed: int) -> Path:
         """With all labels."""
-        return self._write(f"split-{self._split(seed) + 1}", self._rows(seed))
+        return self._made(f"split-{self._split(seed) + 1}", lambda: self._rows(seed))
 
     def few_labels(self, seed: int, labels: int) -> Path:
         """With so many training videos of each class, drawn by the seed."""
+        return self._made(f"seed-{seed}-labels-{labels}", lambda: self._few(seed, labels))
+
+    def fold(self, seed: int, number: int) -> Path:
+        """Training videos alone, some of them (whole groups) held out for testing."""
+        return self._made(f"split-{self._split(seed) + 1}-fold-{number}", lambda: self._folded(seed, number))
+
+    def _few(self, seed: int, labels: int) -> list[Row]:
         rows = self._rows(seed)
         by_class = defaultdict(list)
         for place, row in enumerate(rows):
@@ -67,10 +77,9 @@ class LabelledSet:
             rng = keyed_rng(seed, "labels", self.name, label)  # the first four are among the first eight
             for left_out in rng.permutation(places)[labels:]:
                 rows[left_out]["split"] = UNUSED
-        return self._write(f"seed-{seed}-labels-{labels}", rows)
+        return rows
 
-    def fold(self, seed: int, number: int) -> Path:
-        """Training videos alone, some of them (whole groups) held out for testing."""
+    def _folded(self, seed: int, number: int) -> list[Row]:
         rows = self._rows(seed)
         free = [row for row in rows if row["split"] == "train" and row["label"] is not None]
         classes, held_together = [str(row["label"]) for row in free], [row["group"] for row in free]
@@ -82,14 +91,13 @@ class LabelledSet:
             row["split"] = UNUSED
         for row, part in zip(free, parts, strict=True):
             row["split"] = "test" if part == number else "train"
-        return self._write(f"split-{self._split(seed) + 1}-fold-{number}", rows)
+        return rows
 
     def _split(self, seed: int) -> int:
-        every = read_manifest(self.manifest).column("official_splits").to_pylist()
-        return seed % max((len(splits) for splits in every if splits), default=1)
+        return seed % max(num_official_splits(_read(self.manifest)), 1)
 
     def _rows(self, seed: int) -> list[Row]:
-        table, number = read_manifest(self.manifest), self._split(seed)
+        table, number = _read(self.manifest), self._split(seed)
         rows: list[Row] = table.to_pylist()
         for row, group in zip(rows, groups(table), strict=True):
             row["group"] = group
@@ -97,12 +105,19 @@ class LabelledSet:
                 row["split"] = row["official_splits"][number]
         return rows
 
-    def _write(self, name: str, rows: Sequence[Row]) -> Path:
+    def _made(self, name: str, make: Callable[[], list[Row]]) -> Path:
         path = self.folder / f"{self.name}-{name}.parquet"
         if not path.exists():
-            write_manifest(list(rows), path)
-            labelled_split(read_manifest(path), DataConfig(), None, [])
+            rows = make()
+            labelled_split(pa.Table.from_pylist(rows, schema=SCHEMA), DataConfig(), None, [])
+            write_manifest(rows, path)
         return path
+
+
+@functools.lru_cache
+def _read(manifest: Path) -> pa.Table:
+    """Once in each process; it is not sent to them with the set."""
+    return read_manifest(manifest)
 
 
 def read_suite(manifests: Sequence[Path], folder: Path) -> list[LabelledSet]:

@@ -90,14 +90,14 @@ class TemporalModel(nn.Module):
         """
         seen = self._seen(x)
         motion: torch.Tensor = self.pool(self.tmm(seen))
-        logits: torch.Tensor = self.head(self._whole(motion, x)[:, : self.head_dim])
+        logits = self.classify(self._whole(motion, x))
         return logits if hidden is None else (logits, self._mistaken(seen, hidden))
 
     def _mistaken(self, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """How wrongly hidden frames are predicted, float[B]; see `forward`.
 
-        All is taken relative to the mean of the frames that are seen: relative to that of all frames, which is 0 where
-        features are centred, the hidden ones would be what is missing to 0.
+        Features are taken relative to the mean of the visible frames. Relative to the mean of all frames, the visible
+        ones would sum to minus the hidden ones, and so give them away.
         """
         assert self.decoder is not None
         mask = hidden[:, None, :, None, None]

@@ -118,3 +118,15 @@ def test_a_probe_leaves_the_norms_of_a_frozen_module_alone_between_workers(tiny:
     synced = synchronise_batch_norm(temporal, torch.device("cpu"))
     assert [name for name, parameter in synced.named_parameters() if parameter.requires_grad] == names
     assert not any(module.training for module in synced.train().tmm.modules())
+
+
+def test_a_run_that_was_begun_before_there_were_factors_goes_on(tiny: tuple[str, ...]) -> None:
+    config = load(None, tiny)
+    it, old = learner(config), learner(config)
+    saved = old.optimizer.state_dict()
+    for group in saved["param_groups"]:
+        del group["factor"]
+    old.optimizer.load_state_dict(saved)
+    for each in (it, old):
+        each.train_step(block(config, 0), 0)
+    assert [group["lr"] for group in old.optimizer.param_groups] == [group["lr"] for group in it.optimizer.param_groups]
