@@ -6,7 +6,9 @@
 For each seed the module is pretrained once, on the pool and on the sets' training videos, without their labels; then it
 is fine-tuned on each set, with all labels and with few, beside one from scratch. Each arm has its own best learning
 rate, chosen on training videos. Linear probes, kNN and retrieval say what the image model alone shows. All runs take
-their clips from one feature cache, made first. `--arm NAME=RECIPE` adds an arm with another pretraining.
+their clips from one feature cache, made first. `--arm NAME=RECIPE` adds an arm with another pretraining. `--on-folds`
+tests on training videos that are held out, to choose settings by. `--rival SET` races AdViSe against a 3D network that
+is trained end to end.
 
 It can be stopped and started again: what is done is kept. The table and the picture are in OUT, and in MLflow.
 """
@@ -17,6 +19,7 @@ import json
 import os
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from advise_ray import threads  # before torch is imported
@@ -28,9 +31,10 @@ import click
 from advise_ray import progress, recipes
 from advise_ray.cache.job import CacheJob
 from advise_ray.config import Config, load, to_yaml
-from advise_ray.errors import AdviseRayError
+from advise_ray.errors import AdviseRayError, UsageError
 from advise_ray.experiment import report
 from advise_ray.experiment.arms import Trainings
+from advise_ray.experiment.rival import as_table, race
 from advise_ray.experiment.run import Experiment, OnProgress, Results, refuse_another, run
 from advise_ray.experiment.suite import read_suite
 from advise_ray.tracking import RunTracker
@@ -100,6 +104,9 @@ manifest = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--lr", "lrs", default=RATES, show_default=True, callback=_lrs, help="To choose from, for each arm.")
 @click.option("--finetune-steps", type=click.IntRange(1), default=150, show_default=True)
 @click.option("--pretrain-steps", type=click.IntRange(1), help="In place of the recipe's epochs.")
+@click.option("--on-folds", is_flag=True, help="Test on folds of the training videos instead, to choose settings by.")
+@click.option("--features", type=click.Path(path_type=Path), help="Cache of all videos.  [default: OUT/features]")
+@click.option("--rival", metavar="SET", help="On this set, race AdViSe against an R3D-50: minutes to hours on a CPU.")
 @click.option("--processes", type=click.IntRange(1), help="Trainings side by side; unset: one for each core, up to 8.")
 @click.option(
     "--set", "overrides", multiple=True, callback=_overrides, metavar="KEY=VALUE", help="For all runs; repeatable."
@@ -116,6 +123,9 @@ def main(
     lrs: tuple[float, ...],
     finetune_steps: int,
     pretrain_steps: int | None,
+    on_folds: bool,
+    features: Path | None,
+    rival: str | None,
     processes: int | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -128,13 +138,16 @@ def main(
         trainings = Trainings(
             finetune=str(recipes.find(finetune)),
             out=out,
-            features=out / "features",
+            features=(features or out / "features").absolute(),
             overrides=(*overrides, "tracking.experiment=delta"),
             finetune_steps=finetune_steps,
             pretrain_steps=pretrain_steps,
             processes=processes or min(8, len(os.sched_getaffinity(0))),
         )
-        sets = tuple(read_suite([path.absolute() for path in manifests], out / "manifests"))
+        sets = tuple(read_suite([path.absolute() for path in manifests], out / "manifests", on_folds=on_folds))
+        raced = [each for each in sets if each.name == rival]
+        if rival is not None and not raced:
+            raise UsageError(f"--rival: no set {rival!r}; there are {', '.join(each.name for each in sets)}")
         experiment = Experiment(
             trainings, sets, tuple(path.absolute() for path in pool), pretrained, seeds, labels, lrs
         )
@@ -145,12 +158,16 @@ def main(
             CacheJob(config, str(trainings.features)).run(on_progress)
         results = Results(out / "results.jsonl")
         chosen = run(experiment, results, _told)
+        laps = [lap for each in raced for lap in race(trainings, each, pretrained["pretrained"], chosen["pretrained"])]
     except AdviseRayError as error:
         raise click.ClickException(str(error)) from None
     summary = report.summarise(experiment, results, chosen)
     summary["wall_s"] = round(time.monotonic() - started_s, 1)
-    (out / "delta.json").write_text(json.dumps(summary, indent=2) + "\n")
     table = report.as_table(summary, [each.name for each in sets])
+    if laps:
+        summary["rival"] = [asdict(lap) for lap in laps]
+        table += "\n" + as_table(laps)
+    (out / "delta.json").write_text(json.dumps(summary, indent=2) + "\n")
     (out / "delta.md").write_text(table)
     report.draw(summary, experiment, out / "delta.png")
     click.echo(table)

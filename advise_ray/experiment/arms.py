@@ -49,12 +49,12 @@ class Trainings:
     Attributes:
         finetune: recipe; its steps are `finetune_steps`, however many videos there are to learn from.
         pretrain_steps: None: as many epochs as the recipe has.
-        features: the cache of all videos.
+        features: the cache of all videos; None: clips are decoded in every epoch.
     """
 
     finetune: str
     out: Path
-    features: Path
+    features: Path | None
     overrides: tuple[str, ...]
     finetune_steps: int
     pretrain_steps: int | None
@@ -69,9 +69,17 @@ class Trainings:
 
     def finetuned(self, name: str, seed: int, manifest: Path, lr: float, init_from: Path | None) -> Correct:
         """Fine-tune on a set's training videos, all of them; which of its test videos are recognised after it."""
+        return self.test(self.finetune_run(name, seed, manifest, lr, init_from))
+
+    def finetune_run(self, name: str, seed: int, manifest: Path, lr: float, init_from: Path | None) -> Path:
+        """The run of a fine-tuning, once it is done."""
         own = ["data.val_split=null", "data.val_fraction=0", f"optim.lr={lr}", f"model.init_from={_quoted(init_from)}"]
         config = self._config(self.finetune, name, seed, [manifest], *own)
-        return judge(self._run(_for_steps(config, self.finetune_steps)), "multiview")
+        return self._run(_for_steps(config, self.finetune_steps))
+
+    def test(self, run_dir: Path) -> Correct:
+        """Which test videos of its set a fine-tuned model recognises."""
+        return judge(run_dir, "multiview")
 
     def probe(self, manifest: Path, statistic: Statistic) -> Correct:
         """See `linear_probe`."""

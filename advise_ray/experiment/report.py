@@ -143,3 +143,7 @@ def figures(summary: Summary) -> Iterator[tuple[str, float]]:
         for name, figure in summary[kind].items():
             for of, interval in ({"all": figure["all"]} | figure["sets"]).items():
                 yield f"{kind}/{name}/{of}".replace(",", "").replace(" ", "_"), interval["mean"]
+    for lap in summary.get("rival", ()):
+        name = f"rival/{lap['name']}/{lap['set']}".replace(",", "").replace(" ", "_")
+        yield f"{name}/acc_ft", lap["acc_ft"]
+        yield f"{name}/wall_s", lap["cache_s"] + lap["pretrain_s"] + lap["finetune_s"]

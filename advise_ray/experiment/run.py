@@ -183,6 +183,7 @@ def refuse_another(experiment: Experiment, path: Path) -> None:
     asked = {
         "--manifest, --pool": [[each.name, hash_manifests(DataConfig(manifest=str(each)))] for each in every],
         "--finetune, --set": to_yaml(load(experiment.trainings.finetune, experiment.trainings.overrides)),
+        "--on-folds": any(each.on_folds for each in experiment.sets),
         "--lr": list(experiment.lrs),
         "--finetune-steps": experiment.trainings.finetune_steps,
         "--pretrain-steps": experiment.trainings.pretrain_steps,

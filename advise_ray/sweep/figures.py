@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from advise_ray.config import Config
+from advise_ray.model.catalogue import imagenet_percent
 from advise_ray.sweep.search import as_study
 from advise_ray.sweep.table import Row, is_number
 
@@ -35,6 +37,21 @@ COSTS = {"train_s": ("training time, s", 1.0), "peak_bytes": ("peak memory, MiB"
 DPI = 120
 
 
+@dataclass(frozen=True)
+class Axis:
+    """Where the values of a searched key stand in a picture.
+
+    Attributes:
+        levels: values as JSON, in their order.
+        places: of each; numbers that mean something, or 0, 1, 2, …
+    """
+
+    key: str
+    levels: list[str]
+    places: list[float]
+    title: str
+
+
 def draw(config: Config, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Every figure that the finished trials allow."""
     folder.mkdir(exist_ok=True)
@@ -46,14 +63,30 @@ def draw(config: Config, rows: Sequence[Row], folder: Path) -> list[Path]:
         having = [row for row in finished if key in row["settings"]]
         if len({_level(row, key) for row in having}) > 1:
             drawn.append(folder / f"{key}.png")
-            response(drawn[-1], having, key, [metric, *(name for name in PANELS if name != metric)])
+            axis = axis_of(config, having, key)
+            response(drawn[-1], having, axis, [metric, *(name for name in PANELS if name != metric)])
     if config.tune.searcher != "grid" and len(judged) > 2:
         drawn += _searched(judged, metric, config.tune.mode, folder)
     return drawn
 
 
-def response(path: Path, rows: Sequence[Row], key: str, metrics: Sequence[str]) -> None:
-    """Mean and deviation of each metric at each value of `key`, a line for each data set; time and memory beside it."""
+def axis_of(config: Config, rows: Sequence[Row], key: str) -> Axis:
+    """Image models stand by their strength (paper, figure 1b) where that of each is known, other values evenly."""
+    levels = sorted({_level(row, key) for row in rows}, key=_order)
+    evenly = Axis(key, levels, list(map(float, range(len(levels)))), key)
+    if key != "model.ifm.name":
+        return evenly
+    of_row = {_level(row, key): row["settings"].get("model.ifm.weights", config.model.ifm.weights) for row in rows}
+    strengths = {level: imagenet_percent(json.loads(level), weights) for level, weights in of_row.items()}
+    known = {level: percent for level, percent in strengths.items() if percent is not None}
+    if len(known) < len(levels):
+        return evenly
+    levels.sort(key=known.__getitem__)
+    return Axis(key, levels, [known[level] for level in levels], f"{key}, by ImageNet top-1 in %")
+
+
+def response(path: Path, rows: Sequence[Row], axis: Axis, metrics: Sequence[str]) -> None:
+    """Mean and deviation of each metric at each value, a line for each data set; time and memory beside it."""
     shown = [name for name in metrics if any(is_number(row["values"].get(name)) for row in rows)]
     shown.sort(key=lambda name: list(PANELS).index(name) if name in PANELS else len(PANELS))
     panels = [(name, PANELS.get(name, name), 1.0) for name in shown[:2]]
@@ -61,12 +94,14 @@ def response(path: Path, rows: Sequence[Row], key: str, metrics: Sequence[str]) 
     lines = -(-len(panels) // 2)
     figure = Figure(figsize=(9.0, 2.9 * lines), dpi=DPI, layout="constrained")
     grid = figure.subplots(lines, 2, squeeze=False).T.flatten()  # accuracies on the left, costs on the right
-    levels = sorted({_level(row, key) for row in rows}, key=_order)
     for place, (name, title, unit) in zip(grid, panels, strict=False):
         for data_set, of_set in sorted(_by_data_set(rows).items()):
-            _line(place, of_set, key, levels, name, unit, data_set)
-        place.set(title=title, xlabel=key)
-        place.set_xticks(range(len(levels)), [_shown(level) for level in levels], fontsize=8)
+            _line(place, of_set, axis, name, unit, data_set)
+        place.set(title=title, xlabel=axis.title)
+        ticks = [_shown(level) for level in axis.levels]
+        if axis.title != axis.key:
+            ticks = [f"{tick}\n{at:g}" for tick, at in zip(ticks, axis.places, strict=True)]
+        place.set_xticks(axis.places, ticks, fontsize=8)
         place.grid(alpha=0.3)
     if len(_by_data_set(rows)) > 1:
         grid[0].legend(fontsize=8)
@@ -75,13 +110,13 @@ def response(path: Path, rows: Sequence[Row], key: str, metrics: Sequence[str]) 
     figure.savefig(path)
 
 
-def _line(axes: Axes, rows: Sequence[Row], key: str, levels: Sequence[str], name: str, unit: float, label: str) -> None:
+def _line(axes: Axes, rows: Sequence[Row], axis: Axis, name: str, unit: float, label: str) -> None:
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if is_number(row["values"].get(name)):
-            values[_level(row, key)].append(row["values"][name] / unit)
-    places = [number for number, level in enumerate(levels) if level in values]
-    measured = [values[levels[place]] for place in places]
+            values[_level(row, axis.key)].append(row["values"][name] / unit)
+    places = [at for level, at in zip(axis.levels, axis.places, strict=True) if level in values]
+    measured = [values[level] for level in axis.levels if level in values]
     means = [np.mean(each) for each in measured]
     deviations = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in measured]
     axes.errorbar(places, means, yerr=deviations, marker="o", capsize=3, label=label)

@@ -48,7 +48,18 @@ def test_the_whole_experiment_and_going_on_with_it(
         path.write_bytes(manifest.read_bytes())
     command = [sys.executable, SCRIPT, "--out", tmp_path / "delta", "--pretrain", tmp_path / "pretrain.yaml"]
     command += ["--finetune", tmp_path / "finetune.yaml", "--arm", f"rates={tmp_path / 'rates.yaml'}", "--seeds", "1"]
-    command += ["--labels-per-class", "1,all", "--lr", "1e-3,1e-2", "--finetune-steps", "2", "--processes", "2"]
+    command += [
+        "--labels-per-class",
+        "1,all",
+        "--lr",
+        "1e-3,1e-2",
+        "--finetune-steps",
+        "2",
+        "--processes",
+        "2",
+        "--rival",
+        "one",
+    ]
     command += [word for path in sets for word in ("--manifest", path)]
 
     def run() -> subprocess.CompletedProcess[str]:
@@ -70,6 +81,10 @@ def test_the_whole_experiment_and_going_on_with_it(
     assert summary["pretext"]["pretrained"]["one"].keys() == {"top1", "control/shuffled"}
     assert (tmp_path / "delta" / "delta.png").stat().st_size > 10_000
     assert "| ΔAcc: pretrained |" in first.stdout
+    ours, equal_steps, equal_time = summary["rival"]
+    assert [lap["name"] for lap in summary["rival"]] == ["AdViSe", "R3D-50, equal steps", "R3D-50, equal time"]
+    assert ours["pretrain_steps"] == equal_steps["pretrain_steps"] >= equal_time["pretrain_steps"] > 0
+    assert ours["cache_s"] > 0 == equal_steps["cache_s"]
     again = run()
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout

@@ -60,6 +60,21 @@ def test_folds_hold_whole_groups_of_training_videos_out_and_no_test_video(people
     assert not {group[each] for each in folds[0]["train"]} & {group[each] for each in folds[0]["test"]}
 
 
+def test_settings_are_chosen_without_a_look_at_the_test_videos(people: Path, tmp_path: Path) -> None:
+    (judged,), (chosen,) = (
+        read_suite([people], tmp_path / name, on_folds=name == "folds") for name in ("all", "folds")
+    )
+    for seed in range(4):
+        every = splits(judged.of_seed(seed))
+        for path in (chosen.of_seed(seed), chosen.few_labels(seed, 2), chosen.fold(seed, 0)):
+            found = splits(path)
+            assert found["train"] | found["test"] <= every["train"]
+            assert every["test"] <= found[UNUSED]
+    first, other = splits(chosen.of_seed(0)), splits(chosen.of_seed(2))  # the same split, and its other fold
+    assert first["train"] == other["test"]
+    assert splits(chosen.few_labels(0, 2))["test"] == first["test"]
+
+
 def test_videos_of_one_recording_are_folded_one_by_one(people: Path, tmp_path: Path) -> None:
     rows = [{**each, "group": "all", "official_splits": None} for each in read_manifest(people).to_pylist()]
     write_manifest(rows, tmp_path / "one.parquet")

