@@ -21,6 +21,7 @@ R3D50 = (
     "model.kind=r3d50",
     "model.sfu.standardise=false",
     "model.head.looks_weight=0",
+    "pretext.masked_frames=0",
     "train.precision=bf16",
     "optim.tmm_lr_factor=1",
 )
