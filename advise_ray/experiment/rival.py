@@ -75,8 +75,9 @@ def race(trainings: Trainings, of: LabelledSet, recipe: str, lr: float, seed: in
     ours = lap(OURS, alone, _encode(alone, of, recipe))
     equal_steps = lap(EQUAL_STEPS, theirs)
     share = ours.wall_s / equal_steps.wall_s
-    fewer = replace(
+    fewer = replace(  # at least an epoch each, of one clip of every video
         theirs,
+        overrides=(*theirs.overrides, "data.clip.clips_per_video=1"),
         pretrain_steps=max(1, round(equal_steps.pretrain_steps * share)),
         finetune_steps=max(1, round(equal_steps.finetune_steps * share)),
     )
