@@ -182,19 +182,24 @@ def refuse_another(experiment: Experiment, path: Path) -> None:
     every = [*experiment.pool, *(each.manifest for each in experiment.sets)]
     asked = {
         "--manifest, --pool": [[each.name, hash_manifests(DataConfig(manifest=str(each)))] for each in every],
-        "--finetune, --set": to_yaml(load(experiment.trainings.finetune, experiment.trainings.overrides)),
+        "--finetune, --set": _settings(experiment.trainings.finetune, experiment.trainings.overrides),
         "--on-folds": any(each.on_folds for each in experiment.sets),
         "--lr": list(experiment.lrs),
         "--finetune-steps": experiment.trainings.finetune_steps,
         "--pretrain-steps": experiment.trainings.pretrain_steps,
     }
     for arm, recipe in experiment.pretrained.items():
-        asked[f"arm {arm}"] = to_yaml(load(recipe, experiment.trainings.overrides))
+        asked[f"arm {arm}"] = _settings(recipe, experiment.trainings.overrides)
     known = json.loads(path.read_text()) if path.exists() else {}
     differing = [name for name, value in asked.items() if name in known and known[name] != value]
     if differing:
         raise UsageError(f"--out: {path.parent} holds results with other {', '.join(differing)}; name another folder")
     write_whole(path, json.dumps(known | asked, indent=2) + "\n")
+
+
+def _settings(recipe: str, overrides: Sequence[str]) -> str:
+    """All of a recipe but where its runs go, which depends on the working directory."""
+    return to_yaml(load(recipe, [*overrides, "storage.path=/"]))
 
 
 def choose_lr(results: Results, arm: str, lrs: Sequence[float]) -> float:

@@ -32,7 +32,12 @@ def test_the_learning_rate_is_the_one_that_does_best_on_training_folds(tmp_path:
 
 @pytest.mark.full
 def test_the_whole_experiment_and_going_on_with_it(
-    manifest: Path, configure: Configure, tmp_path: Path, tiny: tuple[str, ...], beside: dict[str, str]
+    manifest: Path,
+    configure: Configure,
+    tmp_path: Path,
+    tiny: tuple[str, ...],
+    beside: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own = [
         *tiny,
@@ -85,6 +90,7 @@ def test_the_whole_experiment_and_going_on_with_it(
     assert [lap["name"] for lap in summary["rival"]] == ["AdViSe", "R3D-50, equal steps", "R3D-50, equal time"]
     assert ours["pretrain_steps"] == equal_steps["pretrain_steps"] >= equal_time["pretrain_steps"] > 0
     assert ours["cache_s"] > 0 == equal_steps["cache_s"]
+    monkeypatch.chdir(tmp_path)  # what is done is known from any directory
     again = run()
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout
