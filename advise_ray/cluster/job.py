@@ -35,20 +35,22 @@ def connect(address: str) -> JobSubmissionClient:
     """A client of the job server, with Ray's token where this user has one.
 
     Raises:
-        ClusterError: nobody answers there, or the token is refused.
+        UsageError: the cluster asks for a token, and there is none here or another one.
+        ClusterError: nobody answers there.
     """
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    has_token = maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     for name in ("ray.dashboard.modules", "ray._private.runtime_env.packaging"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(None if address == "auto" else address)
     except AuthenticationError:
-        raise ClusterError(
-            f"{address}: the cluster asks for a token; put the one of its head (~/.ray/auth_token there) into "
+        said = f"refuses the token in {_token_source()}" if has_token else "asks for a token, and there is none here"
+        raise UsageError(
+            f"{address}: the cluster {said}; put the one of its head (~/.ray/auth_token there) into "
             "~/.ray/auth_token here"
         ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -56,6 +58,13 @@ def connect(address: str) -> JobSubmissionClient:
         raise ClusterError(
             f"{address}: no Ray job server answers there ({reason}); is it the dashboard's address?"
         ) from None
+
+
+def _token_source() -> str:
+    """Where Ray takes the token from."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    return os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
 
 
 def submit(
