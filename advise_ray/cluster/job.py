@@ -42,9 +42,10 @@ def connect(address: str) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    has_token = maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     for name in ("ray.dashboard.modules", "ray._private.runtime_env.packaging"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that a token is used
+    has_token = maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         return JobSubmissionClient(None if address == "auto" else address)
     except AuthenticationError:

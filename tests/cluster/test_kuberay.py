@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -22,7 +23,7 @@ from advise_ray.cluster.job import END_WAIT_S
 from advise_ray.config import load, to_yaml
 from advise_ray.files import read_lines
 from tests.cluster.heads import PATH, free_port, running_head
-from tests.runs import PATIENCE_S, eventually
+from tests.runs import PATIENCE_S, answers, eventually
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 FILE = CLUSTER / "kuberay.yaml"
@@ -167,11 +168,13 @@ def waiting(ports: tuple[int, int]) -> Iterator[subprocess.Popen[str]]:
 def dashboard(waiting: subprocess.Popen[str], ports: tuple[int, int]) -> Iterator[str]:
     """A head with the token; with CPUs, since no workers come."""
     gcs, agent = ports
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in BY_TOKEN.items():
-            patch.setenv(name, value)
-        with running_head(2, f"--port={gcs}", f"--dashboard-agent-listen-port={agent}") as address:
-            yield address
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in BY_TOKEN.items():
+                patch.setenv(name, value)
+            head = running_head(2, f"--port={gcs}", f"--dashboard-agent-listen-port={agent}")
+            address = stack.enter_context(head)
+        yield address
 
 
 def environment() -> dict[str, str]:
@@ -187,7 +190,7 @@ def test_a_worker_waits_for_the_head(waiting: subprocess.Popen[str], dashboard: 
 def test_the_probes_are_answered_without_a_token(tree: Tree, dashboard: str, ports: tuple[int, int]) -> None:
     asked = tree["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["livenessProbe"]
     url = f"http://127.0.0.1:{ports[1]}{asked['httpGet']['path']}"
-    eventually(lambda: requests.get(url, timeout=asked["timeoutSeconds"]).ok, seconds=60)
+    eventually(lambda: answers(url), seconds=60)
     assert requests.get(f"{dashboard}/api/jobs/", timeout=5).status_code == 401
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ pytestmark = pytest.mark.full
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("cluster") / "cluster.yaml"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", "5" * 64)
-        with running_head(num_cpus=0) as address:
-            path.write_text(f"address: {address}\n")
-            yield path
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_AUTH_MODE", "token")
+            patch.setenv("RAY_AUTH_TOKEN", "5" * 64)
+            address = stack.enter_context(running_head(num_cpus=0))
+        path.write_text(f"address: {address}\n")
+        yield path
 
 
 @pytest.mark.parametrize(
