@@ -102,7 +102,8 @@ def test_a_logged_model_brings_its_code_and_names_what_it_needs(
     store = tracking.tracking_uri(load(Path(pretrained["run_dir"]) / "config.yaml"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     mlflow.set_tracking_uri(store)
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/advise-ray-prp/{version_of(pretrained)}", tmp_path))
+    uri = f"models:/advise-ray-prp/{version_of(pretrained)}"
+    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=tmp_path / "model"))
     python = environment(tmp_path / "venv", (folder / "requirements.txt").read_text().splitlines())
     asked = [*("--dry-run", "--no-index", "--quiet"), "--requirement", str(folder / "requirements.txt")]
     subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", *asked], check=True)
