@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advise_ray import auth
 from advise_ray.cluster.shipment import pack
 from advise_ray.config import Config
 from advise_ray.errors import ClusterError, UsageError
@@ -38,34 +39,21 @@ def connect(address: str) -> JobSubmissionClient:
         UsageError: the cluster asks for a token, and there is none here or another one.
         ClusterError: nobody answers there.
     """
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     for name in ("ray.dashboard.modules", "ray._private.runtime_env.packaging"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that a token is used
-    has_token = maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    has_token = auth.use_token()
     try:
         return JobSubmissionClient(None if address == "auto" else address)
     except AuthenticationError:
-        said = f"refuses the token in {_token_source()}" if has_token else "asks for a token, and there is none here"
-        raise UsageError(
-            f"{address}: the cluster {said}; put the one of its head (~/.ray/auth_token there) into "
-            "~/.ray/auth_token here"
-        ) from None
+        raise UsageError(f"{address}: {auth.misfit(has_token)}") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ClusterError(
             f"{address}: no Ray job server answers there ({reason}); is it the dashboard's address?"
         ) from None
-
-
-def _token_source() -> str:
-    """Where Ray takes the token from."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "RAY_AUTH_TOKEN"
-    return os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
 
 
 def submit(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from advise_ray import auth
 from advise_ray.cluster import shipment
 from advise_ray.cluster.file import Launcher
 from advise_ray.errors import ClusterError, UsageError
@@ -21,7 +22,6 @@ JOB_SERVER_PORT = 8265
 TUNNEL_WAIT_S = 30.0
 POLL_S = 0.2
 SSH_WAIT_S = 10
-TOKEN = "~/.ray/auth_token"  # noqa: S105 (where Ray keeps it)
 OnLine = Callable[[str], None]
 
 
@@ -90,10 +90,10 @@ def tunnel(cluster: Launcher) -> Iterator[str]:
 
 def _require(cluster: Launcher, local: Path) -> None:
     """Refuse a mount that the launcher would fail at with machines already running."""
-    is_token = local == Path(TOKEN).expanduser()
+    is_token = local == Path(auth.TOKEN).expanduser()
     if is_token and not (local.is_file() and local.read_text().strip()):
         raise UsageError(
-            f"{cluster.path}: no token in {TOKEN} for it to ask for; make one: ray get-auth-token --generate"
+            f"{cluster.path}: no token in {auth.TOKEN} for it to ask for; make one: ray get-auth-token --generate"
         )
     if not local.exists():
         raise UsageError(f"{cluster.path}: file_mounts: {local} does not exist here; correct it, or leave it out")
