@@ -47,6 +47,6 @@ def refused(address: str) -> str | None:
             NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=ANSWER_S)
     except grpc.RpcError as error:
         return misfit(has_token) if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
-    except ConnectionError:  # `auto`, and no Ray here
+    except (ConnectionError, ValueError):  # `auto`, and no Ray here; or an address of another kind
         return None
     return None

@@ -10,42 +10,65 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.heads import running_head
+from tests.cluster.heads import free_port, running_head
 from tests.runs import command
 
 pytestmark = pytest.mark.full
 
 
+FITS, OTHER = "5" * 64, "6" * 64
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("cluster") / "cluster.yaml"
+def head() -> Iterator[tuple[str, str]]:
+    """The addresses of its job server, and of the Ray that a driver joins."""
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAY_AUTH_MODE", "token")
-            patch.setenv("RAY_AUTH_TOKEN", "5" * 64)
-            address = stack.enter_context(running_head(num_cpus=0))
-        path.write_text(f"address: {address}\n")
-        yield path
+            patch.setenv("RAY_AUTH_TOKEN", FITS)
+            port = free_port()
+            address = stack.enter_context(running_head(0, f"--port={port}"))
+        yield address, f"127.0.0.1:{port}"
+
+
+def advise_ray(*arguments: str, home: Path, token: str | None, **env: str) -> tuple[int, str]:
+    """Exit code and standard error, for a user with a token."""
+    (home / ".ray").mkdir()
+    if token is not None:
+        (home / ".ray" / "auth_token").write_text(token)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_A")}
+    done = subprocess.run(command(*arguments), env=clean | {"HOME": str(home)} | env, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+ADVICE = "put the one of its head (~/.ray/auth_token there) into ~/.ray/auth_token here"
 
 
 @pytest.mark.parametrize(
     ("token", "env", "said"),
     [
         (None, {}, "asks for a token, and there is none here"),
-        ("6" * 64, {}, "refuses the token in ~/.ray/auth_token"),
-        ("5" * 64, {"RAY_AUTH_TOKEN": "6" * 64}, "refuses the token in RAY_AUTH_TOKEN"),
+        (OTHER, {}, "refuses the token in ~/.ray/auth_token"),
+        (FITS, {"RAY_AUTH_TOKEN": OTHER}, "refuses the token in RAY_AUTH_TOKEN"),
     ],
 )
 def test_a_token_that_does_not_fit_is_told_in_a_line(
-    cluster: Path, tmp_path: Path, token: str | None, env: dict[str, str], said: str
+    head: tuple[str, str], tmp_path: Path, token: str | None, env: dict[str, str], said: str
 ) -> None:
-    (tmp_path / ".ray").mkdir()
-    if token is not None:
-        (tmp_path / ".ray" / "auth_token").write_text(token)
-    line = command("data", "check", "clips.parquet", "--cluster", str(cluster))
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    done = subprocess.run(line, env=clean | {"HOME": str(tmp_path)} | env, capture_output=True, text=True)
-    assert done.returncode == 2
-    address = cluster.read_text().split()[1]
-    advice = "put the one of its head (~/.ray/auth_token there) into ~/.ray/auth_token here"
-    assert done.stderr == f"error: {address}: the cluster {said}; {advice}\n"
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(f"address: {head[0]}\n")
+    line = ("data", "check", "clips.parquet", "--cluster", str(cluster))
+    assert advise_ray(*line, home=tmp_path, token=token, **env) == (
+        2,
+        f"error: {head[0]}: the cluster {said}; {ADVICE}\n",
+    )
+
+
+def test_so_it_is_where_a_ray_is_joined(head: tuple[str, str], tmp_path: Path) -> None:
+    """Which Ray itself would try for a minute, a line each second."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").touch()
+    where = ("--videos", str(tmp_path / "videos"), "--out", str(tmp_path / "clips.parquet"))
+    line = ("data", "index", "--format", "folder", *where)
+    told = f"error: RAY_ADDRESS {head[1]}: the cluster refuses the token in ~/.ray/auth_token; {ADVICE}\n"
+    assert advise_ray(*line, home=tmp_path, token=OTHER, RAY_ADDRESS=head[1]) == (2, told)
