@@ -83,7 +83,7 @@ def _onnx(model: VideoModel, out: Path) -> float:
         import onnxruntime
         import onnxscript  # noqa: F401 (torch.onnx needs it)
     except ImportError as error:
-        raise ExportError(f"--format onnx needs {error.name}; pip install 'advise-ray[onnx]'") from None
+        raise ExportError(f"--format onnx needs {error.name}; pip install onnx onnxscript onnxruntime") from None
     whole, clips = _Whole(model).float().eval(), _clips(model)
     file = out / "model.onnx"
     try:

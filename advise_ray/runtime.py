@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
-from advise_ray import threads
-from advise_ray.errors import RayError
+from advise_ray import auth, threads
+from advise_ray.errors import RayError, UsageError
 
 # Nobody takes away the one machine of a Ray of our own, and the watcher is a process (3 CPU seconds to start).
 _OF_OUR_OWN = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
@@ -33,7 +33,7 @@ def connect_ahead() -> None:
     _begun = begun = threading.Event()
 
     def begin() -> None:
-        with contextlib.suppress(RayError):
+        with contextlib.suppress(RayError, UsageError):
             _connect()
         begun.set()
         threading.Event().wait()
@@ -49,6 +49,7 @@ def connect() -> None:
     failures reach the user as exceptions either way.
 
     Raises:
+        UsageError: the cluster asks for a token, and there is none here or another one.
         RayError: it does not start, or cannot be joined.
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -64,9 +65,12 @@ def _connect() -> None:
     verbose = logging.getLogger("advise_ray").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
     if not ray.is_initialized():
-        _own = not os.environ.get("RAY_ADDRESS")
+        address = os.environ.get("RAY_ADDRESS")
+        _own = not address
         if _own:  # its processes have what this one has
             threads.prepare()
+        elif reason := auth.refused(str(address)):
+            raise UsageError(f"RAY_ADDRESS {address}: {reason}")
         try:
             with _environ(_OF_OUR_OWN if _own else {}):
                 ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import advise_ray
-from advise_ray import tracking
+from advise_ray import packages, tracking
 from advise_ray.config import load
 from advise_ray.embed import clips_of, embed
 from advise_ray.errors import ExportError, UsageError, VideoDecodeError
@@ -76,12 +79,68 @@ def test_mlflow_has_the_model_and_serves_bytes_alone(
     client, experiment_id = tracking.connect(model.config)
     logged = client.search_logged_models([experiment_id])  # the experiment's own, not "Default"
     (own,) = [each for each in logged if each.source_run_id == pretrained["mlflow_run_id"]]
-    assert not list(Path(own.artifact_location.removeprefix("file://")).rglob("optimizer.pt"))
+    folder = Path(own.artifact_location.removeprefix("file://"))
+    assert not list(folder.rglob("optimizer.pt"))
+    required = {Requirement(line).name for line in (folder / "requirements.txt").read_text().splitlines()}
+    assert {"mlflow", "torch", "timm"} <= required
+    assert "advise-ray" not in required  # an index may have anything under that name
+    assert (folder / "code" / "advise_ray" / "serving.py").is_file()
     best = client.get_model_version_by_alias("advise-ray-prp", "best")
     by_alias, by_version = (advise_ray.load(f"models:/advise-ray-prp{at}") for at in ("@best", f"/{best.version}"))
     assert by_alias.predict(path) == by_version.predict(path)
     top1 = {each.run_id: client.get_run(each.run_id).data.metrics.get("val/top1", 0) for each in versions(client)}
     assert top1[best.run_id] == max(top1.values())
+
+
+@pytest.mark.full
+def test_a_logged_model_brings_its_code_and_names_what_it_needs(
+    pretrained: Run, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded where there is nothing but that: an environment of links to what its requirements ask for."""
+    import mlflow
+
+    store = tracking.tracking_uri(load(Path(pretrained["run_dir"]) / "config.yaml"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    mlflow.set_tracking_uri(store)
+    uri = f"models:/advise-ray-prp/{version_of(pretrained)}"
+    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=tmp_path / "model"))
+    python = environment(tmp_path / "venv", (folder / "requirements.txt").read_text().splitlines())
+    asked = [*("--dry-run", "--no-index", "--quiet"), "--requirement", str(folder / "requirements.txt")]
+    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", *asked], check=True)
+    path = videos(read_manifest(manifest))[0].path
+    script = f"""
+from pathlib import Path
+import importlib.util, mlflow, pandas
+assert importlib.util.find_spec("ray") is None and importlib.util.find_spec("advise_ray") is None
+model = mlflow.pyfunc.load_model({str(folder)!r})
+print(model.predict(pandas.DataFrame({{"video": [Path({path!r}).read_bytes()]}})).to_dict("records")[0])
+import advise_ray
+print(advise_ray.__file__)
+"""
+    done = subprocess.run([python, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, code = done.stdout.splitlines()
+    expected = advise_ray.load(pretrained["run_dir"]).predict(path)
+    assert ast.literal_eval(found)["class"] == max(expected, key=lambda name: expected[name])
+    assert code == str(folder / "code" / "advise_ray" / "__init__.py")
+
+
+def environment(folder: Path, requirements: list[str]) -> Path:
+    """The Python of a new environment that has what they ask for, and what that needs, as links to what is here."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    waiting, seen = [Requirement(line) for line in requirements], set()
+    while waiting:
+        each = waiting.pop()
+        if (key := (each.name, frozenset(each.extras))) in seen:
+            continue
+        seen.add(key)
+        waiting += packages.requirements(each.name, frozenset(each.extras))
+        found = metadata.distribution(each.name)
+        for name in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+            if not (site / name).exists():
+                (site / name).symlink_to(str(found.locate_file(name)))
+    return folder / "bin" / "python"
 
 
 def versions(client: Any) -> list[Any]:

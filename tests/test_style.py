@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHECKS = ["mypy", "lint-imports", "ruff check .", "ruff format --check ."]
+CHECKS = ["mypy", "lint-imports", "ruff check .", "ruff format --check .", "hadolint cluster/Dockerfile"]
 
 
 def start(check: str) -> subprocess.Popen[str]:

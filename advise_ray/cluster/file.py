@@ -32,6 +32,8 @@ class Launcher:
     """The head and all `min_workers`."""
     ssh: tuple[str, ...]
     """The options and the user's name that SSH reaches its nodes by."""
+    mounts: tuple[Path, ...] = ()
+    """Files and folders of this machine that its nodes get a copy of."""
 
 
 def read_cluster(path: Path) -> Address | Launcher:
@@ -77,7 +79,8 @@ def _launcher(path: Path, tree: dict[str, Any]) -> Launcher:
     auth = tree.get("auth") or {}
     key = ("-i", str(Path(auth["ssh_private_key"]).expanduser())) if "ssh_private_key" in auth else ()
     ssh = (*key, "-l", str(auth["ssh_user"])) if "ssh_user" in auth else key
-    return Launcher(path.absolute(), str(tree["cluster_name"]), hosts, len(hosts) or 1 + workers, ssh)
+    mounts = tuple(Path(local).expanduser() for local in (tree.get("file_mounts") or {}).values())
+    return Launcher(path.absolute(), str(tree["cluster_name"]), hosts, len(hosts) or 1 + workers, ssh, mounts)
 
 
 def schema_problems(tree: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from advise_ray import auth
 from advise_ray.cluster.shipment import pack
 from advise_ray.config import Config
 from advise_ray.errors import ClusterError, UsageError
@@ -35,22 +36,19 @@ def connect(address: str) -> JobSubmissionClient:
     """A client of the job server, with Ray's token where this user has one.
 
     Raises:
-        ClusterError: nobody answers there, or the token is refused.
+        UsageError: the cluster asks for a token, and there is none here or another one.
+        ClusterError: nobody answers there.
     """
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     for name in ("ray.dashboard.modules", "ray._private.runtime_env.packaging"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    has_token = auth.use_token()
     try:
         return JobSubmissionClient(None if address == "auto" else address)
     except AuthenticationError:
-        raise ClusterError(
-            f"{address}: the cluster asks for a token; put the one of its head (~/.ray/auth_token there) into "
-            "~/.ray/auth_token here"
-        ) from None
+        raise UsageError(f"{address}: {auth.misfit(has_token)}") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ClusterError(

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from advise_ray import auth
+from advise_ray.cluster import shipment
 from advise_ray.cluster.file import Launcher
-from advise_ray.errors import ClusterError
+from advise_ray.errors import ClusterError, UsageError
 
 JOB_SERVER_PORT = 8265
 TUNNEL_WAIT_S = 30.0
@@ -27,9 +29,15 @@ def bring_up(cluster: Launcher, on_line: OnLine) -> None:
     """`ray up`, which changes nothing on a cluster that is as its file says.
 
     Raises:
+        UsageError: what its nodes are to get is not on this machine.
         ClusterError: SSH does not reach a host that the file names (the launcher would try for five minutes); or the
             last lines of what the launcher said.
     """
+    installed = Path(shipment.INSTALL).expanduser()
+    if installed in cluster.mounts:
+        shipment.install_from(installed)
+    for local in cluster.mounts:
+        _require(cluster, local)
     for host in cluster.hosts:
         _knock(cluster, host)
     _ray(cluster, "up", "--yes", "--no-config-cache", on_line=on_line)
@@ -78,6 +86,17 @@ def tunnel(cluster: Launcher) -> Iterator[str]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 15)
         process.wait()
+
+
+def _require(cluster: Launcher, local: Path) -> None:
+    """Refuse a mount that the launcher would fail at with machines already running."""
+    is_token = local == Path(auth.TOKEN).expanduser()
+    if is_token and not (local.is_file() and local.read_text().strip()):
+        raise UsageError(
+            f"{cluster.path}: no token in {auth.TOKEN} for it to ask for; make one: ray get-auth-token --generate"
+        )
+    if not local.exists():
+        raise UsageError(f"{cluster.path}: file_mounts: {local} does not exist here; correct it, or leave it out")
 
 
 def _knock(cluster: Launcher, host: str) -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from packaging.requirements import Requirement
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from advise_ray import tracking
+from advise_ray import packages, tracking
 from advise_ray.config import Config
 from advise_ray.errors import AdviseRayError, ClusterError, TrackingError
 from advise_ray.video import storage
@@ -109,26 +108,23 @@ def _look(paths: list[str]) -> Said:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, and of the packages that this one needs; `none` for what is not there."""
+    """Of Python, and of the packages that this one needs; `none` for what is not there.
+
+    torch's builds for CPUs and for CUDA have one version: nodes without a GPU may have the smaller one.
+    """
     found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "machine": platform.machine()}
-    for requirement in requirements():
+    for requirement in packages.requirements():
         found[requirement.name] = "none"
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[requirement.name] = metadata.version(requirement.name)
+            found[requirement.name] = packages.release(requirement.name)
     return found
-
-
-def requirements() -> list[Requirement]:
-    """What this package needs, without its extras."""
-    every = map(Requirement, metadata.requires("advise-ray") or ())
-    return [each for each in every if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
 def _problems_of_nodes(nodes: list[Said], asked: dict[str, Any], marker: str) -> list[str]:
     here = versions()
     problems = [
         f"head: {each.name} {here[each.name]}, advise-ray needs {each}; install it there"
-        for each in requirements()
+        for each in packages.requirements()
         if here[each.name] == "none" or not each.specifier.contains(here[each.name], prereleases=True)
     ]
     for node in nodes:

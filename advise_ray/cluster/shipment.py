@@ -1,14 +1,20 @@
-"""What goes to the cluster with a job: the installed package as its wheel would hold it, and the recipe."""
+"""What goes to a cluster: to its nodes what they install, with a job the installed package and the recipe."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import shutil
+import tempfile
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
-from advise_ray import recipes
+from advise_ray import packages, recipes
 from advise_ray.config import Config, to_yaml
 
+INSTALL = "~/.cache/advise-ray/install"
+"""The folder that a launcher's file mounts on its nodes, which install from it (`requirements.txt`)."""
 RECIPE = "recipe.yaml"
 SOURCE_SUFFIXES = (".py", ".typed", ".yaml", ".json")
 
@@ -29,13 +35,59 @@ def pack(folder: Path, config: Config | None) -> int:
             _copy(path, folder / package.name / path.relative_to(package))
     for path in recipes.shipped().values():
         _copy(path, folder / package.name / "jobs" / path.name)
-    about = metadata.distribution("advise-ray")
+    about = metadata.distribution(packages.NAME)
     described = folder / f"advise_ray-{about.version}.dist-info" / "METADATA"
     described.parent.mkdir()
     described.write_text(about.read_text("METADATA") or "")
     if config is not None:
         (folder / RECIPE).write_text(to_yaml(config))
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def install_from(folder: Path) -> None:
+    """Fill a folder that `pip install --requirement requirements.txt` there installs this package from, as it is here.
+
+    No index is asked for it: whatever had its name there would run on the cluster. What it needs comes from an index,
+    each at the version that is installed here. The same package makes the same bytes: the launcher sets a node up
+    anew, and restarts its Ray, where what it mounts has changed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as filling:
+        new = Path(filling) / folder.name
+        new.mkdir()
+        wheel = _wheel(new)
+        (new / "constraints.txt").write_text("".join(f"{line}\n" for line in packages.constraints()))
+        (new / "requirements.txt").write_text(f"--constraint constraints.txt\n./{wheel.name}\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+
+
+def _wheel(folder: Path) -> Path:
+    """The installed package as a wheel: what `pack` ships, and the `advise-ray` command."""
+    about = metadata.distribution(packages.NAME)
+    name = f"advise_ray-{about.version}"
+    with tempfile.TemporaryDirectory() as unpacked:
+        root = Path(unpacked)
+        pack(root, None)
+        described = root / f"{name}.dist-info"
+        tags = {"Wheel-Version": "1.0", "Generator": packages.NAME, "Root-Is-Purelib": "true", "Tag": "py3-none-any"}
+        (described / "WHEEL").write_text("".join(f"{tag}: {value}\n" for tag, value in tags.items()))
+        (described / "entry_points.txt").write_text(about.read_text("entry_points.txt") or "")
+        files = {
+            path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+        }
+        record = f"{name}.dist-info/RECORD"
+        rows = [f"{file},sha256={_digest(content)},{len(content)}\n" for file, content in files.items()]
+        files[record] = "".join([*rows, f"{record},,\n"]).encode()
+    wheel = folder / f"{name}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file, content in files.items():
+            archive.writestr(zipfile.ZipInfo(file), content, zipfile.ZIP_DEFLATED)
+    return wheel
+
+
+def _digest(content: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,11 +7,11 @@ import json
 import re
 import shutil
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from advise_ray import packages
 from advise_ray.config import Config
 from advise_ray.errors import TrackingError
 from advise_ray.tracking.store import reason_of, tracking_uri
@@ -22,6 +22,23 @@ if TYPE_CHECKING:
 
 METRIC = "val/top1"
 """The version with the highest has the alias `best`."""
+PACKAGE = Path(__file__).parents[1]
+SERVED = (
+    "av",
+    "decord2",
+    "mlflow",
+    "numpy",
+    "open_clip_torch",
+    "packaging",
+    "pandas",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "timm",
+    "torch",
+    "torchvision",
+)
+"""What a logged model needs where it is loaded; this package itself goes with it."""
 
 
 def model_name(config: Config) -> str:
@@ -32,6 +49,7 @@ def model_name(config: Config) -> str:
 def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) -> str:
     """Log a checkpoint as a model of a run, models from code (`serving.py`); its `models:/` URI.
 
+    This package goes with it as code. A requirement by its name would be whatever an index has under that name.
     The run may have ended: its status stays as it is (`mlflow.pyfunc.log_model` would set it running).
     """
     import mlflow
@@ -53,14 +71,22 @@ def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) 
             name="model",
             flavor=SimpleNamespace(save_model=_save),
             run_id=run_id,
-            python_model=str(Path(__file__).parents[1] / "serving.py"),
+            python_model=str(PACKAGE / "serving.py"),
+            code_paths=[str(PACKAGE)],
             artifacts={"checkpoint": str(bare)},
             signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),
             input_example=pd.DataFrame({"video": [video.read_bytes()]}),
             validate_serving_input=False,  # not tried out: that would load the image model, here
-            pip_requirements=[f"advise-ray=={metadata.version('advise-ray')}"],
+            pip_requirements=_requirements(config),
         )
     return str(logged.model_uri)
+
+
+def _requirements(config: Config) -> list[str]:
+    """What it was trained with, at those versions, and the package that has its image model's weights, if one has."""
+    weights = config.model.ifm.weights or ""
+    carried = [weights.removeprefix("package:")] if weights.startswith("package:") else []
+    return [f"{name}=={packages.release(name)}" for name in (*SERVED, *carried)]
 
 
 def _save(*, validate_serving_input: bool, **model: Any) -> None:

@@ -38,21 +38,6 @@ def test_a_shipped_cluster_opens_nothing_and_asks_for_a_token(name: str) -> None
     assert "0.0.0.0" not in text
 
 
-def test_the_kuberay_job_has_a_head_gpus_and_decoders() -> None:
-    tree = yaml.safe_load((FILES / "kuberay.yaml").read_text())
-    assert (tree["apiVersion"], tree["kind"]) == ("ray.io/v1", "RayJob")
-    cluster = tree["spec"]["rayClusterSpec"]
-    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
-    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
-    assert set(groups) == {"gpu", "cpu"}
-    for group in (*groups.values(), cluster["headGroupSpec"]):
-        (container,) = group["template"]["spec"]["containers"]
-        assert {each["name"] for each in container["env"]} == {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
-        assert container["resources"]["limits"] == container["resources"]["requests"]
-    limits = groups["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert limits["nvidia.com/gpu"] == "1"
-
-
 def test_the_slurm_script_is_one() -> None:
     subprocess.run(["bash", "-n", str(FILES / "slurm.sbatch")], check=True)
 
