@@ -33,7 +33,7 @@ def test_a_flat_folder_trains_until_ctrl_c_and_goes_on_where_it_was(
     for number, video in enumerate(sorted(synthesized.rglob("*.mp4"))[:12]):
         (folder / f"holiday {number}.mp4").symlink_to(video)
     (folder / "no video.mp4").write_text("but a text")
-    own = ("train={epochs: 40, checkpoint_every_epochs: 40}", "data.deterministic=true")
+    own = ("train.epochs=40", "train.checkpoint_every_epochs=40", "data.deterministic=true")
     own += (f"storage.path={tmp_path}", "tracking.run_name=stopped")
     process = start("--quiet", "train", "--videos", str(folder), *set_options([*tiny, *own]), "--json")
     eventually_step(run_dir, 6, alive=process)
@@ -67,11 +67,12 @@ def test_what_cannot_save_is_ended_by_a_second_signal_or_in_time(
     second: bool, tiny: tuple[str, ...], manifest: Path, features: Path, beside: dict[str, str], tmp_path: Path
 ) -> None:
     own = (f"data.manifest={manifest}", f"data.features={features}", f"storage.path={tmp_path}")
-    own += ("tracking.run_name=stuck", f"train={{epochs: 4000, grace_s: {1000 if second else 3}}}")
+    own += ("tracking.run_name=stuck", "train.epochs=4000", f"train.grace_s={1000 if second else 3}")
     process = start("train", *set_options([*tiny, *own]), env=beside)
     eventually_step(tmp_path / "stuck", 6, alive=process)
-    for worker in list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]):
-        os.kill(worker.pid, signal.SIGSTOP)
+    alive = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+    (worker,) = list_actors(address=beside["RAY_ADDRESS"], filters=alive)
+    os.kill(worker.pid, signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
     if second:
         time.sleep(2)

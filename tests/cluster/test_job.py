@@ -106,7 +106,7 @@ def test_ctrl_c_leaves_the_job_unless_it_is_told_to_stop_it(
 ) -> None:
     from advise_ray.cluster import job
 
-    own = ("train={epochs: 500, checkpoint_every_epochs: 500}", "tracking.run_name=long")
+    own = ("train.epochs=500", "train.checkpoint_every_epochs=500", "tracking.run_name=long")
     path = recipe(tmp_path, manifest, tiny, *own)
     process = start(
         *("train", "--config", str(path), "--cluster", str(cluster)),

@@ -46,9 +46,9 @@ def script(tmp_path: Path) -> Path:
 def recipe(tiny: tuple[str, ...], manifest: Path, features: Path, tmp_path: Path) -> Path:
     """A worker on each node."""
     own = (f"data.manifest={manifest}", f"data.features={features}", "data.deterministic=true")
-    train = "train={epochs: 300, checkpoint_every_epochs: 300, num_workers: 2, cpus_per_worker: 0.9, use_gpu: false}"
+    own += ("train.epochs=300", "train.checkpoint_every_epochs=300", "train.num_workers=2", "train.cpus_per_worker=0.9")
     path = tmp_path / "recipe.yaml"
-    path.write_text(to_yaml(load(None, [*tiny, *own, train])))
+    path.write_text(to_yaml(load(None, [*tiny, *own])))
     return path
 
 

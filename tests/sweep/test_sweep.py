@@ -210,7 +210,8 @@ def test_a_sweep_that_is_told_to_end_saves_its_trials(recipe: Configure, feature
         "search.seed={grid: [0, 1, 2]}",
         f"data.features={features}",
         "data.deterministic=true",
-        "train={epochs: 150, checkpoint_every_epochs: 150}",
+        "train.epochs=150",
+        "train.checkpoint_every_epochs=150",
         "tune.max_concurrent=2",
     )
     (tmp_path / "recipe.yaml").write_text(to_yaml(config))
