@@ -229,7 +229,8 @@ def test_a_sweep_that_is_told_to_end_saves_its_trials(recipe: Configure, feature
     result = resume(tmp_path / "sweep")
     assert (result["finished"], result["failed"]) == (3, 0)
     for run_dir in runs[:2]:
-        undisturbed = train_here(load(run_dir / "config.yaml", ["tracking.run_name=undisturbed"]))
+        config = load(run_dir / "config.yaml", ["tracking.run_name=undisturbed"])
+        undisturbed = train_here(config, processes_on_node=2)
         assert losses(run_dir) == pytest.approx(losses(undisturbed), rel=1e-3)
 
 
