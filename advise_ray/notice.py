@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 import ray
+from ray.exceptions import RpcError
 from ray.experimental import internal_kv
 
 NAMESPACE = b"advise-ray-notice"
@@ -34,10 +35,11 @@ class Notice:
         self.given = self.matters = self._passed_on = False
 
     def pass_on(self) -> None:
-        """Leave word for those who work, once."""
-        if not self._passed_on:
-            internal_kv._internal_kv_put(self.name, b"end", namespace=NAMESPACE)
-            self._passed_on = True
+        """Leave word for those who work; called until a head that is away has taken it."""
+        with contextlib.suppress(RpcError):
+            if not self._passed_on:
+                internal_kv._internal_kv_put(self.name, b"end", namespace=NAMESPACE)
+                self._passed_on = True
 
     def _on_signal(self, *_: int | FrameType | None) -> None:
         if self.given or not self.matters or not self.grace_s:
@@ -73,5 +75,7 @@ def awaited(name: str, grace_s: float) -> Iterator[Notice]:
 
 
 def was_given(name: str) -> bool:
-    """Whether the work of this name is to save and end; asked on any node, and False where there is no Ray."""
-    return ray.is_initialized() and internal_kv._internal_kv_exists(name, namespace=NAMESPACE)
+    """Whether the work of this name is to save and end; asked on any node, and False where no Ray answers."""
+    with contextlib.suppress(RpcError):
+        return ray.is_initialized() and internal_kv._internal_kv_exists(name, namespace=NAMESPACE)
+    return False

@@ -7,11 +7,13 @@ import io
 import itertools
 import json
 import sys
+import time
 from pathlib import Path
 
 import click
 
 NODES_WAIT_S = 180.0
+POLL_S = 1.0
 
 
 def run_marked(nodes: str, arguments: list[str]) -> None:
@@ -33,7 +35,6 @@ def run(nodes: str, arguments: list[str]) -> None:
     Args:
         nodes: JSON, what the cluster file says of them.
     """
-    from advise_ray import runtime
     from advise_ray.cli import main
     from advise_ray.cluster import preflight
     from advise_ray.config import load
@@ -42,8 +43,9 @@ def run(nodes: str, arguments: list[str]) -> None:
     try:
         recipe = _recipe(arguments)
         config = load(recipe, _values(arguments, "--set")) if recipe is not None else None
-        runtime.connect()
-        if expected := json.loads(nodes):
+        expected = json.loads(nodes)
+        _connect(NODES_WAIT_S if expected else 0.0)
+        if expected:
             preflight.await_nodes(**expected, wait_s=NODES_WAIT_S, on_line=_tell)
         preflight.preflight(config, _tell, _read_everywhere(arguments))
     except AdviseRayError as error:
@@ -51,6 +53,21 @@ def run(nodes: str, arguments: list[str]) -> None:
             _tell(f"error: {line}")
         sys.exit(error.exit_code)
     main(arguments, prog_name="advise-ray")
+
+
+def _connect(wait_s: float) -> None:
+    """A head that is still starting is waited for."""
+    from advise_ray import runtime
+    from advise_ray.errors import RayError
+
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            return runtime.connect()
+        except RayError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(POLL_S)
 
 
 def _recipe(arguments: list[str]) -> Path | None:

@@ -39,9 +39,9 @@ class ClipStream:
     videos: Any
     """ObjectRef of list[Video], the manifest's rows."""
     start_step: int
-    validation_first: bool
     num_decode_actors: int
     cpus_per_decode_actor: float
+    validation_first: bool = False
 
     def open(self, num_workers: int) -> list[ray.data.DataIterator]:
         """Start nothing yet; one iterator a worker, to be read by all of them at once.

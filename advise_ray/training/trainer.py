@@ -210,7 +210,7 @@ class _Run:
             state = patiently(lambda: checkpoint.read_state(last)) if last else checkpoint.State()
             owes = state.owes_validation(schedule.steps_per_epoch)
             return ClipStream(
-                config, schedule, videos, state.step, owes, shares.num_decode_actors, shares.cpus_per_decode_actor
+                config, schedule, videos, state.step, shares.num_decode_actors, shares.cpus_per_decode_actor, owes
             )
 
         counts = worker_counts(config)
