@@ -1,6 +1,7 @@
 """The other end of `--cluster`: what Ray's job server starts on the head. `python -m advise_ray.on_head NODES …`.
 
-That is the first `python` in the PATH of `ray start`, which is not always the one that runs Ray.
+That is the first `python` in the PATH of `ray start`, which is not always the one that runs Ray. With `--unmarked`
+before NODES it is for a log that people read, as a Slurm job's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ def run() -> None:
         )
     from advise_ray.cli import remote
 
-    remote.run(sys.argv[1], sys.argv[2:])
+    if sys.argv[1] == "--unmarked":
+        remote.run(sys.argv[2], sys.argv[3:])
+    else:
+        remote.run_marked(sys.argv[1], sys.argv[2:])
 
 
 if __name__ == "__main__":

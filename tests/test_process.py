@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
+from ray.util.state import list_actors
 
 from advise_ray import tracking
 from advise_ray.config import load
@@ -30,7 +33,8 @@ def test_a_flat_folder_trains_until_ctrl_c_and_goes_on_where_it_was(
     for number, video in enumerate(sorted(synthesized.rglob("*.mp4"))[:12]):
         (folder / f"holiday {number}.mp4").symlink_to(video)
     (folder / "no video.mp4").write_text("but a text")
-    own = ("train.epochs=40", f"storage.path={tmp_path}", "tracking.run_name=stopped", "data.deterministic=true")
+    own = ("train.epochs=40", "train.checkpoint_every_epochs=40", "data.deterministic=true")
+    own += (f"storage.path={tmp_path}", "tracking.run_name=stopped")
     process = start("--quiet", "train", "--videos", str(folder), *set_options([*tiny, *own]), "--json")
     eventually_step(run_dir, 6, alive=process)
     process.send_signal(signal.SIGINT)
@@ -38,7 +42,9 @@ def test_a_flat_folder_trains_until_ctrl_c_and_goes_on_where_it_was(
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "1 videos cannot be read and are left out; why: " in stderr
-    assert f"go on with: advise-ray train --resume {run_dir}" in stderr
+    done = len(losses(run_dir))
+    assert done < 40 * 3
+    assert f"interrupted; step {done} is saved; go on with: advise-ray train --resume {run_dir}" in stderr
     assert "Traceback" not in stderr
     assert "epoch" not in stderr  # it is quiet
     assert "clips/s" not in stderr
@@ -53,6 +59,29 @@ def test_a_flat_folder_trains_until_ctrl_c_and_goes_on_where_it_was(
     assert status(run_dir) == "FINISHED"
     undisturbed = train_here(load(run_dir / "config.yaml", ["tracking.run_name=undisturbed"]))
     assert losses(run_dir) == pytest.approx(losses(undisturbed), rel=1e-3)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("second", [True, False])
+def test_what_cannot_save_is_ended_by_a_second_signal_or_in_time(
+    second: bool, tiny: tuple[str, ...], manifest: Path, features: Path, beside: dict[str, str], tmp_path: Path
+) -> None:
+    own = (f"data.manifest={manifest}", f"data.features={features}", f"storage.path={tmp_path}")
+    own += ("tracking.run_name=stuck", "train.epochs=4000", f"train.grace_s={1000 if second else 3}")
+    process = start("train", *set_options([*tiny, *own]), env=beside)
+    eventually_step(tmp_path / "stuck", 6, alive=process)
+    alive = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+    (worker,) = list_actors(address=beside["RAY_ADDRESS"], filters=alive)
+    os.kill(worker.pid, signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    if second:
+        time.sleep(2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, stderr
+    assert "once more, and it ends at once" in stderr
+    assert f"is saved; go on with: advise-ray train --resume {tmp_path / 'stuck'}" in stderr
 
 
 @pytest.mark.full
@@ -71,8 +100,9 @@ def test_killed_and_told_to_end_and_resumed_it_is_the_run_it_would_have_been(
     process = start("train", "--resume", str(run_dir), env=beside)
     eventually_step(run_dir, len(losses(run_dir)) + 6, alive=process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=PATIENCE_S)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
+    assert f"interrupted; step {len(losses(run_dir))} is saved" in stderr
     assert status(run_dir) == "KILLED"
 
     assert resume(run_dir)["status"] == "FINISHED"

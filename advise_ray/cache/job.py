@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from advise_ray import runtime
+from advise_ray import notice, runtime
 from advise_ray.cache import store
 from advise_ray.cache.encoding import EncodePart, group_pieces
 from advise_ray.cache.folder import is_cache, lock, part_names, sweep
@@ -107,7 +107,7 @@ class CacheJob:
 
         Raises:
             CacheError: no room is left, or too many videos cannot be decoded; what was written stays.
-            InterruptedRunError: on KeyboardInterrupt; the same.
+            InterruptedRunError: on SIGINT or SIGTERM, after the group of videos in the making; the same.
         """
         started_s = time.monotonic()
         for note in self.notes():
@@ -234,13 +234,17 @@ class CacheJob:
         shares = share_cpus(self.config, runtime.nodes())
         function = EncodePart(self.config, self.identity, self.videos, self.location)
         tables = [group_of(group) for group in groups]
-        for block in encode_groups(tables, function, self.config, self.model, 2, shares):
-            if block["error"][0]:
-                raise CacheError(self._no_room(str(block["error"][0]), index))
-            if block["part"][0]:
-                index += store.rows_of(Part(self.location, str(block["part"][0])))
-            for row, failure in zip(block["rows"][0], str(block["failures"][0]).split("\n"), strict=True):
-                if failure:
-                    rejects[self.videos[row].video_id] = failure
-            done += len(block["rows"][0])
-            on_progress(done, total)
+        with notice.awaited(self.location, self.config.train.grace_s) as noticed:
+            for block in encode_groups(tables, function, self.config, self.model, 2, shares):
+                if block["error"][0]:
+                    raise CacheError(self._no_room(str(block["error"][0]), index))
+                if block["part"][0]:
+                    index += store.rows_of(Part(self.location, str(block["part"][0])))
+                for row, failure in zip(block["rows"][0], str(block["failures"][0]).split("\n"), strict=True):
+                    if failure:
+                        rejects[self.videos[row].video_id] = failure
+                done += len(block["rows"][0])
+                on_progress(done, total)
+                noticed.matters = True
+                if noticed.given and done < total:
+                    raise KeyboardInterrupt

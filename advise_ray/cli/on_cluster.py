@@ -54,7 +54,8 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
     if down and not isinstance(cluster, Launcher):
         raise click.UsageError(f"--down: {path} is an address; who keeps that cluster takes it down")
     arguments, config = _arguments(ctx)
-    env = job.secrets((config or _of_a_run(ctx) or Config()).secrets)
+    theirs = config or _of_a_run(ctx) or Config()
+    env = job.patience(theirs) | job.secrets(theirs.secrets)
     nodes = {"hosts": cluster.hosts, "least_nodes": cluster.least_nodes} if isinstance(cluster, Launcher) else {}
     with _told_of_what_is_left(cluster, down), _job_server(cluster) as client:
         job_id = job.submit(client, [json.dumps(nodes), *arguments], config, env, _tell)
@@ -63,7 +64,7 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
             _tell(f"follow it with: {_ray(cluster, f'job logs --follow {job_id}')}")
             click.echo(job_id)
             return
-        code, output = _follow(client, job_id, cluster)
+        code, output = _follow(client, job_id, env, cluster)
     if down and isinstance(cluster, Launcher):
         take_down(cluster, _tell)
     click.echo(output, nl=False)
@@ -104,7 +105,9 @@ def _job_server(cluster: Address | Launcher) -> Iterator[JobSubmissionClient]:
         yield client
 
 
-def _follow(client: JobSubmissionClient, job_id: str, cluster: Address | Launcher) -> tuple[int, str]:
+def _follow(
+    client: JobSubmissionClient, job_id: str, env: dict[str, str], cluster: Address | Launcher
+) -> tuple[int, str]:
     from advise_ray.cluster import job
 
     try:
@@ -113,7 +116,8 @@ def _follow(client: JobSubmissionClient, job_id: str, cluster: Address | Launche
         ended = f"; it goes on; end it with: {_ray(cluster, f'job stop {job_id}')}"
         with contextlib.suppress(click.Abort, KeyboardInterrupt):
             if click.confirm(f"\nStop job {job_id} too?", err=True):
-                job.stop(client, job_id)
+                _tell("it saves and ends; once more leaves it to itself")
+                job.stop(client, job_id, env)
                 ended = ", and the job stopped"
         raise InterruptedRunError(f"interrupted{ended}") from None
 

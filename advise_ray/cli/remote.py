@@ -4,45 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import sys
+import time
 from pathlib import Path
 
 import click
 
 NODES_WAIT_S = 180.0
+POLL_S = 1.0
 
 
-def run(nodes: str, arguments: list[str]) -> None:
-    """Wait for the nodes, check them, run the command; its standard output is the last line, marked.
-
-    Args:
-        nodes: JSON, what the cluster file says of them.
-    """
+def run_marked(nodes: str, arguments: list[str]) -> None:
+    """`run`, for who reads its log from elsewhere: its standard output is the last line, marked."""
     from advise_ray.cluster.job import RESULT
 
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out):
-            _run(json.loads(nodes), arguments)
+            run(nodes, arguments)
     finally:
         if out.getvalue():
             print(RESULT + json.dumps(out.getvalue()), flush=True)
 
 
-def _run(nodes: dict[str, object], arguments: list[str]) -> None:
-    from advise_ray import runtime
+def run(nodes: str, arguments: list[str]) -> None:
+    """Wait for the nodes, check them, run the command.
+
+    Args:
+        nodes: JSON, what the cluster file says of them.
+    """
     from advise_ray.cli import main
     from advise_ray.cluster import preflight
     from advise_ray.config import load
     from advise_ray.errors import AdviseRayError
 
     try:
-        runtime.connect()
-        if nodes:
-            preflight.await_nodes(**nodes, wait_s=NODES_WAIT_S, on_line=_tell)  # type: ignore[arg-type]
         recipe = _recipe(arguments)
-        preflight.preflight(load(recipe) if recipe is not None else None, _tell, _read_everywhere(arguments))
+        config = load(recipe, _values(arguments, "--set")) if recipe is not None else None
+        expected = json.loads(nodes)
+        _connect(NODES_WAIT_S if expected else 0.0)
+        if expected:
+            preflight.await_nodes(**expected, wait_s=NODES_WAIT_S, on_line=_tell)
+        preflight.preflight(config, _tell, _read_everywhere(arguments))
     except AdviseRayError as error:
         for line in str(error).splitlines():
             _tell(f"error: {line}")
@@ -50,14 +55,36 @@ def _run(nodes: dict[str, object], arguments: list[str]) -> None:
     main(arguments, prog_name="advise-ray")
 
 
+def _connect(wait_s: float) -> None:
+    """A head that is still starting is waited for."""
+    from advise_ray import runtime
+    from advise_ray.errors import RayError
+
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            return runtime.connect()
+        except RayError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(POLL_S)
+
+
 def _recipe(arguments: list[str]) -> Path | None:
     """The configuration that the command will work by: the one that came with it, or a run's own."""
-    for option, file in (("--config", ""), ("--resume", "config.yaml")):
-        if option in arguments:
-            path = Path(arguments[arguments.index(option) + 1]) / file
-            return path if path.is_file() else None
+    from advise_ray import recipes
+
+    for name in _values(arguments, "--config"):
+        return recipes.find(name)
+    for run_dir in _values(arguments, "--resume"):
+        path = Path(run_dir) / "config.yaml"
+        return path if path.is_file() else None
     used = [Path(argument) / "config.yaml" for argument in arguments]  # the run that `evaluate` or `embed` uses
     return next((path for path in used if path.is_file()), None)
+
+
+def _values(arguments: list[str], option: str) -> list[str]:
+    return [value for name, value in itertools.pairwise(arguments) if name == option]
 
 
 def _read_everywhere(arguments: list[str]) -> list[str]:
@@ -66,8 +93,8 @@ def _read_everywhere(arguments: list[str]) -> list[str]:
     from advise_ray.cluster.preflight import some_videos
 
     read = []
-    if "--videos" in arguments:
-        read = [arguments[arguments.index("--videos") + 1]]
+    if videos := _values(arguments, "--videos"):
+        read = videos[:1]
     elif "check" in arguments:
         read = some_videos([Path(arguments[arguments.index("check") + 1])])
     return [path for path in read if Path(path).exists()]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import shlex
 import tempfile
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
 
 RESULT = "advise-ray-result: "
 """Marks the line of a job's log that holds its standard output, as a JSON string."""
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Read by the process that Ray keeps beside a job, which has the job's environment."""
 RECONNECTS_FOR_S = 120.0
 NO_AGENT, AGENT_WAIT_S = "No available agent", 60.0
 """What a head says (ray 2.60) in the first seconds after its job server answers, and how long it may."""
-END_WAIT_S = 60.0
+ENDS_IN_S = 30.0
+"""What a command takes to put things in order, beside what `train.grace_s` gives it to save."""
 POLL_S = 0.5
 OnLine = Callable[[str], None]
 
@@ -105,10 +109,19 @@ def follow(client: JobSubmissionClient, job_id: str, on_line: OnLine) -> tuple[i
     return details.driver_exit_code, output
 
 
-def stop(client: JobSubmissionClient, job_id: str) -> None:
-    """End a job as Ctrl-C would (Ray sends SIGTERM first), and wait until it has put things in order."""
+def patience(config: Config) -> dict[str, str]:
+    """The environment of a job that Ray (2.60: after 3 s) kills no sooner than it had time to save and end."""
+    return {STOP_WAIT: str(math.ceil(config.train.grace_s + ENDS_IN_S))}
+
+
+def stop(client: JobSubmissionClient, job_id: str, env: dict[str, str]) -> None:
+    """End a job as Ctrl-C would (Ray sends SIGTERM first), and wait until it has saved and put things in order.
+
+    Args:
+        env: what it was submitted with.
+    """
     client.stop_job(job_id)
-    deadline_s = time.monotonic() + END_WAIT_S
+    deadline_s = time.monotonic() + float(env[STOP_WAIT]) + ENDS_IN_S
     while time.monotonic() < deadline_s and not client.get_job_status(job_id).is_terminal():
         time.sleep(POLL_S)
 

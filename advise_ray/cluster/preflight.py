@@ -18,13 +18,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from advise_ray import packages, tracking
 from advise_ray.config import Config
-from advise_ray.errors import AdviseRayError, ClusterError, TrackingError
+from advise_ray.errors import AdviseRayError, ClusterError, TrackingError, UsageError
 from advise_ray.video import storage
 from advise_ray.video.manifest import read_manifest, videos
 
 NODE_TIMEOUT_S = 120.0
 POLL_S = 1.0
 SAMPLED_VIDEOS = 3
+NOT_SHARED = "storage.path is not shared: a file of the head"
 Said = dict[str, Any]
 OnLine = Callable[[str], None]
 
@@ -62,6 +63,7 @@ def preflight(config: Config | None, on_line: OnLine, read: Sequence[str] = ()) 
 
     Raises:
         ClusterError: everything that is wrong, a line each.
+        UsageError: the same, where `storage.path` is not shared.
     """
     nodes = _alive()
     needed = [*read, *(_needed(config) if config is not None else [])]
@@ -79,7 +81,8 @@ def preflight(config: Config | None, on_line: OnLine, read: Sequence[str] = ()) 
         except TrackingError as error:
             problems.append(str(error))
     if problems:
-        raise ClusterError("\n".join(problems))
+        unshared = any(NOT_SHARED in problem for problem in problems)
+        raise (UsageError if unshared else ClusterError)("\n".join(problems))
     on_line(f"preflight: {len(nodes)} node(s) agree on versions and reach what they need")
 
 
@@ -141,7 +144,7 @@ def _problems_of_nodes(nodes: list[Said], asked: dict[str, Any], marker: str) ->
             if there != here[name]
         ]
         for path, reason in said["unreachable"].items():
-            what = "storage.path is not shared: a file of the head" if path == marker else path
+            what = NOT_SHARED if path == marker else path
             problems.append(f"node {address}: {what} {reason}; all nodes need it at the same path")
     return problems
 

@@ -68,6 +68,9 @@ class TrainConfig(Section):
     """The latest checkpoints to keep, beside the best."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often the run starts again from its last checkpoint after a worker died."""
+    grace_s: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds that a run, a sweep or a cache job takes at most to save what it has after SIGTERM or Ctrl-C; a second
+    one ends it at once."""
 
     @property
     def worker_range(self) -> tuple[int, int]:

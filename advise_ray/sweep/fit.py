@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
+from advise_ray import notice
 from advise_ray.config import Config
 from advise_ray.sweep.record import Recorder
 from advise_ray.sweep.search import Study
@@ -39,7 +40,7 @@ def run_trials(
     """Run the trials of these numbers, or as many as Optuna thinks of.
 
     Raises:
-        KeyboardInterrupt: the trials under way were ended.
+        KeyboardInterrupt: the trials under way were ended; saved, where there was time for it.
     """
     tuning, search = sweep.config.tune, None
     if tuning.searcher == "tpe":
@@ -72,10 +73,11 @@ def run_trials(
             stop=stop,
         ),
     )
-    _fit(tuner, stop, recorder)
+    with notice.awaited(str(sweep.directory), sweep.config.train.grace_s) as noticed:
+        _fit(tuner, stop, recorder, noticed)
 
 
-def _fit(tuner: ray_tune.Tuner, stop: StopFile, recorder: Recorder) -> None:
+def _fit(tuner: ray_tune.Tuner, stop: StopFile, recorder: Recorder, noticed: notice.Notice) -> None:
     """In a thread: in the main one Tune would take Ctrl-C for itself."""
     error: list[BaseException] = []
 
@@ -90,6 +92,14 @@ def _fit(tuner: ray_tune.Tuner, stop: StopFile, recorder: Recorder) -> None:
     try:
         while thread.is_alive():
             thread.join(POLL_S)
+            noticed.matters = bool(recorder.running)
+            if noticed.given:
+                recorder.left = True
+                noticed.pass_on()
+                if not recorder.running:
+                    stop.set()  # not before: Tune would end trials that are about to be saved
+        if noticed.given:
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         recorder.left = True
         stop.set()

@@ -32,6 +32,7 @@ class Recorder(tune.Callback):
     def __init__(self, sweep: Sweep, parent_id: str, num_trials: int, on_event: Callable[[str], None]) -> None:
         self.sweep, self.parent_id, self.num_trials, self.on_event = sweep, parent_id, num_trials, on_event
         self.trackers: dict[str, RunTracker] = {}
+        self.running: set[str] = set()
         self.left = False
         self.ended_before = {row["number"] for row in read_trials(sweep.directory)}
         self.ended = len(self.ended_before)
@@ -54,6 +55,7 @@ class Recorder(tune.Callback):
         trial_dir, settings = self._of(trial)
         if self.left or (trial_dir / ENDED).exists() or trial.trial_id in self.trackers:
             return  # it tells again what it told, or is tried a second time
+        self.running.add(trial.trial_id)
         config = self._begin(trial_dir, settings)
         self.trackers[trial.trial_id] = RunTracker(config, trial_dir)
         self.sending.submit(self._start, self.trackers[trial.trial_id], settings)
@@ -81,10 +83,12 @@ class Recorder(tune.Callback):
             log.warning("%s; trial %s goes on, and is logged by --resume", error, tracker.run_dir.name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        self.running.discard(trial.trial_id)
         told = read_lines(self._of(trial)[0] / "reports.jsonl")
         self._end(trial, "FINISHED" if told and told[-1]["done"] else "PRUNED", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        self.running.discard(trial.trial_id)
         self._end(trial, "FAILED", _cause(trial))
 
     def leave(self) -> None:

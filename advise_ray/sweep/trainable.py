@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import tune
 
+from advise_ray.errors import InterruptedRunError
 from advise_ray.sweep.trial import Sweep, follow
 
 
@@ -25,7 +26,10 @@ class Trial(tune.Trainable):
         self.reports = follow(self.sweep, trial["settings"], self.sweep.trial_dir(trial["number"]))
 
     def step(self) -> dict[str, Any]:
-        return next(self.reports)
+        try:
+            return next(self.reports)
+        except InterruptedRunError:  # it is saved, and Tune's part is over; the sweep knows why
+            return {"done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.reports.close()

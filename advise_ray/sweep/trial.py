@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from advise_ray import notice
 from advise_ray.config import Config, load
+from advise_ray.errors import InterruptedRunError
 from advise_ray.evaluation.actions import Settings as ProtocolSettings
 from advise_ray.evaluation.run import Protocol, score
 from advise_ray.evaluation.subject import find_subject
@@ -48,6 +50,10 @@ class Sweep:
     @property
     def device(self) -> torch.device:
         return torch.device("cuda" if self.use_gpu else "cpu")
+
+    def told_to_end(self) -> bool:
+        """Whether the sweep is to save what it has and end."""
+        return notice.was_given(str(self.directory))
 
     def trial_dir(self, number: int) -> Path:
         return self.directory / "trials" / f"{number:04d}"
@@ -84,7 +90,10 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
 
     Raises:
         AdviseRayError: the configuration, or a training.
+        InterruptedRunError: the sweep was told to end; the trial is saved.
     """
+    if sweep.told_to_end():
+        raise InterruptedRunError("the sweep was told to end before this trial began")
     trial_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(trial_dir / ".lock", timeout=LONGEST_WAIT_S):  # a killed sweep may have left somebody at it
         path = trial_dir / "reports.jsonl"
@@ -141,10 +150,13 @@ def train_stage(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> I
     Raises:
         AdviseRayError: as `training.trainer.train`.
     """
-    plan, worker = open_here(config, ifm=_ifm_of(config), processes_on_node=sweep.processes_on_node)
+    plan, worker = open_here(
+        config, ifm=_ifm_of(config), processes_on_node=sweep.processes_on_node, told=sweep.told_to_end
+    )
     lines = _Lines(worker.job.run_dir / "metrics.jsonl", trial_dir / "metrics.jsonl", prefix)
     epochs = worker.epochs()
-    if worker.state.step == plan.schedule.total_steps:  # it was done when the trial went away
+    owes_validation = worker.state.owes_validation(plan.schedule.steps_per_epoch)
+    if worker.state.step == plan.schedule.total_steps and not owes_validation:  # it was done when the trial went away
         epochs = iter([config.train.epochs - 1])
     memory = PeakMemory(sweep.device)
     memory.forget_peak()

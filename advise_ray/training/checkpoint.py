@@ -46,6 +46,10 @@ class State:
     manifest_sha256: str = ""
     classes: list[str] = field(default_factory=list)
 
+    def owes_validation(self, steps_per_epoch: int) -> bool:
+        """Whether the run was told to end between an epoch's last step and the end of its validation."""
+        return self.step > 0 and self.step % steps_per_epoch == 0 and not self.metrics
+
 
 def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
     """Write a checkpoint, then delete those that are neither among the last `train.keep_checkpoints` nor the best."""

@@ -222,14 +222,16 @@ def read_here(
     num_workers: int,
     *,
     pinned: bool,
+    validation_first: bool = False,
 ) -> Generator[Block]:
-    """A worker's blocks, read in a thread of its own process, a few ahead of it.
+    """A worker's blocks (see `Schedule.batches`), read in a thread of its own process, a few ahead of it.
 
     A local feature cache is read so in every run: the worker maps it, and nothing is copied between processes.
     """
     source = open_source(config, pinned=pinned)
     reader = ClipReader(config, videos, source)
-    rows = (plan_rows(batch, num_workers)[rank] for batch in schedule.batches(start_step))
+    batches = schedule.batches(start_step, validation_first=validation_first)
+    rows = (plan_rows(batch, num_workers)[rank] for batch in batches)
     blocks = ({name: [value] for name, value in row.items()} for row in rows)
     thread, begun = ThreadPoolExecutor(1, thread_name_prefix="clips"), deque[Future[Block]]()
     try:

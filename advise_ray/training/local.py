@@ -72,12 +72,15 @@ def train_here(
     return result
 
 
-def open_here(config: Config, *, ifm: IFM | None = None, processes_on_node: int = 1) -> tuple[Plan, Worker]:
+def open_here(
+    config: Config, *, ifm: IFM | None = None, processes_on_node: int = 1, told: Callable[[], bool] = lambda: False
+) -> tuple[Plan, Worker]:
     """The plan of a run and its only worker, from the last checkpoint on.
 
     Args:
         ifm: see `model.advise.build_advise`.
         processes_on_node: that share the cores.
+        told: see `Worker`.
 
     Raises:
         UsageError, ConfigError: before anything is written.
@@ -95,5 +98,6 @@ def open_here(config: Config, *, ifm: IFM | None = None, processes_on_node: int 
         weights=plan.weights(),
         device=torch.device("cuda" if use_gpu else "cpu"),
         processes_on_node=processes_on_node,
+        told=told,
     )
     return plan, worker

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -26,12 +27,12 @@ from advise_ray.config import Config
 from advise_ray.pace import paced, start_pace
 from advise_ray.rows import row_by_row, rows
 from advise_ray.training.clips import ClipReader, plan_rows
-from advise_ray.training.schedule import Schedule
+from advise_ray.training.schedule import Batch, Schedule
 
 
 @dataclass(frozen=True)
 class ClipStream:
-    """All batches of a run from `start_step` on, ready to be opened for any number of workers."""
+    """All batches of a run from `start_step` on (see `Schedule.batches`), ready for any number of workers."""
 
     config: Config
     schedule: Schedule
@@ -40,6 +41,7 @@ class ClipStream:
     start_step: int
     num_decode_actors: int
     cpus_per_decode_actor: float
+    validation_first: bool = False
 
     def open(self, num_workers: int) -> list[ray.data.DataIterator]:
         """Start nothing yet; one iterator a worker, to be read by all of them at once.
@@ -50,7 +52,8 @@ class ClipStream:
         pace = start_pace(pace_name)
         ahead = max(2, self.config.data.max_clips_in_flight // self.schedule.batch_size)
         with DataContext.current(row_by_row(preserve_order=True)):
-            plan = rows(lambda: _plan_rows(self.schedule, self.start_step, num_workers, ahead, pace, pace_name))
+            batches = partial(self.schedule.batches, self.start_step, validation_first=self.validation_first)
+            plan = rows(lambda: _plan_rows(batches(), num_workers, ahead, pace, pace_name))
             decoded = plan.map_batches(
                 ReadClips,
                 fn_constructor_args=(self.config, self.videos),
@@ -73,11 +76,9 @@ class StreamConfig(DataConfig):
         return [{name: shards[rank] for name, shards in opened.items()} for rank in range(world_size)]
 
 
-def _plan_rows(
-    schedule: Schedule, start_step: int, num_workers: int, ahead: int, pace: Any, pace_name: str
-) -> Iterator[pa.Table]:
+def _plan_rows(batches: Iterator[Batch], num_workers: int, ahead: int, pace: Any, pace_name: str) -> Iterator[pa.Table]:
     """A row for each worker's share of each batch, at most `ahead` batches before the workers."""
-    for batch in paced(schedule.batches(start_step), ahead, pace):
+    for batch in paced(batches, ahead, pace):
         for row in plan_rows(batch, num_workers):
             yield pa.Table.from_pylist([{**row, "pace": pace_name}])
 

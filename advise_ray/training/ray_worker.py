@@ -12,7 +12,8 @@ import ray.train
 import torch
 from ray.util.metrics import Gauge
 
-from advise_ray.errors import AdviseRayError
+from advise_ray import notice
+from advise_ray.errors import AdviseRayError, InterruptedRunError
 from advise_ray.training.clips import Block
 from advise_ray.training.job import Job
 from advise_ray.training.patience import LASTING
@@ -20,7 +21,10 @@ from advise_ray.training.worker import Worker
 
 
 def run_worker(job: Job) -> dict[str, Any]:
-    """Train; the return value is `{"error": message}` where going on or starting again would not help."""
+    """Train; the return value is `{"error": message}` where going on or starting again would not help.
+
+    And `{"interrupted": message}` where the run was told to end.
+    """
     context = ray.train.get_context()
     blocks = _open_stream(context.get_world_rank()) if job.streams else None  # decode actors start meanwhile
     try:
@@ -33,6 +37,7 @@ def run_worker(job: Job) -> dict[str, Any]:
             processes_on_node=context.get_local_world_size(),
             blocks=blocks,
             warned=lambda: ray.train.get_preemption_info() is not None,
+            told=lambda: notice.was_given(str(job.run_dir)),
         )
         gauges = {
             name: Gauge(f"advise_ray_train_{name}", "Of a run's last epoch, over all workers.", tag_keys=("run",))
@@ -42,6 +47,8 @@ def run_worker(job: Job) -> dict[str, Any]:
             for name, gauge in gauges.items():
                 gauge.set(worker.state.metrics[f"rate/{name}"], tags={"run": job.run_dir.name})
         return worker.result()
+    except InterruptedRunError as error:
+        return {"interrupted": str(error)}
     except AdviseRayError as error:
         # Not raised: Ray Train would take it for a fault of the machine and start the run again.
         return {"error": str(error)}

@@ -21,8 +21,10 @@ from advise_ray.files import require_folder
 from advise_ray.training.patience import patiently
 from advise_ray.video.manifest import Video, read_rejects, write_rejects
 
-FLUSH_EVERY_STEPS = 10
-"""Steps between two looks at the numbers: each look waits for the device and talks to the other workers."""
+LOOK_EVERY_BATCHES = 10
+"""Batches from one look at the numbers to the next: each look waits for the device and talks to the other workers."""
+LOOK_EVERY_S = 2.0
+"""Slow batches are looked at sooner, so that a run that is told to end heeds it."""
 
 
 class Recorder:
@@ -45,6 +47,12 @@ class Recorder:
         self._steps: list[tuple[int, int, float, float, torch.Tensor]] = []
         self._clips: list[dict[str, Any]] = []
         self._new_rejects: dict[str, str] = {}
+        self._batches, self._next_look, self._looked_s = 0, 1, time.perf_counter()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to flush: on all workers at the same batch."""
+        return self._batches >= self._next_look
 
     def train_step(self, epoch: int, step: int, lr: float, totals: torch.Tensor) -> None:
         """Note a training step (from 1) with what `Learner.train_step` returned; written at the next flush."""
@@ -52,6 +60,7 @@ class Recorder:
 
     def block(self, block: dict[str, NDArray[Any]], step: int) -> None:
         """Note a block's failed videos and, with `data.log_clips`, its training clips."""
+        self._batches += 1
         for line in filter(None, str(block["failures"][0]).split("\n")):
             video_id, reason = line.split("\t", 1)
             self._new_rejects[video_id] = reason
@@ -72,21 +81,29 @@ class Recorder:
                 }
             )
 
-    def flush(self) -> NDArray[np.float64]:
+    def flush(self, told: bool = False) -> tuple[NDArray[np.float64], bool]:
         """Sum over the workers and write what has been noted since the last flush.
 
+        Args:
+            told: the first worker's answer to a question that all are to answer alike; the others' does not count.
+
         Returns:
-            float64[3]: loss sum, correct clips and clips of these steps.
+            float64[3]: loss sum, correct clips and clips of these steps; and the first worker's answer.
 
         Raises:
             TrainingError: on all workers alike, when a loss is not finite or too many videos have failed.
         """
-        num_failures = torch.full((1, 4), float(len(self._new_rejects)))
+        batch_s = (time.perf_counter() - self._looked_s) / max(self._batches, 1)
+        first = float(self.rank == 0)
+        row = torch.tensor([[len(self._new_rejects), first * told, first * batch_s, 0]])
         rows = torch.stack([totals for *_, totals in self._steps]) if self._steps else torch.zeros(0, 4)
-        summed = torch.cat([rows, num_failures.to(rows.device)])
+        summed = torch.cat([rows, row.to(rows.device)])
         if self.num_workers > 1:
             dist.all_reduce(summed)
         numbers = summed.double().cpu().numpy()
+        _, told_first, batch_s, _ = numbers[-1]
+        self._batches, self._looked_s = 0, time.perf_counter()
+        self._next_look = int(np.clip(LOOK_EVERY_S / max(batch_s, 1e-9), 1, LOOK_EVERY_BATCHES))
         if self.rank == 0:
             self._write_steps(numbers[:-1])
         self._write_clips()
@@ -100,7 +117,7 @@ class Recorder:
                 "optim.grad_clip, or use train.precision=fp32"
             )
         self._steps.clear()
-        return numbers[:-1, :3].sum(axis=0)
+        return numbers[:-1, :3].sum(axis=0), bool(told_first)
 
     def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
         """Write the line of an epoch that ended (from 0)."""

@@ -83,8 +83,11 @@ class Schedule:
         """Whether validation batches follow the training batches of this epoch."""
         return due(epoch + 1, self.val_every_epochs, self.epochs) and self.val_batches > 0
 
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """The batches from `start_step` on; at an epoch's first step its predecessor's validation is over."""
+    def batches(self, start_step: int = 0, *, validation_first: bool = False) -> Iterator[Batch]:
+        """The batches from `start_step` on; at an epoch's first step its predecessor's validation is over, unless that
+        comes first."""
+        if validation_first and self.validates(last := start_step // self.steps_per_epoch - 1):
+            yield from self._val_batches(last)
         for epoch in range(start_step // self.steps_per_epoch, self.epochs):
             first_step = epoch * self.steps_per_epoch
             for index, (videos, weights) in enumerate(self._train_batches(epoch)):

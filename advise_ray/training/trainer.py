@@ -17,10 +17,11 @@ import ray.train
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from advise_ray import cards, runtime, threads, tracking
+from advise_ray import cards, notice, runtime, threads, tracking
 from advise_ray.config import Config, load, worker_counts
 from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError, TrainingError, UsageError
 from advise_ray.files import write_whole
+from advise_ray.notice import Notice
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint, status
 from advise_ray.training.job import run
@@ -55,7 +56,7 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> Line:
         UsageError, ConfigError: before anything is written.
         TrackingError: the tracking server is away; before anything is written, or after it was waited for.
         TrainingError: the run stopped; its directory says how far it came.
-        InterruptedRunError: on KeyboardInterrupt.
+        InterruptedRunError: on SIGINT or SIGTERM, or KeyboardInterrupt; see `train.grace_s`.
     """
     plan = make_plan(config)
     run_dir = run_dir_of(config)
@@ -107,9 +108,12 @@ class _Run:
             log.warning("note: %s", note)
         try:
             self._fit()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, InterruptedRunError):
             self._try_to_end("KILLED")
-            raise InterruptedRunError(f"interrupted; go on with: advise-ray train --resume {self.run_dir}") from None
+            last = checkpoint.latest(self.run_dir)
+            saved = f"step {checkpoint.read_state(last).step} is saved" if last else "no step is saved"
+            go_on = f"go on with: advise-ray train --resume {self.run_dir}"
+            raise InterruptedRunError(f"interrupted; {saved}; {go_on}") from None
         except BaseException:
             self._try_to_end("FAILED")
             raise
@@ -145,23 +149,23 @@ class _Run:
 
     def _fit(self) -> None:
         runtime.connect()
-        following = self._follow()
-        try:
-            with tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch:
-                outcome = self._trainer(lambda: next(following), scratch).fit()
-        except ray.exceptions.RayActorError as error:  # nobody starts Ray Train's controller again
-            reason = _first_line(error)
-            raise TrainingError(
-                f"the run's controller died ({reason}); go on with: advise-ray train --resume {self.run_dir}"
-            ) from error
-        except TrainingFailedError as error:
-            raise TrainingError(_worker_message(error, self.run_dir)) from error
-        next(following)
+        with notice.awaited(str(self.run_dir), self.config.train.grace_s) as noticed:
+            following = self._follow(noticed)
+            try:
+                with tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch:
+                    outcome = self._trainer(lambda: next(following), scratch).fit()
+            except (ray.exceptions.RayActorError, TrainingFailedError) as error:
+                if noticed.given:  # what was told to end with us was quicker
+                    raise KeyboardInterrupt from error
+                raise TrainingError(_message(error, self.run_dir)) from error
+            next(following)
         if "error" in outcome.return_value:
             raise TrainingError(outcome.return_value["error"])
+        if "interrupted" in outcome.return_value:
+            raise InterruptedRunError(outcome.return_value["interrupted"])
 
-    def _follow(self) -> Iterator[None]:
-        """Hand on what the run has written, whenever asked."""
+    def _follow(self, noticed: Notice) -> Iterator[None]:
+        """Hand on what the run has written, and to the run that it is to end, whenever asked."""
         self._start_tracking()  # while the workers start
         metrics = self.run_dir / "metrics.jsonl"
         self.tracker.follow(metrics)
@@ -173,6 +177,9 @@ class _Run:
                 noted_s = time.monotonic()
             for line in lines:
                 self.on_line(line, self.plan.schedule.total_steps)
+            noticed.matters = noticed.matters or bool(lines)
+            if noticed.given:
+                noticed.pass_on()
             yield
 
     def _start_tracking(self) -> None:
@@ -200,9 +207,10 @@ class _Run:
         def stream() -> ClipStream:
             """Called at each start of the worker group: the stream begins where the last checkpoint stopped."""
             last = patiently(lambda: checkpoint.latest_of_run(run_dir))
-            start_step = patiently(lambda: checkpoint.read_state(last)).step if last else 0
+            state = patiently(lambda: checkpoint.read_state(last)) if last else checkpoint.State()
+            owes = state.owes_validation(schedule.steps_per_epoch)
             return ClipStream(
-                config, schedule, videos, start_step, shares.num_decode_actors, shares.cpus_per_decode_actor
+                config, schedule, videos, state.step, shares.num_decode_actors, shares.cpus_per_decode_actor, owes
             )
 
         counts = worker_counts(config)
@@ -229,13 +237,13 @@ class _Run:
         )
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
-
-
-def _worker_message(error: TrainingFailedError, run_dir: Path) -> str:
-    """The innermost cause in one line, and where to go on."""
+def _message(error: ray.exceptions.RayActorError | TrainingFailedError, run_dir: Path) -> str:
+    """The innermost cause in one line, and how to go on."""
+    go_on = f"go on with: advise-ray train --resume {run_dir}"
+    if isinstance(error, ray.exceptions.RayActorError):  # nobody starts Ray Train's controller again
+        first_line = str(error).strip().split("\n", 1)[0]
+        return f"the run's controller died ({first_line}); {go_on}"
     failures = getattr(error, "worker_failures", {})
     cause = next(iter(failures.values()), error)
     last_line = str(cause).strip().splitlines()[-1]
-    return f"the workers kept failing: {last_line}; go on with: advise-ray train --resume {run_dir}"
+    return f"the workers kept failing: {last_line}; {go_on}"

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from advise_ray import threads
 from advise_ray.config import Config
-from advise_ray.errors import TrainingError
+from advise_ray.errors import InterruptedRunError, TrainingError
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
 from advise_ray.training.clips import Block, read_here
 from advise_ray.training.job import Job
 from advise_ray.training.loop import Learner
 from advise_ray.training.patience import patiently
-from advise_ray.training.record import FLUSH_EVERY_STEPS, Recorder
+from advise_ray.training.record import Recorder
 from advise_ray.training.schedule import due
 from advise_ray.video.manifest import Video
 
@@ -46,6 +46,7 @@ class Worker:
         processes_on_node: that share the cores.
         blocks: this worker's share of the batches (`ClipReader`); None: it reads them itself.
         warned: whether a node of the run is about to be taken away; all workers ask it in step, and get one answer.
+        told: whether the run is to save and end; the first worker asks it for all.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class Worker:
         processes_on_node: int = 1,
         blocks: Generator[Block] | None = None,
         warned: Callable[[], bool] = lambda: False,
+        told: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.warned = warned
+        self.warned, self.told = warned, told
         self.job, self.config, self.schedule = job, job.config, job.schedule
         self.rank, self.device = rank, device
         _set_up_torch(self.config, device, processes_on_node)
@@ -80,18 +82,27 @@ class Worker:
             rank,
             self.learner.num_workers,
             pinned=device.type == "cuda",
+            validation_first=self._owes_validation,
         )
+
+    @property
+    def _owes_validation(self) -> bool:
+        return self.state.owes_validation(self.schedule.steps_per_epoch)
 
     def epochs(self) -> Iterator[int]:
         """Train to the end; after each epoch its number, from 0, while `state.metrics` are its own.
 
         Raises:
             TrainingError: see `Recorder.flush`; or the frozen half has changed.
+            InterruptedRunError: on all workers alike, when the run was told to end; it is saved.
         """
+        begun = self.state.step // self.schedule.steps_per_epoch - self._owes_validation
         with contextlib.closing(self.blocks):
-            for epoch in range(self.state.step // self.schedule.steps_per_epoch, self.config.train.epochs):
-                self._train_epoch(epoch)
+            for epoch in range(begun, self.config.train.epochs):
+                told = self._train_epoch(epoch)
                 yield epoch
+                if told and epoch + 1 < self.config.train.epochs:
+                    raise self._interrupted()
         if self.config.data.features is None and self.learner.model.ifm.hash_weights() != self.job.ifm_sha256:
             raise TrainingError("the image model's weights changed during training: this is a bug, please report it")
 
@@ -99,7 +110,8 @@ class Worker:
         """What the driver is told."""
         return {"clips_seen": self.state.clips_seen, "steps": self.state.step}
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_epoch(self, epoch: int) -> bool:
+        """Whether the run is to end after it."""
         totals = _Epoch()
         self.state.metrics = {}  # a checkpoint in mid-epoch has none, so it cannot be taken for the best
         while self.state.step < (epoch + 1) * self.schedule.steps_per_epoch:
@@ -112,7 +124,10 @@ class Worker:
                 block = self._next(totals)
                 self.recorder.block(block, self.state.step)
                 totals.val_loss += self.learner.val_step(block, totals.confusion)
-        self._end_epoch(epoch, totals)
+                if self.recorder.due and self._flush():
+                    self._save()
+                    raise self._interrupted()
+        return self._end_epoch(epoch, totals)
 
     def _next(self, totals: _Epoch) -> Block:
         started_s = time.perf_counter()
@@ -129,22 +144,31 @@ class Worker:
         self.recorder.block(block, step + 1)
         self.recorder.train_step(epoch, step + 1, self.learner.learning_rate(step), numbers)
         self.state.step = step + 1
-        ends_epoch = self.state.step % self.schedule.steps_per_epoch == 0
+        if self.state.step % self.schedule.steps_per_epoch == 0:
+            self._flush()  # the epoch's end sees to the rest
+            return
         every_steps = self.config.train.checkpoint_every_steps
-        saves = every_steps is not None and self.state.step % every_steps == 0 and not ends_epoch
-        if saves or ends_epoch or self.state.step % FLUSH_EVERY_STEPS == 0:
-            self._flush()
-            saves = saves or (self.warned() and not ends_epoch)
-        if saves:
-            self._save()
+        saves = every_steps is not None and self.state.step % every_steps == 0
+        if saves or self.recorder.due:
+            told, warned = self._flush(), self.warned()
+            if saves or told or warned:
+                self._save()
+            if told:
+                raise self._interrupted()
 
-    def _flush(self) -> None:
-        summed = self.recorder.flush()
+    def _flush(self) -> bool:
+        """Write what was noted; whether the run is to end."""
+        summed, told = self.recorder.flush(self.rank == 0 and self.told())
         self.state.clips_seen += round(summed[2])
         self.state.epoch_totals = [a + float(b) for a, b in zip(self.state.epoch_totals, summed, strict=True)]
+        return told
 
-    def _end_epoch(self, epoch: int, totals: _Epoch) -> None:
-        self.recorder.flush()  # rejects of the validation videos
+    def _interrupted(self) -> InterruptedRunError:
+        return InterruptedRunError(f"the run was told to end; step {self.state.step} is saved")
+
+    def _end_epoch(self, epoch: int, totals: _Epoch) -> bool:
+        """Whether the run is to end after it."""
+        told = self._flush()  # with rejects of the validation videos
         loss, correct, clips = self.state.epoch_totals
         metrics = {"train/epoch_loss": loss / max(clips, 1), "train/epoch_top1": correct / max(clips, 1)}
         metrics |= self._validation(totals) | self._rates(totals)
@@ -156,8 +180,10 @@ class Worker:
             due(epoch + 1, self.config.train.checkpoint_every_epochs, self.config.train.epochs)
             or (every_steps is not None and self.state.step % every_steps == 0)
             or self.warned()
+            or told
         ):
             self._save()
+        return told
 
     def _validation(self, totals: _Epoch) -> dict[str, float]:
         if totals.confusion is None or totals.val_loss is None:

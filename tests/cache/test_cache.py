@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -237,7 +238,7 @@ def test_an_interrupted_job_goes_on_to_the_same_features(
 
     def interrupt(done: int, total: int) -> None:
         if done >= total // 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
 
     out = str(tmp_path / "cache")
     with pytest.raises(InterruptedRunError, match=r"interrupted; \d+ of 24 videos are kept; the same command"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.heads import running_head
-from tests.runs import command, eventually, start
+from tests.runs import command, eventually_step, losses, start
 
 
 @pytest.fixture(scope="module")
@@ -106,21 +106,23 @@ def test_ctrl_c_leaves_the_job_unless_it_is_told_to_stop_it(
 ) -> None:
     from advise_ray.cluster import job
 
-    path = recipe(tmp_path, manifest, tiny, "train.epochs=500", "tracking.run_name=long")
+    own = ("train.epochs=500", "train.checkpoint_every_epochs=500", "tracking.run_name=long")
+    path = recipe(tmp_path, manifest, tiny, *own)
     process = start(
         *("train", "--config", str(path), "--cluster", str(cluster)),
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=None,
     )
-    metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
-    eventually(metrics.exists, alive=process)
+    run_dir = tmp_path / "runs" / "long"
+    eventually_step(run_dir, 6, alive=process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate("y\n", timeout=120)
     assert process.returncode == 130, said
     assert "Stop job" in said
     assert "interrupted, and the job stopped" in said
-    assert json.loads((tmp_path / "runs" / "long" / "result.json").read_text())["status"] == "KILLED"
+    ended = json.loads((run_dir / "result.json").read_text())
+    assert (ended["status"], ended["steps"]) == ("KILLED", len(losses(run_dir)))  # it had the time to save
     (job_id,) = [line.split()[1] for line in said.splitlines() if line.startswith("job ")]
     assert job.connect(cluster.read_text().split()[1]).get_job_status(job_id).is_terminal()
 

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from advise_ray import runtime
 from advise_ray.cluster.preflight import preflight
 from advise_ray.config import Config, load
-from advise_ray.errors import ClusterError
+from advise_ray.errors import ClusterError, UsageError
 from tests.cluster.heads import BIN, free_port
 from tests.runs import eventually
 
@@ -84,7 +84,7 @@ def test_a_node_with_another_version_is_named_with_both(head: str, tmp_path: Pat
 
 def test_storage_that_a_node_does_not_see_is_told(head: str, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    with second_node(head, *hiding(tmp_path / "runs")), pytest.raises(ClusterError) as raised:
+    with second_node(head, *hiding(tmp_path / "runs")), pytest.raises(UsageError) as raised:
         preflight(config_in(tmp_path / "runs"), print)
     (line,) = str(raised.value).splitlines()
     assert line.startswith(f"node {SECOND}: storage.path is not shared: a file of the head does not exist")

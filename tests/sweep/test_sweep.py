@@ -17,10 +17,11 @@ from advise_ray import tracking
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import ConfigError, SweepError, UsageError
 from advise_ray.sweep.run import resume, tune
+from advise_ray.training import checkpoint
 from advise_ray.training.local import train_here
 from advise_ray.training.trainer import train
 from tests.conftest import Configure
-from tests.runs import PATIENCE_S, command, eventually, losses
+from tests.runs import PATIENCE_S, command, eventually, eventually_step, losses, start
 
 BLOCKS = "search.model.tmm.num_blocks={grid: [1, 2]}"
 SEEDS = "search.seed={grid: [0, 1]}"
@@ -200,6 +201,37 @@ def test_a_killed_sweep_goes_on_and_does_nothing_twice(recipe: Configure, tmp_pa
     for row in csv.DictReader((sweep_dir / "trials.csv").open()):
         if row["status"] == "FINISHED":
             assert len(losses(sweep_dir / "trials" / f"{int(row['number']):04d}")) == 24
+
+
+@pytest.mark.full
+def test_a_sweep_that_is_told_to_end_saves_its_trials(recipe: Configure, features: Path, tmp_path: Path) -> None:
+    """Two that are under way lose no step; the third does not begin; resumed, all are as if nothing had been."""
+    config = recipe(
+        "search.seed={grid: [0, 1, 2]}",
+        f"data.features={features}",
+        "data.deterministic=true",
+        "train.epochs=150",
+        "train.checkpoint_every_epochs=150",
+        "tune.max_concurrent=2",
+    )
+    (tmp_path / "recipe.yaml").write_text(to_yaml(config))
+    process = start("tune", "--config", str(tmp_path / "recipe.yaml"))
+    runs = [tmp_path / "sweep" / "trials" / f"{number:04d}" / "pretrain" for number in range(3)]
+    for run_dir in runs[:2]:
+        eventually_step(run_dir, 6, alive=process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, stderr
+    assert f"interrupted; go on with: advise-ray tune --resume {tmp_path / 'sweep'}" in stderr
+    for run_dir in runs[:2]:
+        assert checkpoint.read_state(checkpoint.latest(run_dir)).step == len(losses(run_dir)) < 600
+    assert not runs[2].exists()
+    result = resume(tmp_path / "sweep")
+    assert (result["finished"], result["failed"]) == (3, 0)
+    for run_dir in runs[:2]:
+        config = load(run_dir / "config.yaml", ["tracking.run_name=undisturbed"])
+        undisturbed = train_here(config, processes_on_node=2)
+        assert losses(run_dir) == pytest.approx(losses(undisturbed), rel=1e-3)
 
 
 def title(process: Path) -> str:

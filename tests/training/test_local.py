@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from advise_ray.config import load
-from advise_ray.errors import TrainingError, UsageError
+from advise_ray.errors import InterruptedRunError, TrainingError, UsageError
 from advise_ray.files import read_lines
 from advise_ray.training import checkpoint
 from advise_ray.training.local import open_here, train_here
@@ -130,6 +130,27 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
     assert rates_of_learning(result) == rates_of_learning(whole)
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(result)[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("told_at", [7, 8])
+def test_a_run_that_is_told_to_end_loses_nothing(
+    configure: Configure, features: Path, whole: Run, told_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a step in mid-epoch nor the validation after an epoch's last step."""
+    monkeypatch.setattr("advise_ray.training.record.LOOK_EVERY_S", 0.0)
+    config = configure(f"told-{told_at}", f"data.features={features}", *CACHED, "train.epochs=4")
+    _, begun = open_here(config, told=lambda: begun.state.step >= told_at)
+    with pytest.raises(InterruptedRunError, match=f"step {told_at} is saved"):
+        list(begun.epochs())
+    result = train_here(config)
+    assert clips_trained_on(result) == clips_trained_on(whole)
+    np.testing.assert_allclose(losses(result), losses(whole), rtol=1e-5)
+    assert result["clips_seen"] == whole["clips_seen"]
+    assert result["metrics"] == pytest.approx(whole["metrics"], rel=1e-4)
+    validated = [
+        line["epoch"] for line in read_lines(Path(result["run_dir"]) / "metrics.jsonl") if "val/top1" in line["values"]
+    ]
+    assert validated == [0, 1, 2, 3]
 
 
 def rates_of_learning(run: Run) -> list[float]:

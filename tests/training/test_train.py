@@ -16,7 +16,7 @@ from ray.util.state import list_actors
 
 from advise_ray import tracking
 from advise_ray.config import flatten, load, to_yaml
-from advise_ray.errors import TrainingError, UsageError
+from advise_ray.errors import InterruptedRunError, TrainingError, UsageError
 from advise_ray.model.advise import build_advise
 from advise_ray.model.ifm import build_ifm
 from advise_ray.training import checkpoint
@@ -160,6 +160,23 @@ def test_two_workers_probe_a_frozen_module_and_a_broken_video_costs_itself_only(
     client, _ = tracking.connect(load(Path(probed["run_dir"]) / "config.yaml"))
     best = client.get_model_version_by_alias("advise-ray-action", "best")
     assert best.run_id == probed["mlflow_run_id"]
+
+
+@pytest.mark.full
+def test_two_workers_that_are_told_to_end_go_on_where_they_were(pretrained: Run, configure: Configure) -> None:
+    def tell(line: dict[str, Any], _total_steps: int) -> None:
+        if line["step"] == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = configure("two-told", *LOGGED, "train.num_workers=2", "train.checkpoint_every_epochs=5")
+    run_dir = Path(config.storage.path) / "two-told"
+    with pytest.raises(InterruptedRunError, match=r"interrupted; step \d+ is saved; go on with: advise-ray train"):
+        train(config, on_line=tell)
+    ended = json.loads((run_dir / "result.json").read_text())
+    assert (ended["status"], ended["steps"]) == ("KILLED", len(losses(run_dir)))
+    result = resume(run_dir)
+    assert clips_trained_on(result) == clips_trained_on(pretrained)
+    np.testing.assert_allclose(losses(result), losses(pretrained), rtol=1e-3)
 
 
 def test_a_run_that_cannot_go_on_has_failed_and_says_why(configure: Configure, features: Path) -> None:
