@@ -237,7 +237,9 @@ def _fit(shares: Shares, nodes: Sequence[Node]) -> bool:
     """Whether each process has a place when Ray places a group (PACK): the largest first, on the node that has most
     left, and beside it all others that find room there."""
     workers = [(shares.cpus_per_worker, float(shares.use_gpu))] * shares.num_workers
-    waiting = sorted(workers + [(shares.cpus_per_decode_actor, 0.0)] * shares.num_decode_actors, reverse=True, key=_size)
+    waiting = sorted(
+        workers + [(shares.cpus_per_decode_actor, 0.0)] * shares.num_decode_actors, reverse=True, key=_size
+    )
     left = list(nodes)
     while waiting:
         room = max(left, key=lambda node: _left_over(waiting[0], node), default=(0.0, 0.0))

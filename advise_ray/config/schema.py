@@ -68,6 +68,8 @@ class TrainConfig(Section):
     """The latest checkpoints to keep, beside the best."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often the run starts again from its last checkpoint after a worker died."""
+    max_wait_s: Annotated[float, Field(ge=0)] = 3600.0
+    """How long the run waits for CPUs and GPUs that others hold, or that are to come, before it ends; 0: for ever."""
 
     @property
     def worker_range(self) -> tuple[int, int]:

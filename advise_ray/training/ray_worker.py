@@ -14,7 +14,7 @@ from ray.util.metrics import Gauge
 
 from advise_ray.errors import AdviseRayError
 from advise_ray.training.clips import Block
-from advise_ray.training.job import Job
+from advise_ray.training.job import Job, streams
 from advise_ray.training.patience import LASTING
 from advise_ray.training.worker import Worker
 
@@ -22,7 +22,7 @@ from advise_ray.training.worker import Worker
 def run_worker(job: Job) -> dict[str, Any]:
     """Train; the return value is `{"error": message}` where going on or starting again would not help."""
     context = ray.train.get_context()
-    blocks = _open_stream(context.get_world_rank()) if job.streams else None  # decode actors start meanwhile
+    blocks = _open_stream(context.get_world_rank()) if streams(job.config) else None  # decode actors start meanwhile
     try:
         worker = Worker(
             job,

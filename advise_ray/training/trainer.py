@@ -17,17 +17,25 @@ import ray.train
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from advise_ray import cards, runtime, threads, tracking
+from advise_ray import cards, progress, runtime, threads, tracking
 from advise_ray.config import Config, load, worker_counts
-from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError, TrainingError, UsageError
+from advise_ray.errors import (
+    AdviseRayError,
+    InterruptedRunError,
+    ResourcesError,
+    TrackingError,
+    TrainingError,
+    UsageError,
+)
 from advise_ray.files import write_whole
+from advise_ray.room import Waiting, for_run, refuse_longer
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint, status
-from advise_ray.training.job import run
+from advise_ray.training.job import run, streams
 from advise_ray.training.patience import PATIENCE_S, PAUSE_S, patiently
 from advise_ray.training.pipeline import ClipStream, StreamConfig
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
-from advise_ray.training.ray_trainer import RESIZE_CHECK_S, RayTrainer
+from advise_ray.training.ray_trainer import RESIZE_CHECK_S, RayTrainer, held
 from advise_ray.training.result import new_lines, write_result
 from advise_ray.training.run_dir import begin, run_dir_of
 
@@ -54,6 +62,7 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> Line:
     Raises:
         UsageError, ConfigError: before anything is written.
         TrackingError: the tracking server is away; before anything is written, or after it was waited for.
+        ResourcesError: the CPUs or GPUs that it needs did not come within `train.max_wait_s`.
         TrainingError: the run stopped; its directory says how far it came.
         InterruptedRunError: on KeyboardInterrupt.
     """
@@ -98,6 +107,8 @@ class _Run:
         self.on_line = on_line
         self.started_s = time.monotonic()
         self.tracker = RunTracker(self.config, run_dir)
+        self.waiting: str | None = None
+        self.tagged_s = -math.inf
 
     def execute(self) -> Line:
         if self.config.tracking.uri is not None:
@@ -146,9 +157,16 @@ class _Run:
     def _fit(self) -> None:
         runtime.connect()
         following = self._follow()
+
+        def meanwhile(waiting: Waiting | None) -> None:
+            self._wait(waiting)
+            next(following)
+
         try:
             with tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch:
-                outcome = self._trainer(lambda: next(following), scratch).fit()
+                outcome = self._trainer(meanwhile, scratch).fit()
+        except ResourcesError as error:
+            raise ResourcesError(f"{error}; go on with: advise-ray train --resume {self.run_dir}") from None
         except ray.exceptions.RayActorError as error:  # nobody starts Ray Train's controller again
             reason = _first_line(error)
             raise TrainingError(
@@ -160,6 +178,18 @@ class _Run:
         if "error" in outcome.return_value:
             raise TrainingError(outcome.return_value["error"])
 
+    def _wait(self, waiting: Waiting | None) -> None:
+        """Say what the run waits for, as long as it does."""
+        if waiting is None and self.waiting is None:
+            return
+        self.waiting = str(waiting) if waiting is not None else None
+        progress.waiting(self.waiting)
+        if time.monotonic() > self.tagged_s + NOTE_EVERY_S or waiting is None:
+            self.tracker.tag("waiting", self.waiting or "no")
+            self.tagged_s = time.monotonic()
+        if waiting is not None:
+            refuse_longer(waiting, self.config.train.max_wait_s)
+
     def _follow(self) -> Iterator[None]:
         """Hand on what the run has written, whenever asked."""
         self._start_tracking()  # while the workers start
@@ -169,7 +199,7 @@ class _Run:
         for lines in new_lines(metrics):
             if time.monotonic() > noted_s + NOTE_EVERY_S:
                 with contextlib.suppress(OSError):  # the workers will tell of storage that is away
-                    status.note(self.run_dir, self.plan.schedule.total_steps)
+                    status.note(self.run_dir, self.plan.schedule.total_steps, self.waiting)
                 noted_s = time.monotonic()
             for line in lines:
                 self.on_line(line, self.plan.schedule.total_steps)
@@ -189,7 +219,7 @@ class _Run:
                 log.warning("%s; trying again", error)
             time.sleep(PAUSE_S)
 
-    def _trainer(self, meanwhile: Callable[[], None], scratch: str) -> RayTrainer:
+    def _trainer(self, meanwhile: Callable[[Waiting | None], None], scratch: str) -> RayTrainer:
         """`scratch`: what Ray Train takes for its storage. It keeps nothing there, but makes the folder, and would
         make a run's storage anew while that is away."""
         config, shares = self.config, self.plan.shares
@@ -201,22 +231,20 @@ class _Run:
             """Called at each start of the worker group: the stream begins where the last checkpoint stopped."""
             last = patiently(lambda: checkpoint.latest_of_run(run_dir))
             start_step = patiently(lambda: checkpoint.read_state(last)).step if last else 0
-            return ClipStream(
-                config, schedule, videos, start_step, shares.num_decode_actors, shares.cpus_per_decode_actor
-            )
+            return ClipStream(config, schedule, videos, start_step, *held())
 
         counts = worker_counts(config)
-        elastic = {"num_workers": (counts[-1], counts[0]), "elastic_resize_monitor_interval_s": RESIZE_CHECK_S}
         return RayTrainer(
             run,
-            counts=counts,
+            room=for_run(config, shares, decodes=streams(config)),
+            resize_check_s=RESIZE_CHECK_S,
             meanwhile=meanwhile,
             train_loop_config={"job": job},
             torch_config=TorchConfig(backend="nccl" if shares.use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                **(elastic if len(counts) > 1 else {"num_workers": shares.num_workers}),
+                num_workers=(counts[-1], counts[0]) if len(counts) > 1 else counts[0],
                 use_gpu=shares.use_gpu,
-                resources_per_worker={"CPU": shares.cpus_per_worker} | ({"GPU": 1} if shares.use_gpu else {}),
+                resources_per_worker=shares.worker_bundle,
             ),
             run_config=ray.train.RunConfig(
                 name=run_dir.name,
@@ -224,7 +252,7 @@ class _Run:
                 worker_runtime_env=runtime.environment(threads.ENVIRONMENT),
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
-            datasets={"clips": stream} if job.streams else {},
+            datasets={"clips": stream} if streams(config) else {},
             dataset_config=StreamConfig(),
         )
 
