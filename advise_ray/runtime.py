@@ -111,9 +111,13 @@ def available_cpus() -> float:
 
 
 def nodes() -> list[tuple[float, float]]:
-    """CPUs and GPUs of each node of the cluster; before this process is connected, of this machine."""
+    """CPUs and GPUs of each node of the cluster; before this process is connected, of this machine.
+
+    Raises:
+        RayError: the cluster that this process was to join cannot be joined.
+    """
     if _begun is not None:
-        _begun.wait()
+        connect()
     if not ray.is_initialized():
         return [(available_cpus(), available_gpus())]
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
