@@ -58,6 +58,15 @@ def plan(config: Config, *, decodes: bool = True) -> Shares:
     return share_cpus(config, here, look(growth_for(config)).growth, decodes=decodes)
 
 
+def most_nodes(config: Config) -> list[Node]:
+    """The nodes there are, and all that may come beside them."""
+    here = runtime.nodes()
+    if runtime.is_our_own():
+        return here
+    growth = look(growth_for(config)).growth
+    return here + growth.nodes[: growth.most]
+
+
 def growth_for(config: Config) -> Growth:
     """All that the cluster's autoscaler may ever bring; where nobody knows, what this configuration asks for."""
     if runtime.is_our_own():
@@ -90,7 +99,11 @@ def look(most: Growth) -> View:
 
 def growth_of(cluster: Mapping[str, Any]) -> Growth | None:
     """What a cluster file lets its autoscaler bring; None where it leaves the resources of a type to be found out."""
+    if (cluster.get("provider") or {}).get("type") == "local":
+        return NOTHING_COMES
     types = cluster.get("available_node_types") or {}
+    if not types:
+        return None
     most = int(cluster.get("max_workers", 2))  # Ray's default
     kinds = []
     for name, kind in types.items():

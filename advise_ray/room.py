@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from advise_ray import nodes, progress
+from advise_ray import nodes, progress, runtime
 from advise_ray.config import Config, worker_counts
 from advise_ray.errors import ResourcesError, UsageError
 from advise_ray.nodes import View
 from advise_ray.shares import NOTHING_COMES, Growth, Shares, share_cpus
 
+ask_newcomers: Callable[[set[str]], None] | None = None
+"""What a job on a cluster asks nodes that have come since it began, before it works there."""
 FIRST_WAIT_S, POLL_S = 3.0, 1.0
 BROKEN_FOR_S = 15.0
 """How long what a lost node held is given to find another node, before a run starts anew with less."""
@@ -67,11 +69,16 @@ class Room:
     more: PlacementGroup | None = field(default=None, repr=False)
     """What a run that goes on would have beside its room."""
     broken_since_s: float | None = field(default=None, repr=False)
+    ask: Callable[[set[str]], None] | None = field(default_factory=lambda: ask_newcomers, repr=False)
+    """See `ask_newcomers`; its own, since it is sent to other processes."""
 
     def poll(self) -> bool:
         """Whether the room is there; called again and again until it is.
 
         First the room is asked for as it was planned, or was before; then as the cluster has it, or may have it.
+
+        Raises:
+            ClusterError: a node that has come since the preflight is not as the others are.
         """
         wait_s = POLL_S
         if self.group is None:
@@ -87,6 +94,8 @@ class Room:
                 self.waiting = Waiting(told(self.shares, view), since_s)
                 return False
         self.waiting = None
+        if self.ask is not None and self.group is not None:
+            self.ask({node for node, _ in _places_of(self.group)})
         return True
 
     def take(self) -> PlacementGroup:
@@ -184,6 +193,13 @@ def told(shares: Shares, view: View) -> str:
     return line + (f" ({', '.join(reasons)})" if reasons else "")
 
 
+def await_room(shares: Shares, max_wait_s: float, on_wait: Callable[[str | None], None] = progress.waiting) -> None:
+    """Wait until there is room for processes that somebody else will place, and an autoscaler has brought it."""
+    if not runtime.is_our_own():
+        with reserved(Room(shares), max_wait_s, on_wait):
+            pass
+
+
 def for_run(config: Config, planned: Shares, *, decodes: bool = True) -> Room:
     """Room for the processes of a configuration, as planned (`nodes.plan`) or as the cluster has it."""
     train = config.train.model_copy(update={"use_gpu": planned.use_gpu})  # which nothing changes later
@@ -191,8 +207,13 @@ def for_run(config: Config, planned: Shares, *, decodes: bool = True) -> Room:
 
 
 @contextlib.contextmanager
-def reserved(room: Room, max_wait_s: float) -> Iterator[tuple[Shares, PlacementGroup]]:
+def reserved(
+    room: Room, max_wait_s: float, on_wait: Callable[[str | None], None] = progress.waiting
+) -> Iterator[tuple[Shares, PlacementGroup]]:
     """Wait for room, say so while it lasts, and hold it.
+
+    Args:
+        on_wait: called with what is waited for, again and again; with None when the wait has ended.
 
     Raises:
         ResourcesError: it did not come in time.
@@ -200,13 +221,13 @@ def reserved(room: Room, max_wait_s: float) -> Iterator[tuple[Shares, PlacementG
     try:
         while not room.poll():
             assert room.waiting is not None
-            progress.waiting(str(room.waiting))
+            on_wait(str(room.waiting))
             refuse_longer(room.waiting, max_wait_s)
-        progress.waiting(None)
+        on_wait(None)
         assert room.group is not None
         yield room.shares, room.group
     finally:
-        progress.waiting(None)
+        on_wait(None)
         room.release()
 
 

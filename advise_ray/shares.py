@@ -109,7 +109,7 @@ def share_cpus(
         UsageError: even with all that may come there is less than 0.25 CPU for each process, there are too few GPUs, or
             no node has room for one.
     """
-    counts = worker_counts(config)
+    counts, least = worker_counts(config), min(1.0, config.train.cpus_per_worker or 1.0)
     gpus = sum(node[1] for node in nodes) + sum(sorted((gpus for _, gpus in growth.nodes), reverse=True)[: growth.most])
     use_gpu = gpus >= counts[-1] if config.train.use_gpu is None else config.train.use_gpu
     cluster = list(nodes)
@@ -117,10 +117,20 @@ def share_cpus(
         for cluster in _growing(config, nodes, growth, workers if use_gpu else 0, decodes):
             with contextlib.suppress(UsageError):
                 shares = _placed(config, _split(config, cluster, workers, use_gpu, decodes), cluster)
-                if use_gpu or config.train.cpus_per_worker or shares.cpus_per_worker >= 1:
+                grown = len(cluster) - len(nodes) == min(growth.most, len(growth.nodes))
+                if use_gpu or (_suffices(config, shares) if not grown else shares.cpus_per_worker >= least):
                     return shares
     has = "there can be at most" if growth.most else "there are"
     return _placed(config, _split(config, cluster, counts[-1], use_gpu, decodes, has), cluster)
+
+
+def _suffices(config: Config, shares: Shares) -> bool:
+    """Whether no more nodes need to come: each worker has a CPU, and where it has no more than it was given, as many
+    decode."""
+    if (own := config.train.cpus_per_worker) is None:
+        return shares.cpus_per_worker >= 1
+    decoders = shares.num_decode_actors
+    return config.data.num_decode_actors is not None or not decoders or decoders >= int(shares.num_workers * own)
 
 
 def _growing(

@@ -31,7 +31,7 @@ def run(nodes: str, arguments: list[str]) -> None:
 
 
 def _run(nodes: dict[str, object], arguments: list[str]) -> None:
-    from advise_ray import runtime
+    from advise_ray import room, runtime
     from advise_ray.cli import main
     from advise_ray.cluster import preflight
     from advise_ray.config import load
@@ -42,7 +42,8 @@ def _run(nodes: dict[str, object], arguments: list[str]) -> None:
         if nodes:
             preflight.await_nodes(**nodes, wait_s=NODES_WAIT_S, on_line=_tell)  # type: ignore[arg-type]
         recipe = _recipe(arguments)
-        preflight.preflight(load(recipe) if recipe is not None else None, _tell, _read_everywhere(arguments))
+        config = load(recipe) if recipe is not None else None
+        room.ask_newcomers = preflight.preflight(config, _tell, _read_everywhere(arguments))
     except AdviseRayError as error:
         for line in str(error).splitlines():
             _tell(f"error: {line}")

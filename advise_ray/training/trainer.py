@@ -15,7 +15,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchConfig
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from advise_ray import cards, progress, runtime, threads, tracking
 from advise_ray.config import Config, load, worker_counts
@@ -173,6 +173,8 @@ class _Run:
                 f"the run's controller died ({reason}); go on with: advise-ray train --resume {self.run_dir}"
             ) from error
         except TrainingFailedError as error:
+            if isinstance(error, ControllerError) and isinstance(error.controller_failure, AdviseRayError):
+                raise error.controller_failure from None
             raise TrainingError(_worker_message(error, self.run_dir)) from error
         next(following)
         if "error" in outcome.return_value:

@@ -196,6 +196,7 @@ def small(cpus: float) -> Growth:
         (("train.num_workers=2", "train.cpus_per_worker=1"), [], small(2), Shares(2, 1, 2, 1, False)),
         (("train.num_workers=2",), [(2, 0)], small(4), Shares(2, 2, 1, 1, False)),
         (("train.num_workers=[1, 3]",), [(2, 0)], small(2), Shares(3, 1, 1, 1, False)),
+        (("train.num_workers=[1, 3]", "train.cpus_per_worker=1"), [(2, 0)], small(2), Shares(3, 1, 3, 1, False)),
     ],
 )  # fmt: skip
 def test_a_run_is_planned_for_what_its_cluster_may_become(settings, nodes, growth, shares: Shares) -> None:
