@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from advise_ray import dataset, runtime
+from advise_ray import dataset
 from advise_ray.config import Config, played_clip
 from advise_ray.dataset.encoding import Block, encode_groups
 from advise_ray.errors import InterruptedRunError, UsageError
@@ -28,7 +28,6 @@ from advise_ray.files import write_whole
 from advise_ray.inference import VideoModel, load
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.precision import autocast
-from advise_ray.shares import share_cpus
 from advise_ray.video.augment import centre
 from advise_ray.video.frames import Wanted, group_of
 from advise_ray.video.manifest import Video, read_manifest, read_rejects, videos
@@ -225,11 +224,9 @@ def _encode(
     on_progress(done, len(groups))
     if not left:
         return
-    runtime.connect()
     function = EmbedClips(model.config, model.classes, min(top_k, len(model.classes)), every, parts)
-    shares = share_cpus(model.config, runtime.nodes())
     tables = [group_of(group) for group in left]
-    for _ in encode_groups(tables, function, model.config, model, len(model.classes), shares):
+    for _ in encode_groups(tables, function, model.config, model, len(model.classes)):
         done += 1
         on_progress(done, len(groups))
 

@@ -61,6 +61,10 @@ class SweepError(AdviseRayError):
     """A sweep of which no trial came to its end."""
 
 
+class ResourcesError(AdviseRayError):
+    """What a run waited for did not come in time."""
+
+
 class RayError(AdviseRayError):
     """Ray cannot be started or joined."""
 

@@ -3,20 +3,59 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
+TELL_EVERY_S = 60.0
+"""A line of a log that is renewed."""
 
 
 def tell(line: str) -> None:
     """One line of what is going on, unless `--quiet`."""
     console.print(line, markup=False, soft_wrap=True)
+
+
+class _Bar(Progress):
+    """A bar, or in its place what is waited for."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        return [Text(self.note)] if self.note else super().get_renderables()
+
+
+_shown: list[_Bar] = []
+_status: Status | None = None
+_told_s = -math.inf
+
+
+def waiting(line: str | None) -> None:
+    """What is waited for; None: nothing any more. On a terminal a line that changes, in a log one a minute."""
+    global _status, _told_s
+    if console.is_terminal and _shown:
+        _shown[-1].note = line or ""
+    elif console.is_terminal and line is not None:
+        _status = _status or console.status(line)
+        _status.update(line)
+        _status.start()
+    elif line is not None and time.monotonic() > _told_s + TELL_EVERY_S:
+        _told_s = time.monotonic()
+        tell(line)
+    if line is None:
+        _told_s = -math.inf
+        if _status is not None:
+            _status.stop()
+            _status = None
 
 
 @contextmanager
@@ -67,16 +106,21 @@ def training() -> Iterator[Callable[[dict[str, Any], int], None]]:
         yield on_line
 
 
-def _bar(transient: bool = False) -> Progress:
-    return Progress(
+@contextmanager
+def _bar(transient: bool = False) -> Iterator[_Bar]:
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
-        transient=transient,
     )
+    with _Bar(*columns, console=console, transient=transient) as bar:
+        _shown.append(bar)
+        try:
+            yield bar
+        finally:
+            _shown.remove(bar)
 
 
 def _epoch_row(epoch: int, values: dict[str, float]) -> str:
@@ -111,6 +155,8 @@ def status_table(found: dict[str, Any]) -> str:
         rows["ends in"] = f"{found['eta_s'] / 60:.1f} min"
     if found["bound_by"]:
         rows["bound by"] = found["bound_by"]
+    if found["waiting"]:
+        rows["waiting"] = found["waiting"].removeprefix("waiting ")
     for node in found["nodes"] if found["status"] == "RUNNING" else []:
         used = f"{node['cpus'] - node['free_cpus']:g} of {node['cpus']:g} CPUs"
         used += f", {node['gpus'] - node['free_gpus']:g} of {node['gpus']:g} GPUs" if node["gpus"] else ""

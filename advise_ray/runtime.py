@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -116,27 +115,17 @@ def available_cpus() -> float:
 
 
 def nodes() -> list[tuple[float, float]]:
-    """CPUs and GPUs of each node of the cluster; before this process is connected, of this machine."""
+    """CPUs and GPUs of each node of the cluster; before this process is connected, of this machine.
+
+    Raises:
+        RayError: the cluster that this process was to join cannot be joined.
+    """
     if _begun is not None:
-        _begun.wait()
+        connect()
     if not ray.is_initialized():
         return [(available_cpus(), available_gpus())]
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive]
-
-
-def beside_no_gpu() -> dict[str, Any]:
-    """The options of actors that decode: on nodes without a GPU where there are any, elsewhere if those are full.
-
-    The CPUs beside a GPU are for the worker that keeps it busy.
-    """
-    with_gpu = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
-    if not with_gpu or len(with_gpu) == sum(node["Alive"] for node in ray.nodes()):
-        return {}
-    return {
-        "label_selector": {"ray.io/node-id": f"!in({','.join(with_gpu)})"},
-        "fallback_strategy": [{"label_selector": {}}],
-    }
 
 
 def available_gpus() -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from advise_ray.config import Config, worker_counts
@@ -15,8 +17,38 @@ ROUNDING = 1e-6
 """CPUs; shares such as 0.1 do not add up exactly."""
 SHRINK = 0.9
 """By which shares are made smaller until they find their places on the nodes."""
+DECODERS_PER_GPU = 16
+"""For which nodes without a GPU are brought, where the number of decode actors is left to choose."""
 Node = tuple[float, float]
 """CPUs and GPUs of a machine."""
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A kind of node that an autoscaler may bring."""
+
+    name: str
+    cpus: float
+    gpus: float
+    most: int
+    """So many of them may come."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The nodes that an autoscaler may bring."""
+
+    types: tuple[NodeType, ...] = ()
+    most: int = 0
+    """So many of all types together."""
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All of them, as far as each type goes."""
+        return [(kind.cpus, kind.gpus) for kind in self.types for _ in range(min(kind.most, self.most))]
+
+
+NOTHING_COMES = Growth()
 
 
 @dataclass(frozen=True)
@@ -29,45 +61,127 @@ class Shares:
     cpus_per_decode_actor: float
     use_gpu: bool
 
+    @property
+    def worker_bundle(self) -> dict[str, float]:
+        """What a worker reserves, in Ray's names."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": 1.0} if self.use_gpu else {})
 
-def share_cpus(config: Config, nodes: Sequence[Node], *, decodes: bool = True) -> Shares:
-    """Split the CPUs there are among workers and decode actors; what the configuration fixes is kept.
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """What all of them reserve: the workers first."""
+        return [self.worker_bundle] * self.num_workers + [{"CPU": self.cpus_per_decode_actor}] * self.num_decode_actors
 
-    Left to choose, there is a decode actor for each CPU that GPU workers leave, and one for every four CPUs where the
-    workers compute on CPUs: there the image model takes nearly all the time. Where there are nodes without a GPU beside
-    those with one, they decode, and the workers have the CPUs of theirs. Where the workers map a feature cache, nothing
-    is decoded, and they have all of them. Of a range of workers, as many as find room.
+    @property
+    def cpus(self) -> float:
+        """Of all processes."""
+        return self.num_workers * self.cpus_per_worker + self.num_decode_actors * self.cpus_per_decode_actor
+
+    def __str__(self) -> str:
+        gpu = "1 GPU, " if self.use_gpu else ""
+        words = f"{_count(self.num_workers, 'worker')} of {gpu}{_count(self.cpus_per_worker, 'CPU')}"
+        if self.num_decode_actors:
+            decoders = _count(self.num_decode_actors, "decode actor")
+            words += f" and {decoders} of {_count(self.cpus_per_decode_actor, 'CPU')}"
+        return words
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" + ("" if number == 1 else "s")
+
+
+def share_cpus(
+    config: Config, nodes: Sequence[Node], growth: Growth = NOTHING_COMES, *, decodes: bool = True
+) -> Shares:
+    """Split the CPUs there are, and those that may come, among workers and decode actors.
+
+    What the configuration fixes is kept. Left to choose, there is a decode actor for each CPU that GPU workers leave,
+    and one for every four CPUs where the workers compute on CPUs: there the image model takes nearly all the time.
+    Where there are nodes without a GPU beside those with one, they decode, and the workers have the CPUs of theirs.
+    Where the workers map a feature cache, nothing is decoded, and they have all of them. Of a range of workers, as many
+    as find a CPU each, or the least. Of the nodes that may come, no more than that needs, and for GPU workers those
+    that decode for them.
+
+    Args:
+        nodes: that are there.
+        growth: the nodes that may come.
 
     Raises:
-        UsageError: there is less than 0.25 CPU for each process, there are too few GPUs, or no node has room for one.
+        UsageError: even with all that may come there is less than 0.25 CPU for each process, there are too few GPUs, or
+            no node has room for one.
     """
-    *fewer, least = worker_counts(config)
-    for workers in fewer:
-        with contextlib.suppress(UsageError):
-            return _placed(config, _split(config, nodes, workers, decodes), nodes)
-    return _placed(config, _split(config, nodes, least, decodes), nodes)
+    counts, least = worker_counts(config), min(1.0, config.train.cpus_per_worker or 1.0)
+    gpus = sum(node[1] for node in nodes) + sum(sorted((gpus for _, gpus in growth.nodes), reverse=True)[: growth.most])
+    use_gpu = gpus >= counts[-1] if config.train.use_gpu is None else config.train.use_gpu
+    cluster = list(nodes)
+    for workers in counts:
+        for cluster in _growing(config, nodes, growth, workers if use_gpu else 0, decodes):
+            with contextlib.suppress(UsageError):
+                shares = _placed(config, _split(config, cluster, workers, use_gpu, decodes), cluster)
+                grown = len(cluster) - len(nodes) == min(growth.most, len(growth.nodes))
+                if use_gpu or (_suffices(config, shares) if not grown else shares.cpus_per_worker >= least):
+                    return shares
+    has = "there can be at most" if growth.most else "there are"
+    return _placed(config, _split(config, cluster, counts[-1], use_gpu, decodes, has), cluster)
 
 
-def _split(config: Config, nodes: Sequence[Node], workers: int, decodes: bool) -> Shares:
-    """By the sums over all nodes."""
+def _suffices(config: Config, shares: Shares) -> bool:
+    """Whether no more nodes need to come: each worker has a CPU, and where it has no more than it was given, as many
+    decode."""
+    if (own := config.train.cpus_per_worker) is None:
+        return shares.cpus_per_worker >= 1
+    decoders = shares.num_decode_actors
+    return config.data.num_decode_actors is not None or not decoders or decoders >= int(shares.num_workers * own)
+
+
+def _growing(
+    config: Config, nodes: Sequence[Node], growth: Growth, gpu_workers: int, decodes: bool
+) -> Iterator[list[Node]]:
+    """The nodes there are with ever more of those that may come, first those with room for a worker."""
+    least = config.train.cpus_per_worker or 1.0
+    coming = sorted(growth.nodes, key=lambda node: (node[1], node[0] < least, node[0]))
+    cluster = list(nodes)
+
+    def bring(wanted: Callable[[Node], bool]) -> bool:
+        node = next(filter(wanted, coming), None)
+        if node is None or len(cluster) - len(nodes) == growth.most:
+            return False
+        coming.remove(node)
+        cluster.append(node)
+        return True
+
+    while sum(int(gpus) for _, gpus in cluster) < gpu_workers and bring(lambda node: node[1] >= 1):
+        pass
+    decoders = DECODERS_PER_GPU * gpu_workers if decodes and config.data.num_decode_actors is None else 0
+    while sum(cpus for cpus, gpus in cluster if gpus < 1) < decoders and bring(lambda node: node[1] < 1):
+        pass
+    yield list(cluster)
+    while bring(lambda node: True):
+        yield list(cluster)
+
+
+def _split(
+    config: Config, nodes: Sequence[Node], workers: int, use_gpu: bool, decodes: bool, has: str = "there are"
+) -> Shares:
+    """By the sums over all nodes; `has` introduces those sums in a refusal."""
     data, cpus, gpus = config.data, sum(node[0] for node in nodes), sum(node[1] for node in nodes)
-    use_gpu = gpus >= worker_counts(config)[-1] if config.train.use_gpu is None else config.train.use_gpu
     if use_gpu and gpus < workers:
         raise UsageError(
-            f"train.num_workers: {workers} workers need as many GPUs, there are {gpus:g}; "
+            f"train.num_workers: {workers} workers need as many GPUs, {has} {gpus:g}; "
             "lower it or set train.use_gpu=false"
         )
     if not decodes:
         least = config.train.cpus_per_worker or LEAST_CPUS
         if workers * least > cpus + ROUNDING:
             raise UsageError(
-                f"train.num_workers: {workers} workers need {workers * least:g} CPUs, there are {cpus:g}; at most "
+                f"train.num_workers: {workers} workers need {workers * least:g} CPUs, {has} {cpus:g}; at most "
                 f"{int(cpus / least + ROUNDING)} fit"
             )
         return Shares(workers, config.train.cpus_per_worker or _floor(cpus / workers), 0, 0.0, use_gpu)
+    # Of a range, the fewer workers have the fewer decode actors.
+    asked = data.num_decode_actors and math.ceil(data.num_decode_actors * workers / worker_counts(config)[0])
     decoding_cpus = sum(cpus for cpus, gpus in nodes if gpus < 1)
     if use_gpu and decoding_cpus >= 1:
-        actors = data.num_decode_actors or int(decoding_cpus)
+        actors = asked or int(decoding_cpus)
         own = min(cpus / gpus for cpus, gpus in nodes if gpus >= 1)
         return Shares(
             workers,
@@ -78,12 +192,11 @@ def _split(config: Config, nodes: Sequence[Node], workers: int, decodes: bool) -
         )
     least_worker, least_actor = _least_cpus(config)
     room = int((cpus - workers * least_worker) / least_actor + ROUNDING)
-    wanted = int(cpus - workers if use_gpu else cpus / 4)
-    actors = data.num_decode_actors or max(1, min(wanted, room))
+    actors = asked or max(1, min(_wanted(config, cpus, workers, use_gpu), room))
     if actors > room:
         least = workers * least_worker + actors * least_actor
         raise UsageError(
-            f"train.num_workers: {workers} workers and {actors} decode actors need {least:g} CPUs, there are {cpus:g}; "
+            f"train.num_workers: {workers} workers and {actors} decode actors need {least:g} CPUs, {has} {cpus:g}; "
             f"{_what_fits(config, cpus)}"
         )
     equal_share = cpus / (workers + actors)
@@ -91,6 +204,15 @@ def _split(config: Config, nodes: Sequence[Node], workers: int, decodes: bool) -
     per_actor = data.cpus_per_decode_actor or _floor(min(1.0, spare / actors))
     per_worker = config.train.cpus_per_worker or _floor((cpus - actors * per_actor) / workers)
     return Shares(workers, per_worker, actors, per_actor, use_gpu)
+
+
+def _wanted(config: Config, cpus: float, workers: int, use_gpu: bool) -> int:
+    """Decode actors, where the number is left to choose."""
+    if use_gpu:
+        return int(cpus - workers)
+    if (own := config.train.cpus_per_worker) is not None:  # what such workers leave would be idle
+        return int(max(cpus / 4, min(cpus - workers * own, workers * own)))
+    return int(cpus / 4)
 
 
 def _placed(config: Config, shares: Shares, nodes: Sequence[Node]) -> Shares:
@@ -106,11 +228,11 @@ def _placed(config: Config, shares: Shares, nodes: Sequence[Node]) -> Shares:
         elif shares.num_decode_actors > 1 and config.data.num_decode_actors is None:
             shares = replace(shares, num_decode_actors=shares.num_decode_actors - 1)
         else:
-            rooms = ", ".join(f"{cpus:g} CPUs" + (f" {gpus:g} GPUs" if gpus else "") for cpus, gpus in nodes)
+            kinds = Counter(f"{cpus:g} CPUs" + (f" {gpus:g} GPUs" if gpus else "") for cpus, gpus in nodes)
+            rooms = ", ".join(kind if number == 1 else f"{number} of {kind}" for kind, number in kinds.items())
             raise UsageError(
-                f"train.num_workers: {shares.num_workers} worker(s) of {shares.cpus_per_worker:g} CPUs and "
-                f"{shares.num_decode_actors} decode actor(s) of {shares.cpus_per_decode_actor:g} do not fit the nodes "
-                f"({rooms}), since none is split between two; ask for less, or add a node"
+                f"train.num_workers: {shares} do not fit the nodes ({rooms or 'there are none'}), since none is split "
+                "between two; ask for less, or add a node"
             )
     return shares
 
@@ -122,21 +244,39 @@ def _smaller(share: float, least: float, count: int, nodes: Sequence[Node]) -> f
 
 
 def _fit(shares: Shares, nodes: Sequence[Node]) -> bool:
-    """Whether each process has a place: workers first, each where most is left; decoders beside no GPU if they can."""
-    left = [list(node) for node in nodes]
-    for _ in range(shares.num_workers):
-        rooms = [node for node in left if node[1] >= 1] if shares.use_gpu else left
-        node = max(rooms, key=lambda room: room[0], default=[0.0, 0.0])
-        if node[0] + ROUNDING < shares.cpus_per_worker:
+    """Whether each process has a place when Ray places a group (PACK): the largest first, on the node that has most
+    left, and beside it all others that find room there."""
+    workers = [(shares.cpus_per_worker, float(shares.use_gpu))] * shares.num_workers
+    waiting = sorted(
+        workers + [(shares.cpus_per_decode_actor, 0.0)] * shares.num_decode_actors, reverse=True, key=_size
+    )
+    left = list(nodes)
+    while waiting:
+        room = max(left, key=lambda node: _left_over(waiting[0], node), default=(0.0, 0.0))
+        if _left_over(waiting[0], room) < 0:
             return False
-        node[0] -= shares.cpus_per_worker
-        node[1] -= shares.use_gpu
-    for _ in range(shares.num_decode_actors):
-        fitting = [node for node in left if node[0] + ROUNDING >= shares.cpus_per_decode_actor]
-        if not fitting:
-            return False
-        min(fitting, key=lambda room: room[1])[0] -= shares.cpus_per_decode_actor
+        left.remove(room)
+        cpus, gpus = room
+        others = []
+        for process in waiting:
+            if cpus + ROUNDING >= process[0] and gpus >= process[1]:
+                cpus, gpus = cpus - process[0], gpus - process[1]
+            else:
+                others.append(process)
+        waiting = others
     return True
+
+
+def _size(process: Node) -> Node:
+    """GPUs count before CPUs."""
+    return process[1], process[0]
+
+
+def _left_over(process: Node, node: Node) -> float:
+    """What a process would leave of a node, by which Ray chooses (its LeastResourceScorer); -1 where it has no room."""
+    if process[0] > node[0] + ROUNDING or process[1] > node[1]:
+        return -1.0
+    return sum((has - takes) / has for takes, has in zip(process, node, strict=True) if takes and has)
 
 
 def _least_cpus(config: Config) -> tuple[float, float]:

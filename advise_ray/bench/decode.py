@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from advise_ray import runtime
 from advise_ray.bench.machine import Row, machine
 from advise_ray.config import Config, load, played_clip
+from advise_ray.room import Room, reserved
+from advise_ray.shares import LEAST_CPUS, Shares
 from advise_ray.training.pipeline import ClipStream
 from advise_ray.training.schedule import build_schedule
 from advise_ray.video.child import DecodeProcess
@@ -134,15 +136,14 @@ def pipeline_clips_per_s(config: Config, num_actors: int | None = None) -> float
     table = read_manifest(Path(str(config.data.manifest)))
     schedule = build_schedule(config, table)
     share = processes() / (processes() + 1)  # the CPUs that are left for the one who reads
-    stream = ClipStream(config, schedule, ray.put(videos(table)), 0, num_actors, round(share, 2))
-    times = []
-    (iterator,) = stream.open(1)
-    pace = None
-    for taken, block in enumerate(iterator.iter_batches(batch_size=None, batch_format="numpy"), 1):
-        pace = pace or ray.get_actor(str(block["pace"][0]))
-        pace.advance.remote(taken)
-        assert block["weights"].all(), block["failures"]
-        times.append(time.perf_counter())
+    room, times, pace = Room(Shares(1, LEAST_CPUS, num_actors, round(share, 2), use_gpu=False)), [], None
+    with reserved(room, config.train.max_wait_s) as (shares, group):
+        (iterator,) = ClipStream(config, schedule, ray.put(videos(table)), 0, shares, group).open(1)
+        for taken, block in enumerate(iterator.iter_batches(batch_size=None, batch_format="numpy"), 1):
+            pace = pace or ray.get_actor(str(block["pace"][0]))
+            pace.advance.remote(taken)
+            assert block["weights"].all(), block["failures"]
+            times.append(time.perf_counter())
     # Actors take a while to start, and at the end one is done before the others.
     first = len(times) // 4
     last = max(len(times) - 1 - num_actors, first + 1)

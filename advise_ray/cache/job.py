@@ -23,7 +23,6 @@ from advise_ray.dataset.encoding import encode_groups
 from advise_ray.errors import CacheError, ConfigError, InterruptedRunError, UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.model.precision import notes_for_cpu
-from advise_ray.shares import share_cpus
 from advise_ray.video import storage
 from advise_ray.video.frames import group_of
 from advise_ray.video.manifest import Video, videos
@@ -230,12 +229,10 @@ class CacheJob:
         done, total = 0, sum(map(len, groups))
         if not groups:
             return
-        runtime.connect()
-        shares = share_cpus(self.config, runtime.nodes())
         function = EncodePart(self.config, self.identity, self.videos, self.location)
         tables = [group_of(group) for group in groups]
         with notice.awaited(self.location, self.config.train.grace_s) as noticed:
-            for block in encode_groups(tables, function, self.config, self.model, 2, shares):
+            for block in encode_groups(tables, function, self.config, self.model, 2):
                 if block["error"][0]:
                     raise CacheError(self._no_room(str(block["error"][0]), index))
                 if block["part"][0]:

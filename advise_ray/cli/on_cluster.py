@@ -46,7 +46,7 @@ def cluster_option(command: Callable[..., None]) -> Callable[..., None]:
 
 def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None:
     from advise_ray.cluster import job
-    from advise_ray.cluster.file import Launcher, read_cluster
+    from advise_ray.cluster.file import Launcher, read_cluster, refuse_impossible
     from advise_ray.cluster.launcher import take_down
     from advise_ray.config import Config
 
@@ -54,6 +54,8 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
     if down and not isinstance(cluster, Launcher):
         raise click.UsageError(f"--down: {path} is an address; who keeps that cluster takes it down")
     arguments, config = _arguments(ctx)
+    if config is not None and isinstance(cluster, Launcher):
+        refuse_impossible(cluster, config)
     theirs = config or _of_a_run(ctx) or Config()
     env = job.patience(theirs) | job.secrets(theirs.secrets)
     nodes = {"hosts": cluster.hosts, "least_nodes": cluster.least_nodes} if isinstance(cluster, Launcher) else {}

@@ -35,6 +35,7 @@ def run(nodes: str, arguments: list[str]) -> None:
     Args:
         nodes: JSON, what the cluster file says of them.
     """
+    from advise_ray import room
     from advise_ray.cli import main
     from advise_ray.cluster import preflight
     from advise_ray.config import load
@@ -47,7 +48,7 @@ def run(nodes: str, arguments: list[str]) -> None:
         _connect(NODES_WAIT_S if expected else 0.0)
         if expected:
             preflight.await_nodes(**expected, wait_s=NODES_WAIT_S, on_line=_tell)
-        preflight.preflight(config, _tell, _read_everywhere(arguments))
+        room.ask_newcomers = preflight.preflight(config, _tell, _read_everywhere(arguments))
     except AdviseRayError as error:
         for line in str(error).splitlines():
             _tell(f"error: {line}")

@@ -9,7 +9,11 @@ from typing import Any
 
 import yaml
 
+from advise_ray.config import Config
 from advise_ray.errors import ConfigError, UsageError
+from advise_ray.nodes import growth_of, head_of
+from advise_ray.shares import Growth, Node, share_cpus
+from advise_ray.video.storage import is_url
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Launcher:
     """The options and the user's name that SSH reaches its nodes by."""
     mounts: tuple[Path, ...] = ()
     """Files and folders of this machine that its nodes get a copy of."""
+    head: Node = (0.0, 0.0)
+    growth: Growth | None = None
+    """What its autoscaler may bring; None where the file does not say it."""
 
 
 def read_cluster(path: Path) -> Address | Launcher:
@@ -80,7 +87,20 @@ def _launcher(path: Path, tree: dict[str, Any]) -> Launcher:
     key = ("-i", str(Path(auth["ssh_private_key"]).expanduser())) if "ssh_private_key" in auth else ()
     ssh = (*key, "-l", str(auth["ssh_user"])) if "ssh_user" in auth else key
     mounts = tuple(Path(local).expanduser() for local in (tree.get("file_mounts") or {}).values())
-    return Launcher(path.absolute(), str(tree["cluster_name"]), hosts, len(hosts) or 1 + workers, ssh, mounts)
+    growth = None if provider["type"] == "local" else growth_of(tree)
+    name, least = str(tree["cluster_name"]), len(hosts) or 1 + workers
+    return Launcher(path.absolute(), name, hosts, least, ssh, mounts, head_of(tree), growth)
+
+
+def refuse_impossible(cluster: Launcher, config: Config) -> None:
+    """Raise UsageError for a configuration that asks for more than the cluster may ever have."""
+    if cluster.growth is None:
+        return
+    decodes = config.data.features is None or is_url(config.data.features)
+    try:
+        share_cpus(config, [cluster.head], cluster.growth, decodes=decodes)
+    except UsageError as error:
+        raise UsageError(f"--cluster: {cluster.path}: {error}") from None
 
 
 def schema_problems(tree: dict[str, Any]) -> list[str]:

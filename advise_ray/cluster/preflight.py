@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,30 @@ def await_nodes(hosts: tuple[str, ...], least_nodes: int, wait_s: float, on_line
         time.sleep(POLL_S)
 
 
-def preflight(config: Config | None, on_line: OnLine, read: Sequence[str] = ()) -> None:
+@dataclass
+class Newcomers:
+    """Asks nodes that join after the preflight what it has asked the others, each once, before a run works there."""
+
+    paths: list[str]
+    known: set[str]
+
+    def __call__(self, node_ids: set[str]) -> None:
+        """Raise ClusterError for all that is wrong with those that are new."""
+        new = [node for node in _alive() if node["NodeID"] in node_ids - self.known]
+        asked = {node["NodeID"]: _ask(node, self.paths) for node in new}
+        if problems := _problems_of_nodes(new, asked, ""):
+            raise ClusterError("\n".join(problems))
+        self.known |= asked.keys()
+
+
+def preflight(config: Config | None, on_line: OnLine, read: Sequence[str] = ()) -> Newcomers:
     """Check the cluster for a job of this configuration.
 
     Args:
         read: files and folders that all nodes read, beside what the configuration names.
+
+    Returns:
+        What asks the nodes that come later.
 
     Raises:
         ClusterError: everything that is wrong, a line each.
@@ -84,6 +104,7 @@ def preflight(config: Config | None, on_line: OnLine, read: Sequence[str] = ()) 
         unshared = any(NOT_SHARED in problem for problem in problems)
         raise (UsageError if unshared else ClusterError)("\n".join(problems))
     on_line(f"preflight: {len(nodes)} node(s) agree on versions and reach what they need")
+    return Newcomers([*needed, *([config.storage.path] if config is not None else [])], set(asked))
 
 
 def _alive() -> list[Said]:

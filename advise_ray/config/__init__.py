@@ -8,7 +8,7 @@ from advise_ray.config.data import AugmentConfig, ClipConfig, DataConfig
 from advise_ray.config.keys import fields, flatten, reference
 from advise_ray.config.loading import load, to_yaml
 from advise_ray.config.model import HeadConfig, IFMConfig, SFUConfig, TMMConfig
-from advise_ray.config.schema import Config, OptimConfig, played_clip, videos_per_step, worker_counts
+from advise_ray.config.schema import Config, OptimConfig, TrainConfig, played_clip, videos_per_step, worker_counts
 from advise_ray.config.search import Space, TuneConfig
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "SFUConfig",
     "Space",
     "TMMConfig",
+    "TrainConfig",
     "TuneConfig",
     "fields",
     "flatten",

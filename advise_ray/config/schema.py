@@ -71,6 +71,8 @@ class TrainConfig(Section):
     grace_s: Annotated[float, Field(ge=0)] = 60.0
     """Seconds that a run, a sweep or a cache job takes at most to save what it has after SIGTERM or Ctrl-C; a second
     one ends it at once."""
+    max_wait_s: Annotated[float, Field(ge=0)] = 3600.0
+    """How long the run waits for CPUs and GPUs that others hold, or that are to come, before it ends; 0: for ever."""
 
     @property
     def worker_range(self) -> tuple[int, int]:

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from ray.data import DataContext
 
-from advise_ray import runtime, threads
+from advise_ray import nodes, runtime, threads
 from advise_ray.config import Config, worker_counts
 from advise_ray.model.advise import AdViSe, empty_advise
 from advise_ray.pace import paced, start_pace
+from advise_ray.room import Places, for_run, reserved
 from advise_ray.rows import row_by_row, rows
-from advise_ray.shares import Shares
 from advise_ray.video.frames import DecodeFrames
 
 Block = dict[str, NDArray[Any]]
@@ -29,40 +29,47 @@ Function = Callable[[AdViSe, torch.device, Block], Block]
 
 
 def encode_groups(
-    groups: list[pa.Table], function: Function, config: Config, model: AdViSe, num_classes: int, shares: Shares
+    groups: list[pa.Table], function: Function, config: Config, model: AdViSe, num_classes: int
 ) -> Iterator[Block]:
     """Decode groups of videos (`frames.group_of`) on actors and apply `function`; blocks come in any order.
 
-    A single model on CPUs needs no actor: this process has it, and no other one has to start.
+    A single model on the CPUs of a Ray of our own needs no actor: this process has it, and no other one has to start.
+
+    Raises:
+        UsageError: the processes that the configuration asks for find no room, now or ever.
+        ResourcesError: they found none within `train.max_wait_s`.
     """
     runtime.connect()
-    decoders = min(shares.num_decode_actors, len(groups))
-    ahead = AHEAD * (decoders + shares.num_workers)
-    listed, pace = ray.put(groups), start_pace()
-    with DataContext.current(row_by_row()):
-        decoded = rows(lambda: paced(ray.get(listed), ahead, pace)).map_batches(
-            DecodeFrames,
-            fn_constructor_args=(config,),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=decoders),
-            num_cpus=shares.cpus_per_decode_actor,
-            **runtime.beside_no_gpu(),
-        )
-        if shares.num_workers == 1 and not shares.use_gpu:
-            yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded, pace))
-            return
-        encoded = decoded.map_batches(
-            _Model,
-            fn_constructor_args=(config, num_classes, [ray.put(model.state_dict())], function),
-            batch_size=1,  # a group; for actors with GPUs Ray does not take None
-            zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(size=min(shares.num_workers, len(groups))),
-            num_cpus=shares.cpus_per_worker,
-            num_gpus=1 if shares.use_gpu else 0,
-            runtime_env=runtime.environment(threads.ENVIRONMENT),
-        )
-        yield from _read(encoded, pace)
+    planned = nodes.plan(config)
+    with reserved(for_run(config, planned), config.train.max_wait_s) as (shares, group):
+        workers, decoders = shares.num_workers, min(shares.num_decode_actors, len(groups))
+        ahead = AHEAD * (decoders + workers)
+        listed, pace = ray.put(groups), start_pace()
+        with DataContext.current(row_by_row()):
+            decoded = rows(lambda: paced(ray.get(listed), ahead, pace)).map_batches(
+                DecodeFrames,
+                fn_constructor_args=(config,),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=decoders),
+                num_cpus=shares.cpus_per_decode_actor,
+                ray_remote_args_fn=Places(group, workers, decoders),
+            )
+            if workers == 1 and not shares.use_gpu and runtime.is_our_own():
+                yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded, pace))
+                return
+            encoded = decoded.map_batches(
+                _Model,
+                fn_constructor_args=(config, num_classes, [ray.put(model.state_dict())], function),
+                batch_size=1,  # a group; for actors with GPUs Ray does not take None
+                zero_copy_batch=True,
+                compute=ray.data.ActorPoolStrategy(size=min(workers, len(groups))),
+                num_cpus=shares.cpus_per_worker,
+                num_gpus=1 if shares.use_gpu else 0,
+                runtime_env=runtime.environment(threads.ENVIRONMENT),
+                ray_remote_args_fn=Places(group, 0, workers),
+            )
+            yield from _read(encoded, pace)
 
 
 def _read(dataset: ray.data.Dataset, pace: Any) -> Iterator[Block]:

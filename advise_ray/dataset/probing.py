@@ -10,7 +10,10 @@ import pyarrow as pa
 import ray.data
 
 from advise_ray import runtime
+from advise_ray.config import TrainConfig
 from advise_ray.errors import VideoDecodeError
+from advise_ray.room import await_room
+from advise_ray.shares import Shares
 from advise_ray.video.child import DecodeProcess
 from advise_ray.video.decode import Limits
 from advise_ray.video.manifest import SCHEMA
@@ -35,6 +38,7 @@ def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, limits: Limi
     if not files:
         return
     runtime.connect()
+    await_room(Shares(1, 1.0, 0, 0.0, use_gpu=False), TrainConfig().max_wait_s)
     table = pa.Table.from_pylist(list(files), schema=PROBED)
     blocks = [table.slice(start, FILES_PER_BLOCK) for start in range(0, len(table), FILES_PER_BLOCK)]
     probed = ray.data.from_arrow(blocks).map_batches(

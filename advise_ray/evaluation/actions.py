@@ -71,7 +71,7 @@ def linear(
             len(split.names),
             attentive=settings.attentive,
             seed=encoder.config.seed,
-            device=torch.device("cuda" if encoder.shares.use_gpu else "cpu"),
+            device=torch.device("cuda" if encoder.use_gpu else "cpu"),
         )
         validation_top1 = probed.validation_top1[probed.setting]
         details = {

@@ -22,7 +22,6 @@ from advise_ray.dataset.encoding import encode_groups
 from advise_ray.errors import ConfigError, EvaluationError, VideoDecodeError
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.precision import autocast
-from advise_ray.shares import Shares
 from advise_ray.video.augment import view_crops
 from advise_ray.video.frames import group_of
 from advise_ray.video.manifest import Video
@@ -58,7 +57,7 @@ class Encoder:
     model: AdViSe
     num_classes: int
     videos: Sequence[Video]
-    shares: Shares
+    use_gpu: bool
 
     def encode(
         self,
@@ -124,13 +123,13 @@ class Encoder:
             groups.append(group_of([(row, self.videos[row], frames)]))
             places[row] = inverse.reshape(wanted.shape)
         function = EncodeClips(self.config, output, num_crops, places)
-        for block in encode_groups(groups, function, self.config, self.model, self.num_classes, self.shares):
+        for block in encode_groups(groups, function, self.config, self.model, self.num_classes):
             failure = str(block["failures"][0])
             yield Encoded(int(block["rows"][0][0]), None if failure else np.array(block["values"][0]), failure or None)
 
     def _read(self, cached: FeatureStore, clips: Clips, output: Output) -> Iterator[Encoded]:
         """In this process: what is left of the model is small."""
-        device = torch.device("cuda" if self.shares.use_gpu else "cpu")
+        device = torch.device("cuda" if self.use_gpu else "cpu")
         self.model.temporal.to(device)  # the image model stays where it is
         model, apply = self.model.eval(), EncodeClips(self.config, output, 1, {})
         for row, wanted in clips.items():

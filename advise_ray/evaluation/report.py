@@ -70,7 +70,7 @@ def _log(subject: Subject, encoder: Encoder, name: str, metrics: dict[str, float
     if is_new:  # a recipe, or a run that came from elsewhere
         if not (subject.run_dir / "config.yaml").exists():
             (subject.run_dir / "config.yaml").write_text(to_yaml(subject.config))
-        tracker.start(device="cuda" if encoder.shares.use_gpu else "cpu")
+        tracker.start(device="cuda" if encoder.use_gpu else "cpu")
     values = {f"eval/{name}/{key}": value for key, value in metrics.items()}
     complete = tracker.add(values, sorted(folder.iterdir()), f"evaluation/{name}")
     if is_new:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from advise_ray import runtime
+from advise_ray import nodes
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
 from advise_ray.evaluation import actions
@@ -22,7 +22,6 @@ from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.pretext import pretext
 from advise_ray.evaluation.report import leave
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
-from advise_ray.shares import share_cpus
 from advise_ray.video.manifest import split_videos, videos
 from advise_ray.video.pool import read_videos
 
@@ -84,7 +83,7 @@ def score(
         subject.model,
         subject.num_classes,
         videos(table),
-        share_cpus(config, runtime.nodes()),
+        nodes.plan(config).use_gpu,
     )
     if protocol == "pretext":
         if split is not None:

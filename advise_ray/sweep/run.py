@@ -18,10 +18,12 @@ from typing import Any
 import ray
 from filelock import FileLock, Timeout
 
-from advise_ray import recipes, runtime
+from advise_ray import nodes, progress, recipes, runtime
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
 from advise_ray.files import write_whole
+from advise_ray.room import await_room
+from advise_ray.shares import Node, Shares
 from advise_ray.sweep import figures, table
 from advise_ray.sweep.features import FEATURE_KEYS, make_features, refuse_unfit
 from advise_ray.sweep.fit import run_trials
@@ -30,6 +32,7 @@ from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining, resolv
 from advise_ray.sweep.space import Settings, possible
 from advise_ray.sweep.trial import Sweep, winner
 from advise_ray.tracking import RunTracker, ui_command
+from advise_ray.training import status
 
 Row = dict[str, Any]
 OnEvent = Callable[[str], None]
@@ -78,20 +81,13 @@ class _Run:
         self.trained = list(_trained(config, self.settings))
         refuse_unfit(self.trained)
         runtime.connect()
-        cpus, gpus = runtime.available_cpus(), runtime.available_gpus()
-        use_gpu = gpus >= 1 if config.train.use_gpu is None else config.train.use_gpu
-        self.cpus = config.train.cpus_per_worker or (max(1.0, cpus // max(gpus, 1)) if use_gpu else 1.0)
-        room = int(min(cpus // self.cpus, gpus) if use_gpu else cpus // self.cpus)
-        if room < 1:
-            raise UsageError(
-                f"a trial needs {self.cpus:g} CPUs{' and a GPU' if use_gpu else ''}, there are {cpus:g} and {gpus:g}; "
-                "lower train.cpus_per_worker, or set train.use_gpu=false"
-            )
+        self.trial, rooms = _one_trial(config, nodes.most_nodes(config))
         self.num_trials = len(self.settings) or config.tune.num_trials
-        self.concurrent = min(room, self.num_trials, config.tune.max_concurrent or room)
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        self.sweep = Sweep(config, directory, math.ceil(self.concurrent / nodes), use_gpu)
+        self.concurrent = min(sum(rooms), self.num_trials, config.tune.max_concurrent or sum(rooms))
+        on_node = min(max(rooms), math.ceil(self.concurrent / len(runtime.nodes())))
+        self.sweep = Sweep(config, directory, on_node, self.trial.use_gpu)
         self.tracker = RunTracker(config, directory)
+        self.waited = False
 
     def execute(self) -> Row:
         fresh = not self.directory.exists()
@@ -120,6 +116,7 @@ class _Run:
 
     def _execute(self) -> Row:
         self.tracker.start(device=str(self.sweep.device))
+        self.tracker.follow(self.directory / "metrics.jsonl")  # a sweep has none: for what it waits for
         recorder = Recorder(self.sweep, str(self.tracker.run_id), self.num_trials, self.on_event)
         try:
             recorder.sync()
@@ -129,8 +126,8 @@ class _Run:
             if todo:
                 self.on_event(f"{len(todo)} trials, {self.concurrent} at a time, in {self.directory}")
                 make_features(self.trained, self.directory, self.on_event)
-                resources = {"CPU": self.cpus, **({"GPU": 1} if self.sweep.use_gpu else {})}
-                run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, resources)
+                await_room(self.trial, self.config.train.max_wait_s, self._wait)
+                run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, self.trial.worker_bundle)
         except (KeyboardInterrupt, InterruptedRunError):
             recorder.leave()
             ray.shutdown()
@@ -149,7 +146,14 @@ class _Run:
             raise SweepError(_why_none(result, self.config))
         return result
 
-    def _end(self, status: str, recorder: Recorder) -> Row:
+    def _wait(self, line: str | None) -> None:
+        progress.waiting(line)
+        if line is not None or self.waited:
+            self.tracker.tag("waiting", line or "no")
+            status.note(self.directory, 0, line)
+        self.waited = line is not None
+
+    def _end(self, ended: str, recorder: Recorder) -> Row:
         tuning = self.config.tune
         rows = table.read_trials(self.directory)
         table.write_csv(rows, self.directory / "trials.csv")
@@ -164,7 +168,7 @@ class _Run:
             "run_name": self.directory.name,
             "sweep_dir": str(self.directory),
             "mlflow_run_id": self.tracker.run_id,
-            "status": status,
+            "status": ended,
             "trials": self.num_trials,
             **{name.lower(): sum(row["status"] == name for row in rows) for name in ("FINISHED", "PRUNED", "FAILED")},
             "metric": tuning.judged_by,
@@ -182,8 +186,28 @@ class _Run:
             tags = {f"best.{key}": json.dumps(value) for key, value in best["settings"].items()}
             tags["best.trial"] = f"{best['number']:04d}"
         artifacts = [self.directory / "trials.csv", *recipes, *drawn]
-        complete = self.tracker.finish(status, artifacts, summary, tags)
+        complete = self.tracker.finish(ended, artifacts, summary, tags)
         return result | {"tracking_complete": complete and recorder.complete}
+
+
+def _one_trial(config: Config, cluster: list[Node]) -> tuple[Shares, list[int]]:
+    """What a trial reserves, and how many find room on each node, of those there are and may come.
+
+    Raises:
+        UsageError: there is none for a single one.
+    """
+    with_gpu = [cpus / gpus for cpus, gpus in cluster if gpus >= 1]
+    use_gpu = bool(with_gpu) if config.train.use_gpu is None else config.train.use_gpu
+    beside_gpu = max(1.0, float(min(with_gpu, default=1.0) // 1))
+    trial = Shares(1, config.train.cpus_per_worker or (beside_gpu if use_gpu else 1.0), 0, 0.0, use_gpu)
+    rooms = [int(min(cpus // trial.cpus, gpus) if use_gpu else cpus // trial.cpus) for cpus, gpus in cluster]
+    if not sum(rooms):
+        most = max((cpus for cpus, _ in cluster), default=0.0), sum(gpus for _, gpus in cluster)
+        raise UsageError(
+            f"a trial needs {trial.cpus:g} CPUs{' and a GPU' if use_gpu else ''}, no node has more than {most[0]:g}, "
+            f"and there are {most[1]:g} GPUs; lower train.cpus_per_worker, or set train.use_gpu=false"
+        )
+    return trial, rooms
 
 
 def _trained(config: Config, settings: list[Settings]) -> Iterator[Config]:

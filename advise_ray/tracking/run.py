@@ -47,6 +47,7 @@ class RunTracker:
         if self._path.is_file():
             self._state |= json.loads(self._path.read_text())
         self._away = self._abandoned = False
+        self._tags: dict[str, str] = {}  # that MLflow is to get
         self._saving = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -115,6 +116,10 @@ class RunTracker:
 
         self._thread = threading.Thread(target=run, name="mlflow", daemon=True)
         self._thread.start()
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag of the run, by the thread that follows it: as soon as the server can be reached."""
+        self._tags[key] = value
 
     def finish(
         self,
@@ -216,6 +221,9 @@ class RunTracker:
         if self._client is None:  # the run was interrupted, or its server away, before `start` had it
             self._client, _ = connect(self.config)
         end = self._state["end"]
+        for key in list(self._tags):
+            self._client.set_tag(self.run_id, key, self._tags[key])
+            self._tags.pop(key)
         while metrics_path.exists() and (text := _whole_lines(metrics_path, self._state["sent_bytes"])):
             self._log_metrics(map(json.loads, text.splitlines()))
             self._save(sent_bytes=self._state["sent_bytes"] + len(text))

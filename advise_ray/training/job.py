@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from advise_ray.model.advise import AdViSe
 
 
+def streams(config: Config) -> bool:
+    """Whether clips come by Ray Data; a local feature cache is mapped by the workers themselves."""
+    return config.data.features is None or is_url(config.data.features)
+
+
 @dataclass(frozen=True)
 class Job:
     """A run as a worker sees it. The model's weights reach Ray's workers through the object store, once a node."""
@@ -33,12 +38,6 @@ class Job:
     use_gpu: bool
     cached: Identity | None
     """Of the feature cache that takes the image model's place."""
-
-    @property
-    def streams(self) -> bool:
-        """Whether clips come by Ray Data; a local feature cache is mapped by the workers themselves."""
-        location = self.config.data.features
-        return location is None or is_url(location)
 
     def empty_model(self) -> AdViSe:
         """The model, to be filled with `weights`."""

@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from ray.data import DataContext
 from ray.train import DataConfig
 from ray.util.metrics import Counter
+from ray.util.placement_group import PlacementGroup
 
-from advise_ray import runtime
 from advise_ray.config import Config
 from advise_ray.pace import paced, start_pace
+from advise_ray.room import Places
 from advise_ray.rows import row_by_row, rows
+from advise_ray.shares import Shares
 from advise_ray.training.clips import ClipReader, plan_rows
 from advise_ray.training.schedule import Batch, Schedule
 
@@ -39,8 +41,9 @@ class ClipStream:
     videos: Any
     """ObjectRef of list[Video], the manifest's rows."""
     start_step: int
-    num_decode_actors: int
-    cpus_per_decode_actor: float
+    shares: Shares
+    group: PlacementGroup
+    """The run's room: a bundle for each worker, then one for each decode actor."""
     validation_first: bool = False
 
     def open(self, num_workers: int) -> list[ray.data.DataIterator]:
@@ -51,6 +54,7 @@ class ClipStream:
         pace_name = f"pace-{uuid.uuid4().hex}"
         pace = start_pace(pace_name)
         ahead = max(2, self.config.data.max_clips_in_flight // self.schedule.batch_size)
+        shares = self.shares
         with DataContext.current(row_by_row(preserve_order=True)):
             batches = partial(self.schedule.batches, self.start_step, validation_first=self.validation_first)
             plan = rows(lambda: _plan_rows(batches(), num_workers, ahead, pace, pace_name))
@@ -59,9 +63,9 @@ class ClipStream:
                 fn_constructor_args=(self.config, self.videos),
                 batch_size=None,
                 zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(size=self.num_decode_actors),
-                num_cpus=self.cpus_per_decode_actor,
-                **runtime.beside_no_gpu(),
+                compute=ray.data.ActorPoolStrategy(size=shares.num_decode_actors),
+                num_cpus=shares.cpus_per_decode_actor,
+                ray_remote_args_fn=Places(self.group, shares.num_workers, shares.num_decode_actors),
             )
             return decoded.streaming_split(num_workers, equal=True)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from advise_ray import runtime
+from advise_ray import nodes
 from advise_ray.cache.identity import Identity
 from advise_ray.cache.matching import match
 from advise_ray.config import ClipConfig, Config
@@ -18,15 +18,14 @@ from advise_ray.errors import UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.model.ifm import IFM
 from advise_ray.model.precision import notes_for_cpu
-from advise_ray.shares import Shares, share_cpus
+from advise_ray.shares import Shares
 from advise_ray.training import checkpoint
 from advise_ray.training.clips import clip_bytes
-from advise_ray.training.job import Job
+from advise_ray.training.job import Job, streams
 from advise_ray.training.schedule import Schedule, build_schedule
 from advise_ray.video.manifest import Video, check_videos_exist, named_classes, videos
 from advise_ray.video.pool import hash_manifests, read_videos
 from advise_ray.video.sampling import longest_span_frames
-from advise_ray.video.storage import is_url
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
     Args:
         begun: the run has a checkpoint to go on from: `model.init_from` has done its part.
         ifm: see `build_advise`.
-        shares: of a run in this process; None: those that Ray's nodes have room for.
+        shares: of a run in this process; None: those that Ray's nodes have room for, or may have.
 
     Raises:
         UsageError, ConfigError: what is wrong with the manifest, the weights, the model or the CPUs asked for.
@@ -159,8 +158,7 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
     ifm_sha256 = model.ifm.hash_weights()
     if config.model.init_from is not None and not begun:
         checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal, ifm_sha256)
-    maps = config.data.features is not None and not is_url(config.data.features)
-    shares = shares or share_cpus(config, runtime.nodes(), decodes=not maps)
+    shares = shares or nodes.plan(config, decodes=streams(config))
     every, cached = videos(manifest), None
     if config.data.features is not None:
         used = [every[row] for row in (*schedule.train_videos, *schedule.val_videos)]

@@ -15,7 +15,7 @@ from ray.util.metrics import Gauge
 from advise_ray import notice
 from advise_ray.errors import AdviseRayError, InterruptedRunError
 from advise_ray.training.clips import Block
-from advise_ray.training.job import Job
+from advise_ray.training.job import Job, streams
 from advise_ray.training.patience import LASTING
 from advise_ray.training.worker import Worker
 
@@ -26,7 +26,7 @@ def run_worker(job: Job) -> dict[str, Any]:
     And `{"interrupted": message}` where the run was told to end.
     """
     context = ray.train.get_context()
-    blocks = _open_stream(context.get_world_rank()) if job.streams else None  # decode actors start meanwhile
+    blocks = _open_stream(context.get_world_rank()) if streams(job.config) else None  # decode actors start meanwhile
     try:
         worker = Worker(
             job,

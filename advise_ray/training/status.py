@@ -21,8 +21,8 @@ WAITS_FRACTION = 0.1
 """Of the time that workers wait for data, from which on the data are what holds a run up."""
 
 
-def note(run_dir: Path, total_steps: int) -> None:
-    """Write `status.json`: the time, the number of steps, and what each node has and has left."""
+def note(run_dir: Path, total_steps: int, waiting: str | None = None) -> None:
+    """Write `status.json`: the time, the number of steps, what is waited for, what each node has and has left."""
     free = ray._private.state.available_resources_per_node()
     nodes = [
         {
@@ -33,7 +33,7 @@ def note(run_dir: Path, total_steps: int) -> None:
         for node in ray.nodes()
         if node["Alive"]
     ]
-    noted = {"time_s": time.time(), "total_steps": total_steps, "nodes": nodes}
+    noted = {"time_s": time.time(), "total_steps": total_steps, "waiting": waiting, "nodes": nodes}
     write_whole(run_dir / "status.json", json.dumps(noted))
 
 
@@ -42,7 +42,7 @@ def read(run_dir: Path) -> Row:
 
     Returns:
         `status` (RUNNING, SILENT, or how it ended), `epoch` and `step` of how many, the last epoch's values, `eta_s`
-        (None where it is not running), `bound_by` (see below), `nodes`.
+        (None where it is not running), `bound_by` (see below), `waiting` (for which CPUs and GPUs; or None), `nodes`.
 
     Raises:
         UsageError: it is not a run directory.
@@ -71,6 +71,7 @@ def read(run_dir: Path) -> Row:
         "values": values,
         "eta_s": _eta_s(steps, total) if status == "RUNNING" else None,
         "bound_by": bound_by(config, values),
+        "waiting": noted.get("waiting") if status == "RUNNING" else None,
         "nodes": noted.get("nodes", []),
     }
 

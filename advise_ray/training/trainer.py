@@ -15,20 +15,28 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchConfig
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
-from advise_ray import cards, notice, runtime, threads, tracking
+from advise_ray import cards, notice, progress, runtime, threads, tracking
 from advise_ray.config import Config, load, worker_counts
-from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError, TrainingError, UsageError
+from advise_ray.errors import (
+    AdviseRayError,
+    InterruptedRunError,
+    ResourcesError,
+    TrackingError,
+    TrainingError,
+    UsageError,
+)
 from advise_ray.files import write_whole
 from advise_ray.notice import Notice
+from advise_ray.room import Waiting, for_run, refuse_longer
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint, status
-from advise_ray.training.job import run
+from advise_ray.training.job import run, streams
 from advise_ray.training.patience import PATIENCE_S, PAUSE_S, patiently
 from advise_ray.training.pipeline import ClipStream, StreamConfig
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
-from advise_ray.training.ray_trainer import RESIZE_CHECK_S, RayTrainer
+from advise_ray.training.ray_trainer import RESIZE_CHECK_S, RayTrainer, held
 from advise_ray.training.result import new_lines, write_result
 from advise_ray.training.run_dir import begin, run_dir_of
 
@@ -55,6 +63,7 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> Line:
     Raises:
         UsageError, ConfigError: before anything is written.
         TrackingError: the tracking server is away; before anything is written, or after it was waited for.
+        ResourcesError: the CPUs or GPUs that it needs did not come within `train.max_wait_s`.
         TrainingError: the run stopped; its directory says how far it came.
         InterruptedRunError: on SIGINT or SIGTERM, or KeyboardInterrupt; see `train.grace_s`.
     """
@@ -99,6 +108,8 @@ class _Run:
         self.on_line = on_line
         self.started_s = time.monotonic()
         self.tracker = RunTracker(self.config, run_dir)
+        self.waiting: str | None = None
+        self.tagged_s = -math.inf
 
     def execute(self) -> Line:
         if self.config.tracking.uri is not None:
@@ -150,19 +161,44 @@ class _Run:
     def _fit(self) -> None:
         runtime.connect()
         with notice.awaited(str(self.run_dir), self.config.train.grace_s) as noticed:
-            following = self._follow(noticed)
-            try:
-                with tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch:
-                    outcome = self._trainer(lambda: next(following), scratch).fit()
-            except (ray.exceptions.RayActorError, TrainingFailedError) as error:
-                if noticed.given:  # what was told to end with us was quicker
-                    raise KeyboardInterrupt from error
-                raise TrainingError(_message(error, self.run_dir)) from error
-            next(following)
+            outcome = self._outcome(self._follow(noticed), noticed)
         if "error" in outcome.return_value:
             raise TrainingError(outcome.return_value["error"])
         if "interrupted" in outcome.return_value:
             raise InterruptedRunError(outcome.return_value["interrupted"])
+
+    def _outcome(self, following: Iterator[None], noticed: Notice) -> ray.train.Result:
+        """Of the workers, while what they write is handed on."""
+
+        def meanwhile(waiting: Waiting | None) -> None:
+            self._wait(waiting)
+            next(following)
+
+        try:
+            with tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch:
+                outcome = self._trainer(meanwhile, scratch).fit()
+        except ResourcesError as error:
+            raise ResourcesError(f"{error}; go on with: advise-ray train --resume {self.run_dir}") from None
+        except (ray.exceptions.RayActorError, TrainingFailedError) as error:
+            if noticed.given:  # what was told to end with us was quicker
+                raise KeyboardInterrupt from error
+            if isinstance(error, ControllerError) and isinstance(error.controller_failure, AdviseRayError):
+                raise error.controller_failure from None
+            raise TrainingError(_message(error, self.run_dir)) from error
+        next(following)
+        return outcome
+
+    def _wait(self, waiting: Waiting | None) -> None:
+        """Say what the run waits for, as long as it does."""
+        if waiting is None and self.waiting is None:
+            return
+        self.waiting = str(waiting) if waiting is not None else None
+        progress.waiting(self.waiting)
+        if time.monotonic() > self.tagged_s + NOTE_EVERY_S or waiting is None:
+            self.tracker.tag("waiting", self.waiting or "no")
+            self.tagged_s = time.monotonic()
+        if waiting is not None:
+            refuse_longer(waiting, self.config.train.max_wait_s)
 
     def _follow(self, noticed: Notice) -> Iterator[None]:
         """Hand on what the run has written, and to the run that it is to end, whenever asked."""
@@ -173,7 +209,7 @@ class _Run:
         for lines in new_lines(metrics):
             if time.monotonic() > noted_s + NOTE_EVERY_S:
                 with contextlib.suppress(OSError):  # the workers will tell of storage that is away
-                    status.note(self.run_dir, self.plan.schedule.total_steps)
+                    status.note(self.run_dir, self.plan.schedule.total_steps, self.waiting)
                 noted_s = time.monotonic()
             for line in lines:
                 self.on_line(line, self.plan.schedule.total_steps)
@@ -196,7 +232,7 @@ class _Run:
                 log.warning("%s; trying again", error)
             time.sleep(PAUSE_S)
 
-    def _trainer(self, meanwhile: Callable[[], None], scratch: str) -> RayTrainer:
+    def _trainer(self, meanwhile: Callable[[Waiting | None], None], scratch: str) -> RayTrainer:
         """`scratch`: what Ray Train takes for its storage. It keeps nothing there, but makes the folder, and would
         make a run's storage anew while that is away."""
         config, shares = self.config, self.plan.shares
@@ -209,22 +245,20 @@ class _Run:
             last = patiently(lambda: checkpoint.latest_of_run(run_dir))
             state = patiently(lambda: checkpoint.read_state(last)) if last else checkpoint.State()
             owes = state.owes_validation(schedule.steps_per_epoch)
-            return ClipStream(
-                config, schedule, videos, state.step, shares.num_decode_actors, shares.cpus_per_decode_actor, owes
-            )
+            return ClipStream(config, schedule, videos, state.step, *held(), owes)
 
         counts = worker_counts(config)
-        elastic = {"num_workers": (counts[-1], counts[0]), "elastic_resize_monitor_interval_s": RESIZE_CHECK_S}
         return RayTrainer(
             run,
-            counts=counts,
+            room=for_run(config, shares, decodes=streams(config)),
+            resize_check_s=RESIZE_CHECK_S,
             meanwhile=meanwhile,
             train_loop_config={"job": job},
             torch_config=TorchConfig(backend="nccl" if shares.use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                **(elastic if len(counts) > 1 else {"num_workers": shares.num_workers}),
+                num_workers=(counts[-1], counts[0]) if len(counts) > 1 else counts[0],
                 use_gpu=shares.use_gpu,
-                resources_per_worker={"CPU": shares.cpus_per_worker} | ({"GPU": 1} if shares.use_gpu else {}),
+                resources_per_worker=shares.worker_bundle,
             ),
             run_config=ray.train.RunConfig(
                 name=run_dir.name,
@@ -232,7 +266,7 @@ class _Run:
                 worker_runtime_env=runtime.environment(threads.ENVIRONMENT),
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
-            datasets={"clips": stream} if job.streams else {},
+            datasets={"clips": stream} if streams(config) else {},
             dataset_config=StreamConfig(),
         )
 

@@ -19,6 +19,11 @@ BIN = Path(sys.executable).parent
 PATH = f"{BIN}:{os.environ['PATH']}"
 
 
+def ray_command(*arguments: str) -> list[str]:
+    """Ray's own command, of this Python."""
+    return [sys.executable, "-m", "ray.scripts.scripts", *arguments]
+
+
 def free_port() -> int:
     with contextlib.closing(socket.socket()) as chosen:
         chosen.bind(("127.0.0.1", 0))
@@ -29,7 +34,7 @@ def free_port() -> int:
 def running_head(num_cpus: int, *options: str) -> Iterator[str]:
     """A cluster of one node that is not this process's; the address of its job server."""
     temp, port = tempfile.mkdtemp(prefix="ray-", dir="/tmp"), free_port()  # short: sockets' paths are limited
-    command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={free_port()}", f"--temp-dir={temp}"]
+    command = [*ray_command("start"), "--head", "--block", f"--port={free_port()}", f"--temp-dir={temp}"]
     command += [f"--dashboard-agent-listen-port={free_port()}"]  # jobs go through it; its usual port is another Ray's
     command += [f"--dashboard-port={port}", f"--num-cpus={num_cpus}", "--node-ip-address=127.0.0.1", *options]
     env = {**os.environ, "PATH": PATH}
@@ -38,7 +43,7 @@ def running_head(num_cpus: int, *options: str) -> Iterator[str]:
         command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        eventually(lambda: _answers(port))
+        eventually(lambda: answers(port))
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # SIGTERM would drain the node for half a minute
@@ -46,7 +51,8 @@ def running_head(num_cpus: int, *options: str) -> Iterator[str]:
         shutil.rmtree(temp, ignore_errors=True)
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether a job server is there."""
     import requests
 
     try:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from advise_ray.config import Config, load
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import build_advise
-from advise_ray.shares import Shares, share_cpus
+from advise_ray.shares import Growth, NodeType, Shares, share_cpus
 from advise_ray.training import checkpoint
 from advise_ray.training.optim import build_optimizer
 from advise_ray.training.plan import Plan, make_plan
@@ -145,7 +146,7 @@ def test_who_gets_what_on_a_cluster(workers: int, nodes: list[tuple[float, float
 
 
 def test_a_worker_that_fits_no_node_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"do not fit the nodes \(4 CPUs, 4 CPUs\), since none is split between two"):
+    with pytest.raises(UsageError, match=r"do not fit the nodes \(2 of 4 CPUs\), since none is split between two"):
         share_cpus(config_of(1, per_worker=6), [(4, 0), (4, 0)])
 
 
@@ -153,6 +154,71 @@ def test_a_worker_that_fits_no_node_is_refused() -> None:
 def test_of_a_range_as_many_workers_as_find_room(gpus: int, workers: int) -> None:
     config = load(None, ["train.num_workers=[2, 8]", "train.global_batch_size=32", "data.clip.clips_per_video=2"])
     assert share_cpus(config, [(32, gpus)]).num_workers == workers
+
+
+def range_of(*settings: str) -> Config:
+    return load(None, ["data.clip.clips_per_video=1", "train.global_batch_size=12", *settings])
+
+
+@pytest.mark.parametrize(
+    ("settings", "cpus", "workers", "decoders"),
+    [
+        (("train.num_workers=[1, 3]",), 2, 1, 1),  # a worker has a CPU, the least share is for the least number
+        (("train.num_workers=[1, 3]",), 1, 1, 1),
+        (("train.num_workers=[1, 2]", "train.cpus_per_worker=1"), 2, 1, 1),
+        (("train.num_workers=[1, 3]", "train.cpus_per_worker=1"), 6, 3, 3),  # what they leave decodes
+        (("train.num_workers=[1, 3]", "data.num_decode_actors=3"), 8, 3, 3),
+        (("train.num_workers=[1, 3]", "data.num_decode_actors=3", "train.cpus_per_worker=2"), 3, 1, 1),
+    ],
+)
+def test_a_range_shares_with_its_decoders_at_each_size(settings, cpus, workers: int, decoders: int) -> None:
+    shares = share_cpus(range_of(*settings), [(cpus, 0)])
+    assert (shares.num_workers, shares.num_decode_actors) == (workers, decoders)
+    assert needed(shares) <= cpus
+
+
+CLOUD = Growth((NodeType("spot", 8, 1, 4), NodeType("on_demand", 8, 1, 4), NodeType("cpu", 16, 0, 4)), most=12)
+"""aws.yaml and gcp.yaml."""
+
+
+def small(cpus: float) -> Growth:
+    return Growth((NodeType("small", cpus, 0, 4),), most=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes", "growth", "shares"),
+    [
+        # GPUs that can come are taken, and of CPU nodes what decodes for them.
+        ((), [(4, 0)], CLOUD, Shares(1, 8, 20, 1, True)),
+        (("train.num_workers=4",), [(4, 0)], CLOUD, Shares(4, 8, 68, 1, True)),
+        (("train.use_gpu=false",), [(4, 0)], CLOUD, Shares(1, 3, 1, 1, False)),
+        # From nothing; and no more nodes than it takes.
+        (("train.num_workers=2", "train.cpus_per_worker=1"), [], small(2), Shares(2, 1, 2, 1, False)),
+        (("train.num_workers=2",), [(2, 0)], small(4), Shares(2, 2, 1, 1, False)),
+        (("train.num_workers=[1, 3]",), [(2, 0)], small(2), Shares(3, 1, 1, 1, False)),
+        (("train.num_workers=[1, 3]", "train.cpus_per_worker=1"), [(2, 0)], small(2), Shares(3, 1, 3, 1, False)),
+    ],
+)  # fmt: skip
+def test_a_run_is_planned_for_what_its_cluster_may_become(settings, nodes, growth, shares: Shares) -> None:
+    assert share_cpus(range_of(*settings), nodes, growth) == shares
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        (("train.num_workers=12", "train.use_gpu=true"), "12 workers need as many GPUs, there can be at most 8; "),
+        (("train.cpus_per_worker=32",), r"1 worker of 1 GPU, 32 CPUs .* do not fit the nodes \(4 CPUs, 8 of 8 CPUs 1"),
+        (("train.num_workers=12", "train.cpus_per_worker=16"), "192.25 CPUs, there can be at most 132; at most 8"),
+    ],
+)  # fmt: skip
+def test_what_no_node_type_can_bring_is_refused(settings, refused: str) -> None:
+    with pytest.raises(UsageError, match=refused):
+        share_cpus(range_of(*settings), [(4, 0)], CLOUD)
+
+
+def test_all_types_together_may_have_a_limit() -> None:
+    with pytest.raises(UsageError, match="4 workers need as many GPUs, there can be at most 3"):
+        share_cpus(range_of("train.num_workers=4", "train.use_gpu=true"), [(4, 0)], replace(CLOUD, most=3))
 
 
 def test_a_range_whose_ends_do_not_share_a_step() -> None:
