@@ -55,7 +55,9 @@ def steps(context: Path) -> str:
                 script.append(f"mkdir -p {value} && cd {value}")
             case "COPY":
                 *sources, target = value.split()
-                script += [f"cp -r {context}/{source} {target}" for source in sources]
+                for source in (context / source for source in sources):  # of a folder, what is in it
+                    into = f"mkdir -p {target} && cp -r {source}/." if source.is_dir() else f"cp {source}"
+                    script.append(f"{into} {target}")
             case "SHELL":
                 shell = json.loads(value)
             case "USER":
