@@ -11,12 +11,11 @@ ANSWER_S = 10.0
 
 def use_token() -> bool:
     """Show this user's token from now on, unless `RAY_AUTH_MODE` says otherwise; False where there is none to show."""
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-    from ray._raylet import AuthenticationTokenLoader
+    from ray._private.authentication import authentication_token_setup as setup
 
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that a token is used
-    asked = maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    return asked and bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+    asked = setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    return asked and bool(setup.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
 
 
 def misfit(has_token: bool) -> str:

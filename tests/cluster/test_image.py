@@ -55,7 +55,9 @@ def steps(context: Path) -> str:
                 script.append(f"mkdir -p {value} && cd {value}")
             case "COPY":
                 *sources, target = value.split()
-                script += [f"cp -r {context}/{source} {target}" for source in sources]
+                for source in (context / source for source in sources):  # of a folder, what is in it
+                    into = f"mkdir -p {target} && cp -r {source}/." if source.is_dir() else f"cp {source}"
+                    script.append(f"{into} {target}")
             case "SHELL":
                 shell = json.loads(value)
             case "USER":
@@ -124,7 +126,7 @@ def test_the_steps_leave_a_node_that_is_not_root(thrown_away: list[str], context
     )
     checks = f"cd / && {user} python -c {shlex.quote(asked)} && {user} advise-ray config show --config quickstart"
     script = f"{BASE}\n{steps(context)}\n{checks}\n"
-    done = subprocess.run([*thrown_away, "bash", "-c", script], capture_output=True, text=True, timeout=500)
+    done = subprocess.run([*thrown_away, "bash", "-c", script], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "/usr/local/base/" in done.stdout.split("advise_ray/__init__.py 1000")[0].splitlines()[-1]
     assert "timm:tf_efficientnet_lite0" in done.stdout
