@@ -93,12 +93,16 @@ def growing(
         process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
     cluster = Growing(f"127.0.0.1:{port}")
     try:
-        eventually(lambda: "Ray runtime started" in log.read_text(), alive=process)
+        try:
+            eventually(lambda: "Ray runtime started" in log.read_text(), alive=process)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {log.read_text()}") from None
         yield cluster
         assert process.poll() is None, log.read_text()
     finally:
         left = cluster.nodes()
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for node in left:
             with contextlib.suppress(psutil.NoSuchProcess):
