@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
-from tests.cluster.heads import PATH, answers, free_port, ray_command
+from tests.cluster.heads import PATH, free_port, ray_command
 from tests.runs import eventually
 
 PROVIDERS = f"{__name__}."
@@ -53,9 +53,6 @@ class Growing:
     """A head that runs."""
 
     address: str
-    """Of Ray itself."""
-    job_server: str
-    config: dict[str, Any]
 
     @property
     def env(self) -> dict[str, str]:
@@ -79,13 +76,13 @@ def growing(
     head_cpus: int, types: dict[str, dict[str, Any]], *, idle_s: float = 8.0, provider: type = Provider
 ) -> Iterator[Growing]:
     """`types`: name → resources, and `max_workers`."""
-    temp, port, job_port = tempfile.mkdtemp(prefix="ray-", dir="/tmp"), free_port(), free_port()
+    temp, port = tempfile.mkdtemp(prefix="ray-", dir="/tmp"), free_port()
     config = cluster_file(head_cpus, types, provider=provider, gcs_address=f"127.0.0.1:{port}", idle_s=idle_s)
     path = Path(temp) / "autoscaling.json"
     path.write_text(json.dumps(config))
     command = [*ray_command("start"), "--head", "--block", f"--port={port}", f"--temp-dir={temp}"]
     command += [f"--autoscaling-config={path}", f"--num-cpus={head_cpus}", "--node-ip-address=127.0.0.1"]
-    command += [f"--dashboard-port={job_port}", f"--dashboard-agent-listen-port={free_port()}"]
+    command += ["--include-dashboard=false", f"--dashboard-agent-listen-port={free_port()}"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--num-gpus=0"]
     env = {**os.environ, **TOKEN, "PATH": PATH, "PYTHONPATH": str(Path(__file__).parents[2]), "RAY_FAKE_CLUSTER": "1"}
     env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1"}
@@ -94,13 +91,18 @@ def growing(
     log = Path(temp) / "head.log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
-    cluster = Growing(f"127.0.0.1:{port}", f"http://127.0.0.1:{job_port}", config)
+    cluster = Growing(f"127.0.0.1:{port}")
     try:
-        eventually(lambda: answers(job_port), alive=process)
+        try:
+            eventually(lambda: "Ray runtime started" in log.read_text(), alive=process)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {log.read_text()}") from None
         yield cluster
+        assert process.poll() is None, log.read_text()
     finally:
         left = cluster.nodes()
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for node in left:
             with contextlib.suppress(psutil.NoSuchProcess):
