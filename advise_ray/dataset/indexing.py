@@ -101,6 +101,7 @@ def index(
         "classes": len(listing.classes),
         "splits": _splits(listing, {str(row["video_id"]) for row in rows}),
         **describe(read_manifest(out)),
+        "notes": listing.notes,
     }
 
 
@@ -211,6 +212,8 @@ def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress =
     """
     if videos is not None:
         summary = index_folder(videos, storage_path / "manifests", on_progress=on_progress)
+        for note in summary["notes"]:
+            log.warning("note: %s", note)
         if summary["rejected"]:
             log.warning("%d videos cannot be read and are left out; why: %s", summary["rejected"], summary["rejects"])
         return Path(summary["manifest"])
