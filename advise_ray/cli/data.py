@@ -88,7 +88,7 @@ def index(
     with progress.counting("reading videos") as on_progress:
         summary = dataset.index(
             listing,
-            videos,
+            lists.root_and_file(videos)[0],
             out.absolute(),
             timeout_s=timeout_s,
             limits=_limits(max_pixels, max_frames, max_duration_s),

@@ -16,7 +16,7 @@ from advise_ray.dataset.probing import PROBED, TIMEOUT_S, Row, probe_all
 from advise_ray.dataset.summary import describe
 from advise_ray.errors import UsageError
 from advise_ray.video import storage
-from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101
+from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101, root_and_file
 from advise_ray.video.decode import LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
 from advise_ray.video.synth import synthesize
@@ -77,7 +77,10 @@ def index(
             {"video_id": video.path, "path": storage.join(str(root), video.path), "reason": "listed, but no such file"}
             for video in listing.missing
         ]
-        unread = [{"video_id": where, "path": where, "reason": what} for where, what in listing.problems.items()]
+        unread = [
+            {"video_id": where, "path": where, "reason": what}
+            for where, what in (listing.problems | listing.skipped).items()
+        ]
         rejects_path.unlink(missing_ok=True)
         problems = [*missing, *unread, *rejects]
         if problems:
@@ -93,7 +96,8 @@ def index(
         "probed": len(wanted),
         "rejected": len(rejects),
         "missing": len(missing),
-        "unreadable_lines": len(unread),
+        "unreadable_lines": len(listing.problems),
+        "skipped": len(listing.skipped),
         "other_files": listing.other_files,
         "end_before_listed": sum((row["end_frame"] or 0) > row["num_frames"] for row in rows),
         "rejects": str(rejects_path) if rejects_path.exists() else None,
@@ -199,10 +203,11 @@ def _whole_lines(path: Path) -> Iterator[Row]:
 
 
 def index_folder(videos: str, manifests: Path, *, on_progress: OnProgress = _ignore) -> dict[str, Any]:
-    """Index a folder or URL of videos into its own file in the folder `manifests`; returns what `index` does."""
-    root = storage.local_or_url(videos)
-    out = manifests / f"{Path(root).name}-{zlib.crc32(root.encode()):08x}.parquet"
-    return index(read_folder(root), root, out, on_progress=on_progress)
+    """Index a folder, a URL or a single video into its own file in the folder `manifests`; see `index`."""
+    location = storage.local_or_url(videos)
+    out = manifests / f"{Path(location).name}-{zlib.crc32(location.encode()):08x}.parquet"
+    root, _ = root_and_file(location)
+    return index(read_folder(location), root, out, on_progress=on_progress)
 
 
 def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress = _ignore) -> Path:

@@ -112,6 +112,8 @@ class Plan:
             )
         elif not schedule.val_batches:
             notes.append("there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent")
+        if schedule.num_unlabelled_videos:
+            notes.append(f"{schedule.num_unlabelled_videos} videos have no label and are left out")
         if self.cached is not None and self.cached.views == 1:
             notes.append("the feature cache has one view of each video: nothing of augment is applied in training")
         if not self.shares.use_gpu:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from advise_ray.video.annotations.benchmarks import read_diving48, read_hmdb51, read_kinetics, read_ssv2, read_ucf101
+from advise_ray.video.annotations.files import root_and_file
 from advise_ray.video.annotations.folders import read_folder
 from advise_ray.video.annotations.holding_out import hold_out
 from advise_ray.video.annotations.listing import ListedVideo, Listing
@@ -40,4 +41,5 @@ __all__ = [
     "read_list",
     "read_ssv2",
     "read_ucf101",
+    "root_and_file",
 ]

@@ -12,6 +12,7 @@ from advise_ray.errors import UsageError
 from advise_ray.video import storage
 from advise_ray.video.annotations.fitting import suggest
 from advise_ray.video.annotations.listing import ListedVideo, Listing
+from advise_ray.video.storage import StoredFile
 
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mkv .mov .mp4 "  # noqa: SIM905
@@ -19,15 +20,48 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
+KINDS = {
+    "sounds": (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"),
+    "pictures": (".bmp", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
+    "texts": (
+        ".ass",
+        ".csv",
+        ".html",
+        ".json",
+        ".jsonl",
+        ".md",
+        ".pdf",
+        ".srt",
+        ".tsv",
+        ".txt",
+        ".vtt",
+        ".xml",
+        ".yaml",
+    ),
+    "archives": (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"),
+    "unfinished downloads": (".aria2", ".crdownload", ".download", ".part", ".partial", ".ytdl"),
+    "tables": (".arrow", ".h5", ".hdf5", ".npy", ".npz", ".parquet", ".pkl", ".tfrecord"),
+}
+"""What else is found beside videos, by its suffix."""
+SYSTEM_FOLDERS = ("$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX", "lost+found")
+
+
 class Files:
-    """The video files under a root, found by the listed path, whatever its suffix."""
+    """The video files under a root, found by the listed path, whatever its suffix.
+
+    Hidden files and folders, and those that systems make for themselves, are left out. In place of a folder a single
+    file may be named.
+    """
 
     def __init__(self, videos: str | Path) -> None:
-        self.root = str(videos)
-        every = list(storage.list_files(self.root))
-        listed = [file for file in every if is_video(file.path)]
+        self.root, only = root_and_file(str(videos))
+        self.unreadable: dict[str, str] = {}
+        every = [_single(self.root, only)] if only else list(storage.list_files(self.root, self.unreadable))
+        self.hidden = {file.path: file for file in every if _is_hidden(file.path) and not only}
+        every = [file for file in every if file.path not in self.hidden]
+        listed = [file for file in every if is_video(file.path) or file.path == only]
         self.stored = {file.path: file for file in listed if _is_utf8(file.path)}
-        self.others = {file.path: file for file in every if _is_utf8(file.path) and not is_video(file.path)}
+        self.others = {file.path: file for file in every if _is_utf8(file.path) and file not in set(listed)}
         self.unnameable = [ascii(file.path) for file in listed if file.path not in self.stored]
         self.by_stem = {path.rsplit(".", 1)[0]: path for path in sorted(self.stored, reverse=True)}
         self.by_name: dict[str, list[str]] = {}
@@ -63,7 +97,7 @@ class Files:
         path = self.relative(listed)
         if path is None or path in self.stored:
             return path
-        return self.by_stem.get(without_suffix(path)) or (path if path in self.others else None)
+        return self.by_stem.get(without_suffix(path)) or (path if path in self.others or path in self.hidden else None)
 
     def place(self, video: ListedVideo, listing: Listing, where: str, *, any_folder: bool = False) -> None:
         """Add a listed video to `found` or `missing`; one that leaves the root or was listed before is a problem.
@@ -94,9 +128,17 @@ class Files:
 
 def checked(listing: Listing, files: Files) -> Listing:
     """The listing with its files, or UsageError where nothing of what it lists is there."""
-    listing.stored = files.stored | files.others
-    for name in files.unnameable:
-        listing.problems[name] = "the file's name is not UTF-8; rename it"
+    listing.stored = files.stored | files.others | files.hidden
+    listing.skipped |= files.unreadable
+    listing.skipped |= dict.fromkeys(files.unnameable, "the file's name is not UTF-8; rename it")
+    if files.unreadable:
+        path, why = next(iter(files.unreadable.items()))
+        and_others = f"; {len(files.unreadable) - 1} others neither" if len(files.unreadable) > 1 else ""
+        listing.notes.append(f"{path} cannot be read ({why}){and_others}")
+    if hidden := [path for path in files.hidden if is_video(path) and path not in files.placed]:
+        tops = sorted({path.split("/")[0] for path in hidden})
+        told = f"{', '.join(tops[:3])}{', …' if len(tops) > 3 else ''}"
+        listing.notes.append(f"skipped {len(hidden)} videos that are hidden or in the system's folders: {told}")
     lost, num_found = files.unplaced, len(listing.found)
     if len(lost) > num_found:
         count = f"{'none' if not num_found else f'only {num_found}'} of the {len(lost) + num_found}"
@@ -106,14 +148,52 @@ def checked(listing: Listing, files: Files) -> Listing:
             raise UsageError(f"--videos: {told}")
         listing.notes.append(told)
     if not num_found:
-        first = next(iter(listing.problems.items()), ("the lists", "name no videos"))
-        raise UsageError(f"--annotations: no line can be used; {first[0]}: {first[1]}")
+        where, what = next(iter((listing.problems | listing.skipped).items()), ("the lists", "name no videos"))
+        raise UsageError(f"--videos, --annotations: there is nothing to use; {where}: {what}")
     return listing
+
+
+def root_and_file(videos: str) -> tuple[str, str | None]:
+    """The folder of the videos, and the one file where a single one was named in place of a folder.
+
+    Raises:
+        UsageError: that file is no video.
+    """
+    if storage.is_url(videos):
+        folder, _, name = videos.partition("?")[0].rpartition("/")
+        is_file = is_video(name) and not folder.endswith(":/")
+    else:
+        folder, name = os.path.split(videos)
+        is_file = Path(videos).is_file()
+    if not is_file:
+        return videos, None
+    if (kind := kind_of(name)) and not is_video(name) and suffix_of(name) not in kind.split(" ")[0]:
+        how = "a manifest is data.manifest" if suffix_of(name) == ".parquet" else "lists are for `data index`"
+        raise UsageError(f"--videos: {videos} is no video, it is one of {kind}; give a folder or a video ({how})")
+    return folder + (f"?{videos.partition('?')[2]}" if "?" in videos else ""), unquote(name)
+
+
+def kind_of(path: str) -> str:
+    """What a file is that is no video, by its suffix, such as `texts (.txt)`."""
+    suffix = suffix_of(path)
+    kind = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), None)
+    return f"{kind} ({suffix})" if kind else suffix or "without a suffix"
 
 
 def is_video(path: str) -> bool:
     """By its name."""
-    return suffix_of(path) in VIDEO_SUFFIXES and not path.rsplit("/", 1)[-1].startswith(".")
+    return suffix_of(path) in VIDEO_SUFFIXES
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.split("/"))
+
+
+def _single(root: str, name: str) -> StoredFile:
+    if storage.is_url(root):
+        return StoredFile(name)
+    status = Path(root, name).stat()
+    return StoredFile(name, status.st_size, status.st_mtime_ns)
 
 
 def suffix_of(path: str) -> str:

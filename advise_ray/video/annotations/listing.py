@@ -47,7 +47,9 @@ class Listing:
     stored: dict[str, StoredFile] = field(default_factory=dict)
     """Path → the file."""
     other_files: dict[str, int] = field(default_factory=dict)
-    """Of a folder: how many files of each suffix were passed over as no videos."""
+    """Of a folder: how many files of each kind were passed over as no videos."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Path → why it was not looked into: a folder that may not be read, a sound, a name that is not UTF-8."""
     notes: list[str] = field(default_factory=list)
     """What a person should know before the list is used."""
 
