@@ -50,6 +50,7 @@ def data() -> None:
 @click.option(
     "--group-by", metavar="REGEX", help="What is held out whole: what this finds in the path, such as a person."
 )
+@click.option("--keep-damaged", is_flag=True, help="Keep the longest part of a damaged video that can be read.")
 @timeout_option
 @max_pixels_option
 @max_frames_option
@@ -64,6 +65,7 @@ def index(
     out: Path,
     test_fraction: float | None,
     group_by: str | None,
+    keep_damaged: bool,
     timeout_s: float,
     max_pixels: int | None,
     max_frames: int | None,
@@ -92,6 +94,7 @@ def index(
             out.absolute(),
             timeout_s=timeout_s,
             limits=_limits(max_pixels, max_frames, max_duration_s),
+            keep_damaged=keep_damaged,
             on_progress=on_progress,
         )
     show_with_notes(summary, as_json)

@@ -262,6 +262,12 @@ def test_a_few_videos_without_labels_are_left_out_of_actions_and_told(tmp_path: 
     assert summary["notes"] == ["2 videos have no label and are left out"]
 
 
+def test_that_another_split_is_validated_on_is_said(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    plan = plan_of(tmp_path, tiny, {"train": [30] * 9, "val": [99]}, "data.val_split=test")
+    assert plan.summary()["val_videos"] == 1
+    assert plan.notes() == ["no video has split 'test' (data.val_split): 'val' is taken"]
+
+
 def test_what_makes_little_sense_is_said(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     odd = ["model.freeze_tmm=true", "model.ifm.compile=true", "train.use_gpu=false"]
     compiled, frozen = plan_of(tmp_path, tiny, {"train": [30] * 9, "test": [99]}, *odd).notes()
