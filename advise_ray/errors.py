@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class AdviseRayError(Exception):
@@ -32,17 +33,19 @@ class VideoDecodeError(AdviseRayError):
     """One video that cannot be read; `reason` is a short phrase for `rejects.parquet`.
 
     `lasting`: the file itself is to blame, so that trying again would not help. `detail`: what the library said.
+    `part`: of a damaged file, what is known of the part that can be read (`video.decode.VideoInfo`).
     """
 
-    def __init__(self, video: str, reason: str, lasting: bool = True, detail: str = "") -> None:
+    def __init__(self, video: str, reason: str, lasting: bool = True, detail: str = "", part: Any = None) -> None:
         self.video = video
         self.reason = reason
         self.lasting = lasting
         self.detail = detail
+        self.part = part
         super().__init__(f"{video}: {reason}")
 
-    def __reduce__(self) -> tuple[type[VideoDecodeError], tuple[str, str, bool, str]]:
-        return type(self), (self.video, self.reason, self.lasting, self.detail)
+    def __reduce__(self) -> tuple[type[VideoDecodeError], tuple[str, str, bool, str, Any]]:
+        return type(self), (self.video, self.reason, self.lasting, self.detail, self.part)
 
 
 class TrainingError(AdviseRayError):

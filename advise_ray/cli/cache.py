@@ -8,7 +8,16 @@ import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
-from advise_ray.cli.shared import config_option, estimate, json_option, load, rates_option, set_option, show, show_plan
+from advise_ray.cli.shared import (
+    config_option,
+    estimate,
+    json_option,
+    load,
+    rates_option,
+    set_option,
+    show,
+    show_with_notes,
+)
 
 
 @main.command()
@@ -38,7 +47,7 @@ def cache(
 
         # A cache is made before what it serves: that has neither its features nor its first weights yet.
         config = load(recipe or "quickstart", (*overrides, "data.features=null"))
-        show_plan(job.summary() | {"cost": estimate(make_plan(config, begun=True), rates)}, as_json)
+        show_with_notes(job.summary() | {"cost": estimate(make_plan(config, begun=True), rates)}, as_json)
         return
     with progress.counting("encoding videos") as on_progress:
         result = job.run(on_progress)

@@ -10,7 +10,7 @@ import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
-from advise_ray.cli.shared import config_option, json_option, load, set_option, show
+from advise_ray.cli.shared import config_option, json_option, load, set_option, show, show_with_notes
 from advise_ray.errors import AdviseRayError
 from advise_ray.video.layouts import LAYOUTS
 
@@ -36,7 +36,11 @@ def data() -> None:
 @click.option("--format", "layout", type=click.Choice(list(LAYOUTS)), required=True)
 @click.option("--videos", required=True, metavar="DIR_OR_URL", help="Folder of the videos, local or s3://, http://, ….")
 @click.option("--annotations", type=click.Path(path_type=Path), help="Folder (or file) of the data set's lists.")
-@click.option("--split", type=click.IntRange(1, 3), help="Official split (ucf101, hmdb51); default 1.")
+@click.option(
+    "--split",
+    type=click.IntRange(1),
+    help="Official split (ucf101, hmdb51; else 1), or which lists (list).",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write (Parquet).")
 @click.option(
     "--test-fraction",
@@ -46,6 +50,7 @@ def data() -> None:
 @click.option(
     "--group-by", metavar="REGEX", help="What is held out whole: what this finds in the path, such as a person."
 )
+@click.option("--keep-damaged", is_flag=True, help="Keep the longest part of a damaged video that can be read.")
 @timeout_option
 @max_pixels_option
 @max_frames_option
@@ -60,6 +65,7 @@ def index(
     out: Path,
     test_fraction: float | None,
     group_by: str | None,
+    keep_damaged: bool,
     timeout_s: float,
     max_pixels: int | None,
     max_frames: int | None,
@@ -74,23 +80,24 @@ def index(
     videos = storage.local_or_url(videos)
     if (annotations is None) != (layout == "folder"):
         raise click.UsageError(f"--format {layout} needs {'no ' if layout == 'folder' else ''}--annotations")
-    if split is not None and layout not in ("ucf101", "hmdb51"):
+    if split is not None and layout not in ("ucf101", "hmdb51", "list"):
         raise click.UsageError(f"--split: {layout} has no numbered splits")
     if group_by is not None and test_fraction is None:
         raise click.UsageError("--group-by says what --test-fraction holds out; give both")
-    listing = lists.read(layout, videos, annotations, split or 1)
+    listing = lists.read(layout, videos, annotations, split)
     if test_fraction is not None:
         listing = lists.hold_out(listing, test_fraction, group_by)
     with progress.counting("reading videos") as on_progress:
         summary = dataset.index(
             listing,
-            videos,
+            lists.root_and_file(videos)[0],
             out.absolute(),
             timeout_s=timeout_s,
             limits=_limits(max_pixels, max_frames, max_duration_s),
+            keep_damaged=keep_damaged,
             on_progress=on_progress,
         )
-    show(summary, as_json)
+    show_with_notes(summary, as_json)
 
 
 @data.command()

@@ -70,8 +70,8 @@ def show(values: dict[str, Any], as_json: bool) -> None:
             click.echo(f"{name.replace('_', ' ')}: {_readable(value)}")
 
 
-def show_plan(summary: dict[str, Any], as_json: bool) -> None:
-    """Print what would happen; its notes go where warnings go."""
+def show_with_notes(summary: dict[str, Any], as_json: bool) -> None:
+    """Print a result; its `notes` go where warnings go."""
     notes = summary["notes"]
     show(summary if as_json else {name: value for name, value in summary.items() if name != "notes"}, as_json)
     if not as_json:

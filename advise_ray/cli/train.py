@@ -19,7 +19,7 @@ from advise_ray.cli.shared import (
     rates_option,
     set_option,
     show_outcome,
-    show_plan,
+    show_with_notes,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def train(
         from advise_ray.training.plan import make_plan
 
         plan = make_plan(config)
-        show_plan(plan.summary() | {"cost": estimate(plan, rates)}, as_json)
+        show_with_notes(plan.summary() | {"cost": estimate(plan, rates)}, as_json)
         return
     from advise_ray.training.trainer import train as run
 

@@ -66,10 +66,10 @@ class DataConfig(Section):
     train_split: str = "train"
     """Value of the manifest's split column that is trained on."""
     val_split: str | None = "val"
-    """Value of the split column that is validated on; unset, or where no row has it, `val_fraction` is carved out of
-    train."""
+    """Value of the split column that is validated on; where no row has it, `val` or `validation`. Unset, or where there
+    is none of these, `val_fraction` is carved out of train."""
     test_split: str = "test"
-    """Value of the split column that `advise-ray evaluate` tests on."""
+    """Value of the split column that `advise-ray evaluate` tests on; where no row has it, `val` or `validation`."""
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training videos held out for validation, by hash of video_id, where `val_split` has no videos.
     Clips of one recording (UCF101's groups) stay together."""

@@ -45,7 +45,7 @@ def check(
     for done, probed in enumerate(probe_all(list(rows.values()), timeout_s, limits), 1):
         on_progress(done, len(rows))
         row = rows[probed["video_id"]]
-        reason = probed["reason"] or _what_changed(row, probed)
+        reason = (None if _still_readable(row, probed) else probed["reason"]) or _what_changed(row, probed)
         if reason:
             bad.append({**probed, "reason": reason, "bytes": None, "modified_ns": None})  # read it again, next time
     bad.sort(key=lambda row: str(row["video_id"]))
@@ -63,6 +63,13 @@ def check(
         "manifest": str(drop) if drop is not None else None,
         "first_problems": {str(row["video_id"]): row["reason"] for row in bad[:5]},
     }
+
+
+def _still_readable(row: dict[str, Any], probed: dict[str, Any]) -> bool:
+    """Whether a damaged video, of which a part was kept, still has it."""
+    if row["damage"] is None or probed["readable_end"] is None:
+        return False
+    return bool(probed["readable_start"] <= row["start_frame"] and row["end_frame"] <= probed["readable_end"])
 
 
 def _what_changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:

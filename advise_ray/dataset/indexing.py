@@ -6,6 +6,7 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from advise_ray.dataset.probing import PROBED, TIMEOUT_S, Row, probe_all
 from advise_ray.dataset.summary import describe
 from advise_ray.errors import UsageError
 from advise_ray.video import storage
-from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101
-from advise_ray.video.decode import LIMITS, Limits
+from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101, root_and_file
+from advise_ray.video.decode import FEWEST_READABLE, LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
 from advise_ray.video.synth import synthesize
 
@@ -37,6 +38,7 @@ def index(
     *,
     timeout_s: float = TIMEOUT_S,
     limits: Limits = LIMITS,
+    keep_damaged: bool = False,
     on_progress: OnProgress = _ignore,
 ) -> dict[str, Any]:
     """Probe the listed videos under `root` on all CPUs and write the manifest.
@@ -46,6 +48,7 @@ def index(
     again; nor, after an interruption, one that had been read.
 
     Args:
+        keep_damaged: take the longest part of a damaged video that can be read.
         on_progress: called with (videos probed, videos to probe).
 
     Returns:
@@ -59,7 +62,7 @@ def index(
     files = [_file(str(root), listing.stored[video.path]) for video in listing.found]
     rejects_path = out.with_name(out.name + ".rejects.parquet")
     with _Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
-        known = {**_known(rejects_path), **_known(out), **journal.rows}
+        known = {**_known(rejects_path, again=keep_damaged), **_known(out), **journal.rows}
         probed = {
             file["video_id"]: {**known[_key(file)], "video_id": file["video_id"]}
             for file in files
@@ -70,14 +73,17 @@ def index(
             journal.write(row)
             probed[row["video_id"]] = row
             on_progress(done, len(wanted))
-        rows, rejects = _sort_out(listing, probed, limits)
+        rows, rejects = _sort_out(listing, probed, limits, keep_damaged)
         if rows:
             write_manifest(rows, out)
         missing = [
             {"video_id": video.path, "path": storage.join(str(root), video.path), "reason": "listed, but no such file"}
             for video in listing.missing
         ]
-        unread = [{"video_id": where, "path": where, "reason": what} for where, what in listing.problems.items()]
+        unread = [
+            {"video_id": where, "path": where, "reason": what}
+            for where, what in (listing.problems | listing.skipped).items()
+        ]
         rejects_path.unlink(missing_ok=True)
         problems = [*missing, *unread, *rejects]
         if problems:
@@ -93,7 +99,8 @@ def index(
         "probed": len(wanted),
         "rejected": len(rejects),
         "missing": len(missing),
-        "unreadable_lines": len(unread),
+        "unreadable_lines": len(listing.problems),
+        "skipped": len(listing.skipped),
         "other_files": listing.other_files,
         "end_before_listed": sum((row["end_frame"] or 0) > row["num_frames"] for row in rows),
         "rejects": str(rejects_path) if rejects_path.exists() else None,
@@ -101,6 +108,8 @@ def index(
         "classes": len(listing.classes),
         "splits": _splits(listing, {str(row["video_id"]) for row in rows}),
         **describe(read_manifest(out)),
+        "kept_damaged": sum(row["damage"] is not None for row in rows),
+        "notes": [*listing.notes, *_winnable(rejects)],
     }
 
 
@@ -114,8 +123,12 @@ def _key(row: Row) -> tuple[Any, ...]:
     return (row["path"],) if row["modified_ns"] is None else (row["path"], row["bytes"], row["modified_ns"])
 
 
-def _known(path: Path) -> dict[tuple[Any, ...], Row]:
-    """Rows of an earlier manifest or its rejects, by path, size and time; without a time a file is read again."""
+def _known(path: Path, *, again: bool = False) -> dict[tuple[Any, ...], Row]:
+    """Rows of an earlier manifest or its rejects, by path, size and time; without a time a file is read again.
+
+    Neither says which part of a damaged video can be read. One that is kept is read again, and with `again` also one
+    that might be.
+    """
     if not path.exists():
         return {}
     try:
@@ -124,17 +137,25 @@ def _known(path: Path) -> dict[tuple[Any, ...], Row]:
         raise UsageError(f"--out: {path} is there, and is not a manifest; move it away") from None
     if not {"path", "bytes", "modified_ns"} <= set(table.column_names):
         return {}
-    columns = [name for name in PROBED.names if name in table.column_names]
-    rows = table.select(columns).to_pylist()
-    return {_key(row): {"reason": None, **row} for row in rows if row["modified_ns"] is not None}
+    for name in (*PROBED.names, "damage", "readable_s"):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table)))
+    rows = table.select([*PROBED.names, "damage", "readable_s"]).to_pylist()
+    lasting = (row for row in rows if row["modified_ns"] is not None and row.pop("damage") is None)
+    return {_key(row): row for row in lasting if not (again and row["readable_s"])}
 
 
-def _sort_out(listing: Listing, probed: dict[str, Row], limits: Limits) -> tuple[list[Row], list[Row]]:
+def _sort_out(
+    listing: Listing, probed: dict[str, Row], limits: Limits, keep_damaged: bool
+) -> tuple[list[Row], list[Row]]:
     """Rows of the manifest in the order of their ids, and of its rejects."""
     labels = {name: label for label, name in enumerate(listing.classes)}
     rows, rejects = [], []
     for video in sorted(listing.found, key=lambda video: video.path):
-        row = probed[video.path]
+        row, damage = probed[video.path], None
+        if row["reason"] and row["readable_end"] is not None:
+            row = {**row, "readable_s": row["duration_s"]}
+            video, row, damage = _readable(video, row) if keep_damaged else (video, row, None)
         reason = row["reason"] or _refusal(video, row, limits)
         if reason:
             lasting = row["reason"] and row.get("lasting") is not False
@@ -142,8 +163,25 @@ def _sort_out(listing: Listing, probed: dict[str, Row], limits: Limits) -> tuple
             rejects.append({**row, "reason": reason, **again})
             continue
         label = labels.get(video.class_name) if video.class_name is not None else None
-        rows.append({**row, **vars(video), "path": row["path"], "label": label})
+        rows.append({**row, **vars(video), "path": row["path"], "label": label, "damage": damage})
     return rows, rejects
+
+
+def _readable(video: ListedVideo, row: Row) -> tuple[ListedVideo, Row, str | None]:
+    """A damaged video as its readable part, of what the list names; as it was, where it names nothing of that."""
+    start = max(video.start_frame or 0, row["readable_start"])
+    end = row["readable_end"] if video.end_frame is None else min(video.end_frame, row["readable_end"])
+    if end - start < FEWEST_READABLE:
+        return video, row, None
+    return replace(video, start_frame=start, end_frame=end), {**row, "reason": None}, row["reason"]
+
+
+def _winnable(rejects: list[Row]) -> list[str]:
+    """What `keep_damaged` would win."""
+    seconds = [row["readable_s"] for row in rejects if row.get("readable_s")]
+    if not seconds:
+        return []
+    return [f"{len(seconds)} damaged videos hold {sum(seconds) / 3600:.3g} hours in one piece each: --keep-damaged"]
 
 
 def _refusal(video: ListedVideo, row: Row, limits: Limits) -> str | None:
@@ -198,10 +236,14 @@ def _whole_lines(path: Path) -> Iterator[Row]:
 
 
 def index_folder(videos: str, manifests: Path, *, on_progress: OnProgress = _ignore) -> dict[str, Any]:
-    """Index a folder or URL of videos into its own file in the folder `manifests`; returns what `index` does."""
-    root = storage.local_or_url(videos)
-    out = manifests / f"{Path(root).name}-{zlib.crc32(root.encode()):08x}.parquet"
-    return index(read_folder(root), root, out, on_progress=on_progress)
+    """Index a folder, a URL or a single video into its own file in the folder `manifests`; see `index`."""
+    location = storage.local_or_url(videos)
+    out = manifests / f"{Path(location).name}-{zlib.crc32(location.encode()):08x}.parquet"
+    root, _ = root_and_file(location)
+    summary = index(read_folder(location), root, out, on_progress=on_progress)
+    for note in summary["notes"]:
+        log.warning("note: %s", note)
+    return summary
 
 
 def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress = _ignore) -> Path:

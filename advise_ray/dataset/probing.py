@@ -23,12 +23,19 @@ FILES_PER_BLOCK = 8
 TIMEOUT_S = 600.0
 """Seconds that reading one file to its end may take."""
 
-_LISTED = ("label", "class_name", "split", "official_splits", "group", "start_frame", "end_frame")
-_OUTCOME = {"reason": pa.string(), "detail": pa.string(), "lasting": pa.bool_()}
+_LISTED = ("label", "class_name", "split", "official_splits", "group", "start_frame", "end_frame", "damage")
+_OUTCOME = {
+    "reason": pa.string(),
+    "detail": pa.string(),
+    "lasting": pa.bool_(),
+    "readable_start": pa.int64(),
+    "readable_end": pa.int64(),
+}
 PROBED = pa.schema(
     [*(field for field in SCHEMA if field.name not in _LISTED), *(pa.field(*item) for item in _OUTCOME.items())]
 )
-"""What is known of a file; `reason` where it cannot be read, and whether trying again would not help."""
+"""What is known of a file; `reason` where it cannot be read, and whether trying again would not help. Of a damaged one
+`readable_start` to before `readable_end` can be read."""
 
 Row = dict[str, Any]
 
@@ -64,5 +71,6 @@ def _probe_block(block: pa.Table, timeout_s: float, limits: Limits) -> pa.Table:
             info = _decoder(timeout_s).probe(row["path"], row["video_id"], limits)
             rows.append({**row, **vars(info), "reason": None})
         except VideoDecodeError as error:
-            rows.append({**row, "reason": error.reason, "lasting": error.lasting, "detail": error.detail})
+            told = {"reason": error.reason, "lasting": error.lasting, "detail": error.detail}
+            rows.append({**row, **(vars(error.part) if error.part is not None else {}), **told})
     return pa.Table.from_pylist(rows, schema=PROBED)

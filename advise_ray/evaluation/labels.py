@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
-from advise_ray.video.manifest import groups, named_classes, read_manifest
+from advise_ray.video.manifest import groups, held_out_split, named_classes, read_manifest
 from advise_ray.video.pool import real_path
+
+log = logging.getLogger("advise_ray")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, kno
         UsageError: there are no labels or no test videos, or classes to be tested that nothing is known of.
     """
     splits = _splits(manifest, number)
+    test_split = tested_split(manifest, data) if number is None else data.test_split
     labelled = np.asarray(manifest.column("label").is_valid())
     if not labelled.any():
         raise UsageError(
@@ -55,11 +59,14 @@ def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, kno
             "lists, or from folders named by class"
         )
     names, labels = named_classes(manifest), np.asarray(manifest.column("label").fill_null(-1))
-    test = np.flatnonzero(labelled & (splits == data.test_split))
+    test = np.flatnonzero(labelled & (splits == test_split))
     train = np.flatnonzero(labelled & (splits == data.train_split))
     there = ", ".join(sorted({str(value) for value in splits if value is not None})) or "none"
     if not len(test):
-        raise UsageError(f"data.test_split: no labelled video has split {data.test_split!r}; the manifest has {there}")
+        raise UsageError(
+            f"data.test_split: no labelled video has split {data.test_split!r}; the manifest has {there}; name one of "
+            "these, or index the videos again with --test-fraction 0.2"
+        )
     if known:
         names, labels = list(known), _relabelled(names, labels, test, known)
     elif not len(train):
@@ -73,6 +80,14 @@ def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, kno
                 f"data.manifest: {len(absent)} classes have test videos but none to learn from, such as {absent[0]}"
             )
     return LabelledSplit(train, test, labels, np.unique(groups(manifest), return_inverse=True)[1], names)
+
+
+def tested_split(manifest: pa.Table, data: DataConfig) -> str:
+    """The split that is tested on, which may be another than the configuration names, see `held_out_split`."""
+    split = held_out_split(manifest, data, data.test_split)
+    if split != data.test_split:
+        log.warning("note: no video has split %r (data.test_split): %r is tested on", data.test_split, split)
+    return str(split)
 
 
 def refuse_seen(trained_on: DataConfig, manifest: pa.Table, test: NDArray[np.int64]) -> None:

@@ -22,7 +22,7 @@ from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.pretext import pretext
 from advise_ray.evaluation.report import leave
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
-from advise_ray.video.manifest import split_videos, videos
+from advise_ray.video.manifest import held_out_split, split_videos, videos
 from advise_ray.video.pool import read_videos
 
 Protocol = Literal["pretext", "multiview", "linear", "knn", "retrieval"]
@@ -114,7 +114,7 @@ def _pretext_rows(table: pa.Table, config: Config) -> tuple[Any, str]:
     if not len(held_out):
         raise UsageError(
             f"data.test_split: no video has split {config.data.test_split!r}, and none is held out for validation "
-            "(data.val_split, data.val_fraction)"
+            "(data.val_split, data.val_fraction); index the videos again with --test-fraction 0.2"
         )
     return held_out, "validation"
 
@@ -126,8 +126,9 @@ def _splits(
     if split == "all":
         numbers = list(range(1, num_official_splits(table) + 1)) or [1]  # which is then refused
     known = subject.classes if protocol == "multiview" else []
+    data = subject.config.data
     chosen = {
-        str(number or subject.config.data.test_split): labelled_split(table, subject.config.data, number, known)
+        str(number or held_out_split(table, data, data.test_split)): labelled_split(table, data, number, known)
         for number in numbers
     }
     if subject.config.task == "action" and subject.path is not None:

@@ -23,7 +23,7 @@ from advise_ray.training import checkpoint
 from advise_ray.training.clips import clip_bytes
 from advise_ray.training.job import Job, streams
 from advise_ray.training.schedule import Schedule, build_schedule
-from advise_ray.video.manifest import Video, check_videos_exist, named_classes, videos
+from advise_ray.video.manifest import Video, check_videos_exist, held_out_split, named_classes, videos
 from advise_ray.video.pool import hash_manifests, read_videos
 from advise_ray.video.sampling import longest_span_frames
 
@@ -42,6 +42,8 @@ class Plan:
     manifest_sha256: str
     cached: Identity | None = None
     """Of the feature cache that clips are taken from."""
+    val_split: str | None = None
+    """What is validated on; None: a part of the training videos."""
 
     def job(self, run_dir: Path, *, videos: Any = None, weights: Any = None) -> Job:
         """What workers are told; `videos` and `weights` are references where they are sent to other processes."""
@@ -104,6 +106,10 @@ class Plan:
     def notes(self) -> list[str]:
         """What a person should know before the run starts."""
         schedule, model, notes = self.schedule, self.config.model, []
+        if self.val_split != self.config.data.val_split:
+            notes.append(
+                f"no video has split {self.config.data.val_split!r} (data.val_split): {self.val_split!r} is taken"
+            )
         if schedule.num_short_val_videos:
             notes.append(
                 f"{schedule.num_short_val_videos} validation videos are {_too_short(self.config.data.clip)} "
@@ -111,6 +117,8 @@ class Plan:
             )
         elif not schedule.val_batches:
             notes.append("there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent")
+        if schedule.num_unlabelled_videos:
+            notes.append(f"{schedule.num_unlabelled_videos} videos have no label and are left out")
         if self.cached is not None and self.cached.views == 1:
             notes.append("the feature cache has one view of each video: nothing of augment is applied in training")
         if not self.shares.use_gpu:
@@ -163,7 +171,8 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
     if config.data.features is not None:
         used = [every[row] for row in (*schedule.train_videos, *schedule.val_videos)]
         cached = match(config, model, ifm_sha256, used)
-    return Plan(config, schedule, every, classes, shares, model, ifm_sha256, manifest_sha256, cached)
+    val_split = held_out_split(manifest, config.data, config.data.val_split)
+    return Plan(config, schedule, every, classes, shares, model, ifm_sha256, manifest_sha256, cached, val_split)
 
 
 def refuse_other_manifest(plan: Plan, last: Path | None) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from advise_ray.config import Config, played_clip, videos_per_step
-from advise_ray.video.manifest import frames_per_video, split_videos
+from advise_ray.video.manifest import Splits, frames_per_video, split_videos
 from advise_ray.video.sampling import fits_every_rate, keyed_rng
 
 
@@ -50,6 +50,7 @@ class Schedule:
         train_videos: int64[n], rows of the manifest that are trained on.
         val_videos: int64[m], rows that are validated on; of rates: those long enough for every one.
         num_short_val_videos: validation videos that are left out because not every rate fits.
+        num_unlabelled_videos: videos of both splits that `task: action` leaves out, where others have labels.
     """
 
     seed: int
@@ -61,6 +62,7 @@ class Schedule:
     train_videos: NDArray[np.int64]
     val_videos: NDArray[np.int64]
     num_short_val_videos: int
+    num_unlabelled_videos: int = 0
 
     @property
     def videos_per_step(self) -> int:
@@ -130,7 +132,12 @@ def build_schedule(config: Config, manifest: pa.Table) -> Schedule:
     Raises:
         UsageError: the manifest has no video to train on.
     """
-    splits = split_videos(manifest, config.data)
+    splits, num_unlabelled = split_videos(manifest, config.data), 0
+    labelled = np.asarray(manifest.column("label").is_valid())
+    if config.task == "action" and labelled[splits.train].any():
+        kept = Splits(splits.train[labelled[splits.train]], splits.val[labelled[splits.val]])
+        num_unlabelled = len(splits.train) + len(splits.val) - len(kept.train) - len(kept.val)
+        splits = kept
     clip = played_clip(config)
     num_frames, fps = frames_per_video(manifest), manifest.column("fps").to_numpy()
     fits = [config.task != "prp" or fits_every_rate(num_frames[row], clip, fps[row]) for row in splits.val]
@@ -146,4 +153,5 @@ def build_schedule(config: Config, manifest: pa.Table) -> Schedule:
         train_videos=splits.train,
         val_videos=splits.val[long_enough],
         num_short_val_videos=int((~long_enough).sum()),
+        num_unlabelled_videos=num_unlabelled,
     )

@@ -11,7 +11,7 @@ def deal(classes: Sequence[str], groups: Sequence[str], shares: Sequence[float])
     """The part of each video, from 0: groups stay whole, and every class is in each part by its share.
 
     The large groups come first, then in an order by lot that follows from their names alone; each goes where its
-    classes lack most.
+    classes lack most, and among such parts where most is lacking at all.
 
     Args:
         classes: of each video.
@@ -28,10 +28,10 @@ def deal(classes: Sequence[str], groups: Sequence[str], shares: Sequence[float])
     for group in sorted(of_group, key=lambda name: (-of_group[name].total(), _lot(name))):
         counts = of_group[group]
 
-        def filled(part: int, counts: Counter[str] = counts) -> float:
-            """How full a part would be with the group, in the mean over the group's videos."""
+        def filled(part: int, counts: Counter[str] = counts) -> tuple[float, float]:
+            """How full a part would be with the group, in the mean over the group's videos; and how full it is."""
             each = ((held[part][name] + count) / (shares[part] * total[name]) * count for name, count in counts.items())
-            return sum(each) / counts.total()
+            return round(sum(each) / counts.total(), 9), held[part].total() / shares[part]
 
         dealt[group] = min(parts, key=filled)
         held[dealt[group]] += counts

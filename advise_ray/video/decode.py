@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, BinaryIO, Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advise_ray.errors import VideoDecodeError
+from advise_ray.video.damage import Packet, Passage
 from advise_ray.video.readers import (
     DecodingError,
     DecordVideo,
@@ -24,6 +25,7 @@ from advise_ray.video.readers import (
     decode_errors,
     decord_fits,
     open_pyav,
+    packets_tell,
     read_pyav,
     upright,
     video_stream,
@@ -33,6 +35,8 @@ Decoder = Literal["decord", "pyav"]
 
 PROBE_SIZE_PX = (96, 160)
 """Height and width at which the two decoders are compared."""
+FEWEST_READABLE = 8
+"""Frames of a damaged file, in a row, that are worth to be kept."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class VideoInfo:
     """What a file really holds. `width` and `height` are those of the upright picture, `num_frames` what decodes.
 
     `rotation_deg` is the counterclockwise turn, 0, 90, 180 or 270, that brings the coded picture upright.
+    Of a damaged file `readable_start` to before `readable_end` are the frames that are whole, of all that there were.
     """
 
     num_frames: int
@@ -75,6 +80,8 @@ class VideoInfo:
     decoder: Decoder
     stream_index: int
     rotation_deg: int
+    readable_start: int | None = None
+    readable_end: int | None = None
 
 
 def decode(
@@ -116,7 +123,8 @@ def probe(source: Source, name: str = "", limits: Limits = LIMITS) -> VideoInfo:
     """Read a file to its end, and find out which decoder reads it truly.
 
     Raises:
-        VideoDecodeError: there is no video in it, or not all of it is there or decodes, or it is too large.
+        VideoDecodeError: there is no video in it, or not all of it is there or decodes, or it is too large. Its `part`
+            is the `VideoInfo` of what can be read of a damaged file.
     """
     with decode_errors(_name(source, name)):
         size_bytes = _size_bytes(source)
@@ -126,9 +134,10 @@ def probe(source: Source, name: str = "", limits: Limits = LIMITS) -> VideoInfo:
             if too_much := limits.refusal(coded.width, coded.height, duration_s):  # by its header
                 raise VideoDecodeError("", too_much, lasting=False)
             seen = _read_through(container, stream, limits.max_frames)
-            _refuse_parts(seen, stream.frames, _breaks_off(source, size_bytes))
+            can_begin_later = packets_tell(container, stream)
+            damage = _damage(seen, stream.frames, _breaks_off(source, size_bytes))
             fps = float(stream.average_rate or stream.guessed_rate or Fraction(25))
-            return VideoInfo(
+            info = VideoInfo(
                 num_frames=seen.num_frames,
                 fps=fps,
                 width=seen.width,
@@ -136,10 +145,14 @@ def probe(source: Source, name: str = "", limits: Limits = LIMITS) -> VideoInfo:
                 duration_s=seen.num_frames / fps,
                 codec=codec_name(stream),
                 bytes=size_bytes,
-                decoder="decord" if _decord_agrees(source, seen) else "pyav",
+                decoder="decord" if not damage and _decord_agrees(source, seen) else "pyav",
                 stream_index=stream.index,
                 rotation_deg=seen.rotation_deg,
             )
+        if damage:
+            frames = seen.passage.longest_run(can_begin_later)
+            raise VideoDecodeError("", damage, part=_readable_part(source, info, frames))
+        return info
 
 
 @dataclass
@@ -154,6 +167,11 @@ class _Seen:
     width: int = 0
     rotation_deg: int = 0
     samples: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    passage: Passage = field(default_factory=Passage)
+
+    @property
+    def is_damaged(self) -> bool:
+        return self.partial_packet or self.num_damaged > 0
 
 
 def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
@@ -166,10 +184,12 @@ def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
         seen.num_packets += packet.size > 0
         seen.partial_packet |= packet.is_corrupt
         try:
-            frames = packet.decode()
+            frames, is_lost = packet.decode(), packet.is_corrupt
         except DecodingError:
+            frames, is_lost = [], True
             seen.num_damaged += 1
-            continue
+        if packet.size and not packet.is_discard:
+            seen.passage.packets.append(Packet(packet.pts, packet.is_keyframe, is_lost))
         for frame in frames:
             if seen.num_frames == 0:
                 seen.rotation_deg = round(frame.rotation / 90) * 90 % 360
@@ -179,6 +199,8 @@ def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
                 seen.samples[seen.num_frames] = upright(frame, *PROBE_SIZE_PX, seen.rotation_deg)
             seen.num_damaged += frame.is_corrupt
             seen.num_frames += 1
+            seen.passage.is_whole[frame.pts] = not frame.is_corrupt
+            seen.passage.num_before_damage += not seen.is_damaged
             if seen.num_frames > max_frames:
                 raise VideoDecodeError("", f"has more than the {max_frames} frames allowed", lasting=False)
     if frame is not None:
@@ -186,14 +208,31 @@ def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
     return seen
 
 
-def _refuse_parts(seen: _Seen, num_frames_told: int, breaks_off: bool) -> None:
+def _damage(seen: _Seen, num_frames_told: int, breaks_off: bool) -> str | None:
+    """What a damaged file has lost, in a phrase; None of a whole one."""
     if seen.num_packets == 0:
         raise VideoDecodeError("", "the video stream is empty")
-    if breaks_off or seen.partial_packet or seen.num_damaged or seen.num_frames == 0:
+    if breaks_off or seen.is_damaged or seen.num_frames == 0:
         whole = min(seen.num_frames, seen.num_packets - seen.num_damaged)
         told = max(num_frames_told, seen.num_packets)
         kind = "truncated" if breaks_off or seen.partial_packet else "damaged"
-        raise VideoDecodeError("", f"{kind}: {f'{whole} of {told}' if told > whole else whole} frames decode")
+        return f"{kind}: {f'{whole} of {told}' if told > whole else whole} frames decode"
+    return None
+
+
+def _readable_part(source: Source, info: VideoInfo, frames: range) -> VideoInfo | None:
+    """The file with its readable frames, where these can be decoded without the rest."""
+    if len(frames) < FEWEST_READABLE:
+        return None
+    wanted = np.unique(np.linspace(frames[0], frames[-1], num=5).astype(np.int64))
+    try:
+        read_pyav(source, wanted, *PROBE_SIZE_PX, info.stream_index, info.rotation_deg)
+    except (VideoDecodeError, DecodingError):
+        return None
+    num_frames = max(info.num_frames, frames.stop)
+    duration_s = len(frames) / info.fps
+    readable = replace(info, readable_start=frames.start, readable_end=frames.stop)
+    return replace(readable, num_frames=num_frames, duration_s=duration_s)
 
 
 def _decord_agrees(source: Source, seen: _Seen) -> bool:

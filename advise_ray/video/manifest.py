@@ -41,12 +41,14 @@ SCHEMA = pa.schema(
         ("decoder", pa.string()),
         ("stream_index", pa.int64()),
         ("rotation_deg", pa.int64()),
+        ("damage", pa.string()),
     ]
 )
 """`decoder` is the one that reads the file truly (decord or pyav). Only the frames from `start_frame` to before
 `end_frame` belong to the label. `official_splits` has the split of each of a benchmark's official ones, the first one
 first; `split` is the one that was chosen. Videos of one `group` (a recording, a
-person) are held out together; unset: see `groups`. `modified_ns` is when the file was last written, since 1970."""
+person) are held out together; unset: see `groups`. `modified_ns` is when the file was last written, since 1970.
+`damage` is what a file has lost of which a part is kept, `start_frame` to before `end_frame`."""
 
 MAY_BE_NULL = (
     "label",
@@ -58,6 +60,7 @@ MAY_BE_NULL = (
     "end_frame",
     "bytes",
     "modified_ns",
+    "damage",
 )
 """Columns that need no value; a manifest may lack them altogether."""
 
@@ -69,11 +72,12 @@ REJECTS_SCHEMA = pa.schema(
         ("detail", pa.string()),
         ("bytes", pa.int64()),
         ("modified_ns", pa.int64()),
+        ("readable_s", pa.float64()),
     ]
 )
 """`rejects.parquet`: the videos that cannot be read, and why. Size and time tell whether a file has changed since; they
 are null where it may be read the next time (it took too long, a server did not answer). `detail` is what a library
-said."""
+said. `readable_s`: seconds of a damaged video that can be read."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,8 @@ def videos(manifest: pa.Table) -> list[Video]:
 def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
     """Training and validation rows: by the split column, or by hash of video_id where `val_split` has no videos.
 
+    Where another split is named for validation than the manifest has, see `held_out_split`.
+
     A manifest without any split (a plain folder) is all training videos.
 
     Raises:
@@ -227,7 +233,7 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
     is_train = split == data.train_split
     if not any(value is not None for value in split):
         is_train[:] = True
-    is_val = (split == data.val_split) & (data.val_split is not None)
+    is_val = (split == held_out_split(manifest, data, data.val_split)) & (data.val_split is not None)
     if not is_val.any():
         is_val = is_train & np.asarray([_hash_fraction(each) < data.val_fraction for each in groups(manifest)])
     if not is_train.any():
@@ -242,6 +248,14 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
             "name another split, or set data.val_fraction=0"
         )
     return Splits(np.flatnonzero(is_train), np.flatnonzero(is_val))
+
+
+def held_out_split(manifest: pa.Table, data: DataConfig, wanted: str | None) -> str | None:
+    """The split that is wanted; where no video has it, `val` or `validation`, if some have that and do not train."""
+    there = set(manifest.column("split").to_pylist())
+    if wanted is None or wanted in there:
+        return wanted
+    return next((name for name in ("val", "validation") if name in there - {data.train_split}), wanted)
 
 
 def named_classes(manifest: pa.Table) -> list[str]:

@@ -114,13 +114,18 @@ def _positions(source: Source, stream_index: int, last: int) -> dict[int, int]:
     """Timestamp → position in display order, up to frame `last`, from the packets; empty where they do not tell."""
     with open_pyav(source) as container:
         stream = video_stream(container, stream_index)
-        if container.format.name not in _EXACT_CONTAINERS or codec_name(stream) not in _EXACT_CODECS:
+        if not packets_tell(container, stream):
             return {}
         packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
         times = [packet.pts for packet in islice(packets, last + 1 + _REORDERING_FRAMES)]
     if None in times or len(set(times)) != len(times):
         return {}
     return {time: position for position, time in enumerate(sorted(times)[: last + 1])}
+
+
+def packets_tell(container: Any, stream: Any) -> bool:
+    """Whether each packet of a stream is a frame and bears its time, so that reading can begin at a keyframe."""
+    return container.format.name in _EXACT_CONTAINERS and codec_name(stream) in _EXACT_CODECS
 
 
 def _from_keyframe(
@@ -181,7 +186,7 @@ def decode_errors(name: str) -> Iterator[None]:
     try:
         yield
     except VideoDecodeError as error:
-        raise VideoDecodeError(name, error.reason, error.lasting, error.detail) from None
+        raise VideoDecodeError(name, error.reason, error.lasting, error.detail, error.part) from None
     except FileNotFoundError:
         raise VideoDecodeError(name, "no such file", lasting=False) from None
     except Exception as error:

@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import re
+import stat
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -63,17 +64,20 @@ def join(root: str, path: str) -> str:
     return parts._replace(path=f"{parts.path.rstrip('/')}/{urllib.parse.quote(path)}").geturl()
 
 
-def list_files(root: str) -> Iterator[StoredFile]:
+def list_files(root: str, unreadable: dict[str, str] | None = None) -> Iterator[StoredFile]:
     """All files below a folder, in any order; local links are followed, once each.
+
+    Args:
+        unreadable: takes what is below the root and cannot be read: path → why. None: then that is an error too.
 
     Raises:
         UsageError: the folder or bucket does not exist, or may not be read, and which of these it is.
     """
     if not is_url(root):
-        yield from _list_local(root)
+        yield from _list_local(root, unreadable)
         return
     try:
-        yield from _remote(root).list_files()
+        yield from _remote(root).list_files(unreadable)
     except OSError as error:
         raise UsageError(f"--videos: {root}: {error}") from None
 
@@ -147,15 +151,17 @@ def _writable(location: str) -> _Arrow:
     return remote
 
 
-def _list_local(root: str) -> Iterator[StoredFile]:
+def _list_local(root: str, unreadable: dict[str, str] | None) -> Iterator[StoredFile]:
     if not Path(root).is_dir():
         raise UsageError(f"--videos: {root} is not a folder")
     entered = set()
 
-    def refuse(error: OSError) -> None:
-        raise UsageError(f"--videos: {error.filename}: {error.strerror}") from None
+    def cannot_read(error: OSError) -> None:
+        if unreadable is None or Path(error.filename) == Path(root):
+            raise UsageError(f"--videos: {error.filename}: {error.strerror}") from None
+        unreadable[os.path.relpath(error.filename, root)] = str(error.strerror)
 
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=cannot_read, followlinks=True):
         real = os.path.realpath(folder)
         if real in entered:  # a link that leads back up
             folders.clear()
@@ -167,8 +173,11 @@ def _list_local(root: str) -> Iterator[StoredFile]:
                 status = path.stat()
             except OSError:  # a link to nowhere: reading it will say so
                 yield StoredFile(path.relative_to(root).as_posix())
-            else:
+                continue
+            if stat.S_ISREG(status.st_mode):
                 yield StoredFile(path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+            elif unreadable is not None:  # reading a pipe would wait for ever
+                unreadable[path.relative_to(root).as_posix()] = "a pipe, socket or device, no file"
 
 
 def _remote(location: str) -> _Arrow | _Http:
@@ -189,7 +198,7 @@ class _Arrow:
         self.files, self.root = _arrow_files(f"{parts.scheme}://{parts.netloc}", parts.query)
         self.path = f"{self.root}{urllib.parse.unquote(parts.path)}".rstrip("/")
 
-    def list_files(self) -> Iterator[StoredFile]:
+    def list_files(self, _unreadable: dict[str, str] | None) -> Iterator[StoredFile]:
         from pyarrow.fs import FileSelector, FileType
 
         found = _retrying(lambda: self.files.get_file_info(FileSelector(self.path, recursive=True)))
@@ -258,12 +267,19 @@ class _Http:
         self.location = location
         self.files = fsspec.filesystem(urllib.parse.urlsplit(location).scheme)
 
-    def list_files(self) -> Iterator[StoredFile]:
+    def list_files(self, unreadable: dict[str, str] | None) -> Iterator[StoredFile]:
         root = self.location.rstrip("/") + "/"
         folders = [root]
         while folders:  # fsspec's own walk leaves out what it cannot list
             folder = folders.pop()
-            for entry in _retrying(functools.partial(self.files.ls, folder, detail=True)):
+            try:
+                entries = _retrying(functools.partial(self.files.ls, folder, detail=True))
+            except StorageError as error:
+                if unreadable is None or folder == root:
+                    raise
+                unreadable[urllib.parse.unquote(folder[len(root) :])] = str(error)
+                continue
+            for entry in entries:
                 if entry["type"] == "directory" and entry["name"].startswith(folder) and entry["name"] != folder:
                     folders.append(entry["name"].rstrip("/") + "/")
                 elif entry["type"] == "file" and entry["name"].startswith(folder):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,30 @@ def test_real_videos(local_ray: None, shared_data: Path, tmp_path: Path) -> None
     table = pq.read_table(tmp_path / "manifest.parquet").to_pydict()
     assert [table["split"].count(split) for split in ("train", "test")] == [80, 40]
     assert min(table["num_frames"]) > 0
+
+
+def test_damaged_videos_are_kept_in_part_where_that_is_asked_for(
+    local_ray: None, synthesized: Path, tmp_path: Path
+) -> None:
+    copies, out = tmp_path / "videos", tmp_path / "manifest.parquet"
+    copies.mkdir()
+    for name, video in zip(("hole.mp4", "whole.mp4"), sorted(synthesized.rglob("*.mp4")), strict=False):
+        data = bytearray(video.read_bytes())
+        if name == "hole.mp4":
+            hole = slice(len(data) * 2 // 5, len(data) * 3 // 5)
+            data[hole] = bytes(len(data[hole]))
+        (copies / name).write_bytes(data)
+    listing = read_folder(copies)
+    first = dataset.index(listing, copies, out)
+    assert (first["videos"], first["rejected"], first["kept_damaged"]) == (1, 1, 0)
+    (note,) = first["notes"]
+    assert re.fullmatch(r"1 damaged videos hold [\d.e-]+ hours in one piece each: --keep-damaged", note)
+    kept = dataset.index(listing, copies, out, keep_damaged=True)
+    assert (kept["videos"], kept["probed"], kept["kept_damaged"], kept["notes"]) == (2, 1, 1, [])
+    row = read_manifest(out).to_pylist()[0]
+    assert row["damage"].startswith("damaged: ")
+    assert 8 <= row["end_frame"] - row["start_frame"] < 120
+    assert dataset.check(out, tmp_path / "bad.parquet")["rejected"] == 0
+    listing.found = [replace(video, end_frame=row["start_frame"] + 4) for video in listing.found]
+    assert dataset.index(listing, copies, out, keep_damaged=True)["rejected"] == 1  # four of its frames are too few
+    assert dataset.index(read_folder(copies), copies, out)["kept_damaged"] == 0

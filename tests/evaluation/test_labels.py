@@ -57,11 +57,18 @@ def test_the_labels_are_told_in_the_order_of_the_models_head():
     assert chosen.names == ["run", "swim", "jump"]
 
 
+def test_where_nothing_is_for_testing_but_for_validation_that_is_taken_and_told(caplog: pytest.LogCaptureFixture):
+    renamed = table(*((*row[:3], {"test": "val"}.get(row[3], row[3]), None) for row in VIDEOS))
+    assert labelled_split(renamed, DATA, None, ()).test.tolist() == [3, 4]
+    assert caplog.messages == ["note: no video has split 'test' (data.test_split): 'val' is tested on"]
+
+
 def test_what_cannot_be_tested_is_refused_with_the_reason():
     unlabelled = table(*((name, None, None, split, official) for name, _, _, split, official in VIDEOS))
     assert "no video has one; index the videos with the data set's lists" in refusal(unlabelled)
     assert refusal(table(*VIDEOS[:3])) == (
-        "data.test_split: no labelled video has split 'test'; the manifest has train"
+        "data.test_split: no labelled video has split 'test'; the manifest has train; name one of these, or index the "
+        "videos again with --test-fraction 0.2"
     )
     assert "no labelled video has split 'fit'" in refusal(table(), DataConfig(train_split="fit"))
     assert "1 classes have test videos but none to learn from, such as run" in refusal(table(*VIDEOS[:2], *VIDEOS[3:]))

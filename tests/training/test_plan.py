@@ -310,7 +310,7 @@ def test_actions_are_the_manifests_classes_and_no_video_is_too_short(tmp_path: P
 @pytest.mark.parametrize(
     ("label", "problem"),
     [
-        (lambda index: index or None, "data.manifest: task=action needs labels, and 2 of 11 videos have none; "),
+        (lambda index: None, "data.manifest: task=action needs labels, and 11 of 11 videos have none; "),
         (lambda index: 0, "data.manifest: task=action needs labels from 0 on, of two classes or more"),
         (lambda index: index - 1, "data.manifest: task=action needs labels from 0 on, of two classes or more"),
     ],
@@ -319,6 +319,19 @@ def test_labels_that_do_not_name_classes_are_refused(tmp_path: Path, tiny: tuple
     with pytest.raises(UsageError) as caught:
         plan_of(tmp_path, tiny, {"train": [30] * 9, "test": [30, 30]}, "task=action", label=label)
     assert str(caught.value).startswith(problem)
+
+
+def test_a_few_videos_without_labels_are_left_out_of_actions_and_told(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    videos = {"train": [30] * 9, "test": [30, 30]}
+    summary = plan_of(tmp_path, tiny, videos, "task=action", label=lambda index: index or None).summary()
+    assert (summary["train_videos"], summary["val_videos"]) == (8, 1)
+    assert summary["notes"] == ["2 videos have no label and are left out"]
+
+
+def test_that_another_split_is_validated_on_is_said(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    plan = plan_of(tmp_path, tiny, {"train": [30] * 9, "val": [99]}, "data.val_split=test")
+    assert plan.summary()["val_videos"] == 1
+    assert plan.notes() == ["no video has split 'test' (data.val_split): 'val' is taken"]
 
 
 def test_what_makes_little_sense_is_said(tmp_path: Path, tiny: tuple[str, ...]) -> None:

@@ -26,5 +26,7 @@ def test_each_class_is_in_each_part_by_its_share() -> None:
         **{("often", part): count for part, count in enumerate((20, 20, 40))},
         **{("rare", part): count for part, count in enumerate((2, 2, 4))},
     }
+    few = [name for name in "abcdefgh" for _ in range(5)]  # what is over in a class does not always go to the first
+    assert Counter(deal(few, [str(number) for number in range(40)], [0.25] * 4)) == dict.fromkeys(range(4), 10)
     assert set(deal(classes, ["one group"] * 88, [0.5, 0.5])) == {0}
     assert 1 not in deal(classes, [str(number) for number in range(88)], [0.5, 0.0, 0.5])

@@ -17,6 +17,7 @@ from advise_ray.video.manifest import (
     Video,
     check_videos_exist,
     frames_per_video,
+    held_out_split,
     read_manifest,
     read_rejects,
     split_videos,
@@ -50,6 +51,7 @@ def row(video_id: str = "a.mp4", **values: object) -> dict[str, object]:
         "decoder": "decord",
         "stream_index": 0,
         "rotation_deg": 90,
+        "damage": None,
         **values,
     }
 
@@ -133,6 +135,15 @@ def test_splits_are_those_of_the_column():
     assert ids(manifest, splits.val) == {"test0", "test1", "test2"}
     swapped = split_videos(manifest, DataConfig(train_split="test", val_split="train"))
     assert ids(manifest, swapped.train) == ids(manifest, splits.val)
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_another_name_for_validation_is_taken_where_the_named_split_is_not_there(name: str) -> None:
+    manifest = table(row("a", split="train"), row("b", split=name), row("c", split="train"))
+    assert split_videos(manifest, DataConfig(val_split="test")).val.tolist() == [1]
+    assert held_out_split(manifest, DataConfig(), None) is None
+    assert held_out_split(manifest, DataConfig(train_split=name), "test") == "test"
+    assert split_videos(manifest, DataConfig(val_split=None, val_fraction=0)).val.tolist() == []
 
 
 def test_without_any_split_all_is_for_training():

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from advise_ray.errors import UsageError
-from advise_ray.video.annotations.listing import Files, ListedVideo, Listing, checked, lines, read_json, read_text
+from advise_ray.video.annotations.files import Files, checked
+from advise_ray.video.annotations.listing import ListedVideo, Listing, lines, read_json, read_text
 
 OFFICIAL_SPLITS = 3
 """Of UCF101 and of HMDB51. All that are there are kept, so that a model can be evaluated on each."""
@@ -29,15 +30,21 @@ def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
         list_file = annotations / f"{split_name}list{split:02d}.txt"
         for number, line in lines(list_file, f"the {split_name} list of split {split}"):
             path, _, label = line.partition(" ") if split_name == "train" else (line, "", "")
-            class_name, where = path.split("/")[0], f"{list_file}:{number}"
-            if class_name not in numbers:
+            below, where = files.relative(path), f"{list_file}:{number}"
+            class_name = _ucf101_class(below or path)
+            if below is not None and class_name not in numbers:
                 listing.problems[where] = f"{line!r}: class {class_name!r} is not in classInd.txt"
-            elif label and label.strip() != str(numbers[class_name]):
+            elif below is not None and label and label.strip() != str(numbers[class_name]):
                 listing.problems[where] = f"{line!r}: label and folder name different classes"
             else:
                 video = ListedVideo(path, class_name, split_name, official_splits=official.get(path))
                 files.place(video, listing, where)
     return checked(listing, files)
+
+
+def _ucf101_class(path: str) -> str:
+    """The folder that a video is in, whatever lies before it."""
+    return path.rpartition("/")[0].rpartition("/")[2]
 
 
 def _ucf101_classes(class_list: Path, listing: Listing) -> dict[str, int]:

@@ -254,7 +254,7 @@ def test_kinetics_files_are_found_in_any_folder_by_their_seconds(tmp_path: Path)
 def test_a_synthesized_set_is_read_in_its_format(empty_videos: None, tmp_path: Path, layout: str) -> None:
     synthesize(tmp_path, 24, seed=0, layout=layout)
     lists = None if layout == "folder" else tmp_path / LAYOUTS[layout].lists
-    listing = read(layout, str(tmp_path / LAYOUTS[layout].videos), lists, 1)
+    listing = read(layout, str(tmp_path / LAYOUTS[layout].videos), lists, None)
     assert (len(listing.found), len(listing.classes), listing.missing, listing.problems) == (24, 8, [], {})
     counts = Counter((video.class_name, video.split) for video in listing.found)
     held_out = {"ssv2": "val", "kinetics": "val"}.get(layout, "test")

@@ -1,0 +1,222 @@
+"""The files under a root, and which of them a list means: people move, rename and recode their videos."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
+
+from advise_ray.errors import UsageError
+from advise_ray.video import storage
+from advise_ray.video.annotations.fitting import suggest
+from advise_ray.video.annotations.listing import ListedVideo, Listing
+from advise_ray.video.storage import StoredFile
+
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mkv .mov .mp4 "  # noqa: SIM905
+    ".mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .ts .vob .webm .wmv".split()
+)
+
+
+KINDS = {
+    "sounds": (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav", ".wma"),
+    "pictures": (".bmp", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
+    "texts": (
+        ".ass",
+        ".csv",
+        ".html",
+        ".json",
+        ".jsonl",
+        ".md",
+        ".pdf",
+        ".srt",
+        ".tsv",
+        ".txt",
+        ".vtt",
+        ".xml",
+        ".yaml",
+    ),
+    "archives": (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"),
+    "unfinished downloads": (".aria2", ".crdownload", ".download", ".part", ".partial", ".ytdl"),
+    "tables": (".arrow", ".h5", ".hdf5", ".npy", ".npz", ".parquet", ".pkl", ".tfrecord"),
+}
+"""What else is found beside videos, by its suffix."""
+SYSTEM_FOLDERS = ("$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX", "lost+found")
+
+
+class Files:
+    """The video files under a root, found by the listed path, whatever its suffix.
+
+    Hidden files and folders, and those that systems make for themselves, are left out. In place of a folder a single
+    file may be named.
+    """
+
+    def __init__(self, videos: str | Path) -> None:
+        self.root, only = root_and_file(str(videos))
+        self.unreadable: dict[str, str] = {}
+        every = [_single(self.root, only)] if only else list(storage.list_files(self.root, self.unreadable))
+        self.hidden = {file.path: file for file in every if _is_hidden(file.path) and not only}
+        every = [file for file in every if file.path not in self.hidden]
+        listed = [file for file in every if is_video(file.path) or file.path == only]
+        self.stored = {file.path: file for file in listed if _is_utf8(file.path)}
+        self.others = {file.path: file for file in every if _is_utf8(file.path) and file not in set(listed)}
+        self.unnameable = [ascii(file.path) for file in listed if file.path not in self.stored]
+        self.by_stem = {path.rsplit(".", 1)[0]: path for path in sorted(self.stored, reverse=True)}
+        self.by_name: dict[str, list[str]] = {}
+        for stem in sorted(self.by_stem):
+            self.by_name.setdefault(stem.rsplit("/", 1)[-1], []).append(self.by_stem[stem])
+        self.placed: dict[str, str] = {}
+        self.unplaced: list[str] = []
+        """Listed paths without a file."""
+
+    def relative(self, listed: str) -> str | None:
+        """A listed path as it is below the root, with `/`; None where it leaves the root.
+
+        It may be absolute, a URL, with Windows' `\\`, `~`, `.` or `..`.
+        """
+        if listed in self.stored:
+            return listed
+        if storage.is_url(self.root):
+            root = self.root.partition("?")[0].rstrip("/") + "/"
+            if storage.is_url(listed):
+                return unquote(listed.removeprefix(root)) if listed.startswith(root) else None
+        path = os.path.expanduser(listed.removeprefix("file://").replace("\\", "/"))  # noqa: PTH111
+        if path.startswith("/"):
+            if storage.is_url(self.root):
+                return None
+            path = os.path.relpath(path, self.root)
+            if path.startswith(".."):  # the root may be a link, or the list name where a link leads
+                path = os.path.relpath(_real(listed), _real_folder(self.root))
+        path = os.path.normpath(path)
+        return None if path.split("/")[0] in ("..", ".") else path
+
+    def find(self, listed: str) -> str | None:
+        """The file for a listed path: the path itself, else the same name with another video suffix."""
+        path = self.relative(listed)
+        if path is None or path in self.stored:
+            return path
+        return self.by_stem.get(without_suffix(path)) or (path if path in self.others or path in self.hidden else None)
+
+    def place(self, video: ListedVideo, listing: Listing, where: str, *, any_folder: bool = False) -> None:
+        """Add a listed video to `found` or `missing`; one that leaves the root or was listed before is a problem.
+
+        Args:
+            any_folder: the list gives no folder, or people arrange them as they like: the name alone tells the file.
+        """
+        path = self.find(video.path)
+        if path is None and any_folder:
+            named = self.by_name.get(without_suffix(video.path).rsplit("/", 1)[-1], [])
+            if len(named) > 1:
+                listing.problems[where] = f"{video.path!r} is in several folders: {', '.join(named[:3])}"
+                return
+            path = named[0] if named else None
+        below = self.relative(video.path)
+        if below is None:
+            listing.problems[where] = f"{video.path!r} leaves the folder of the videos"
+            self.unplaced.append(video.path)
+        elif path is None:
+            listing.missing.append(replace(video, path=below))
+            self.unplaced.append(video.path)
+        elif path in self.placed:
+            listing.problems[where] = f"{video.path!r} was listed before, at {self.placed[path]}"
+        else:
+            self.placed[path] = where
+            listing.found.append(replace(video, path=path))
+
+
+def checked(listing: Listing, files: Files) -> Listing:
+    """The listing with its files, or UsageError where nothing of what it lists is there."""
+    listing.stored = files.stored | files.others | files.hidden
+    listing.skipped |= files.unreadable
+    listing.skipped |= dict.fromkeys(files.unnameable, "the file's name is not UTF-8; rename it")
+    if files.unreadable:
+        path, why = next(iter(files.unreadable.items()))
+        and_others = f"; {len(files.unreadable) - 1} others neither" if len(files.unreadable) > 1 else ""
+        listing.notes.append(f"{path} cannot be read ({why}){and_others}")
+    if hidden := [path for path in files.hidden if is_video(path) and path not in files.placed]:
+        tops = sorted({path.split("/")[0] for path in hidden})
+        told = f"{', '.join(tops[:3])}{', …' if len(tops) > 3 else ''}"
+        listing.notes.append(f"skipped {len(hidden)} videos that are hidden or in the system's folders: {told}")
+    lost, num_found = files.unplaced, len(listing.found)
+    if len(lost) > num_found:
+        count = f"{'none' if not num_found else f'only {num_found}'} of the {len(lost) + num_found}"
+        told = f"{count} listed videos, such as {lost[0]}, {'is' if num_found < 2 else 'are'} in {files.root}"
+        told += f"; {suggest(lost, files.root, sorted(files.stored))}"
+        if not num_found:
+            raise UsageError(f"--videos: {told}")
+        listing.notes.append(told)
+    if not num_found:
+        where, what = next(iter((listing.problems | listing.skipped).items()), ("the lists", "name no videos"))
+        raise UsageError(f"--videos, --annotations: there is nothing to use; {where}: {what}")
+    return listing
+
+
+def root_and_file(videos: str) -> tuple[str, str | None]:
+    """The folder of the videos, and the one file where a single one was named in place of a folder.
+
+    Raises:
+        UsageError: that file is no video.
+    """
+    if storage.is_url(videos):
+        folder, _, name = videos.partition("?")[0].rpartition("/")
+        is_file = is_video(name) and not folder.endswith(":/")
+    else:
+        folder, name = os.path.split(videos)
+        is_file = Path(videos).is_file()
+    if not is_file:
+        return videos, None
+    if (kind := kind_of(name)) and not is_video(name) and suffix_of(name) not in kind.split(" ")[0]:
+        how = "a manifest is data.manifest" if suffix_of(name) == ".parquet" else "lists are for `data index`"
+        raise UsageError(f"--videos: {videos} is no video, it is one of {kind}; give a folder or a video ({how})")
+    return folder + (f"?{videos.partition('?')[2]}" if "?" in videos else ""), unquote(name)
+
+
+def kind_of(path: str) -> str:
+    """What a file is that is no video, by its suffix, such as `texts (.txt)`."""
+    suffix = suffix_of(path)
+    kind = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), None)
+    return f"{kind} ({suffix})" if kind else suffix or "without a suffix"
+
+
+def is_video(path: str) -> bool:
+    """By its name."""
+    return suffix_of(path) in VIDEO_SUFFIXES
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.split("/"))
+
+
+def _single(root: str, name: str) -> StoredFile:
+    if storage.is_url(root):
+        return StoredFile(name)
+    status = Path(root, name).stat()
+    return StoredFile(name, status.st_size, status.st_mtime_ns)
+
+
+def suffix_of(path: str) -> str:
+    """`.mp4` of `a/b.MP4`."""
+    return os.path.splitext(path.rsplit("/", 1)[-1])[1].lower()  # noqa: PTH122
+
+
+def without_suffix(listed: str) -> str:
+    """A listed path without its suffix, where that is a video's."""
+    stem, suffix = os.path.splitext(listed)  # noqa: PTH122
+    return stem if suffix.lower() in VIDEO_SUFFIXES else listed
+
+
+def _is_utf8(path: str) -> bool:
+    """Others come from Python with stand-ins for their bytes, which neither Parquet nor JSON can hold."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+
+
+def _real(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(_real_folder(folder), name)  # noqa: PTH118 (200,000 lines)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -1,0 +1,117 @@
+"""A folder of videos, as people arrange them: by class, by split, or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from advise_ray.errors import UsageError
+from advise_ray.video.annotations.files import Files, checked, kind_of
+from advise_ray.video.annotations.forms import SPLIT_NAMES
+from advise_ray.video.annotations.listing import ListedVideo, Listing
+
+MOSTLY = 0.9
+"""Share of the videos that make a layout; the others are strays, which are named."""
+Parts = list[str]
+
+
+def read_folder(videos: str | Path) -> Listing:
+    """`root/<class>/<video>`, `root/<split>/<class>/<video>`, `root/<split>/<video>`, any tree, or a single file.
+
+    A few videos that lie elsewhere are strays, without a label or a split; a tree without a layout has no labels.
+
+    Raises:
+        UsageError: there are no videos, and what there is instead.
+    """
+    files = Files(videos)
+    listing = Listing([], other_files=dict(Counter(map(kind_of, files.others))))
+    if not (files.stored or files.unnameable):
+        raise UsageError(f"--videos: {videos}: {_nothing(listing.other_files)}")
+    for path in files.others:
+        if (kind := kind_of(path)).startswith("sounds"):
+            listing.skipped[path] = f"no video: {kind}"
+    listing.found = _by_folders([path.split("/") for path in sorted(files.stored)], listing.notes, str(files.root))
+    listing.classes = sorted({video.class_name for video in listing.found if video.class_name is not None})
+    return checked(listing, files)
+
+
+def _nothing(others: dict[str, int]) -> str:
+    if not others:
+        return "the folder is empty, or has hidden files alone"
+    there = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items(), key=lambda each: -each[1])[:5])
+    kinds = " ".join(others)
+    how = ""
+    if "pictures" in kinds:
+        how = "; pictures are no videos: `ffmpeg -i FOLDER/%05d.jpg FOLDER.mp4` makes one of a folder"
+    elif "archives" in kinds:
+        how = "; unpack the archives first"
+    return f"no video files; there are {there}{how}"
+
+
+def _by_folders(paths: Sequence[Parts], notes: list[str], root: str) -> list[ListedVideo]:
+    in_split = [parts for parts in paths if len(parts) > 1 and parts[0].lower() in SPLIT_NAMES]
+    if len(in_split) >= MOSTLY * len(paths):
+        return _by_splits(paths, notes)
+    found = [ListedVideo("/".join(parts), parts[0] if len(parts) == 2 else None) for parts in paths]
+    labelled = [len(parts) == 2 for parts in paths]
+    if sum(labelled) >= MOSTLY * len(paths):
+        _name_strays(notes, "beside the class folders, and have no label", paths, lambda parts: len(parts) != 2)
+        return found
+    notes += _why_no_labels(paths, labelled, root)
+    return [ListedVideo(video.path) for video in found]
+
+
+def _by_splits(paths: Sequence[Parts], notes: list[str]) -> list[ListedVideo]:
+    """Each split by itself: the videos of a test set are often without classes."""
+    split_of = ["/" if len(parts) == 1 else parts[0] for parts in paths]
+    num_videos = Counter(split_of)
+    num_labelled = Counter(split for split, parts in zip(split_of, paths, strict=True) if len(parts) == 3)
+    with_classes = {split for split, count in num_labelled.items() if count >= MOSTLY * num_videos[split]}
+    found, strays, outside = [], [], []
+    for split, parts in zip(split_of, paths, strict=True):
+        path, split_name = "/".join(parts), SPLIT_NAMES.get(split.lower())
+        if split_name is None:
+            outside.append(parts)
+        elif len(parts) != 3 and split in with_classes:
+            strays.append(parts)
+        has_class = split_name is not None and split in with_classes and len(parts) == 3
+        found.append(ListedVideo(path, parts[1] if has_class else None, split_name))
+    _name_strays(notes, "outside of the split folders, and are in no split", outside)
+    _name_strays(notes, "beside the class folders, and have no label", strays)
+    plain = sorted({parts[0] for parts in paths if len(parts) > 1} - with_classes - {parts[0] for parts in outside})
+    if with_classes and plain:
+        notes.append(f"the videos in {', '.join(plain)} have no labels: they are not in class folders")
+    return found
+
+
+def _why_no_labels(paths: Sequence[Parts], labelled: Sequence[bool], root: str) -> list[str]:
+    """Nothing for a flat folder; else what keeps the folders from being classes."""
+    if all(len(parts) == 1 for parts in paths):
+        return []
+    tops = {parts[0] for parts in paths}
+    if len(tops) == 1 and all(len(parts) > 2 for parts in paths):
+        return [
+            f"no labels: all videos are below {tops.pop()}/; for those of its folders: --videos {root}/{paths[0][0]}"
+        ]
+    if 2 * sum(labelled) > len(paths):
+        stray = next("/".join(parts) for parts, is_labelled in zip(paths, labelled, strict=True) if not is_labelled)
+        return [
+            f"no labels: {len(paths) - sum(labelled)} of {len(paths)} videos are not in CLASS/VIDEO, such as {stray}; "
+            "move them away, or into class folders"
+        ]
+    depth, count = Counter(map(len, paths)).most_common(1)[0]
+    if depth > 2 and count >= MOSTLY * len(paths):
+        example = next("/".join(parts) for parts in paths if len(parts) == depth)
+        return [f"no labels: videos are {depth} folders deep, such as {example}, not in CLASS/VIDEO"]
+    return []
+
+
+def _name_strays(
+    notes: list[str], what: str, paths: Sequence[Parts], is_stray: Callable[[Parts], bool] = lambda parts: True
+) -> None:
+    strays = ["/".join(parts) for parts in paths if is_stray(parts)]
+    if strays:
+        count = "1 video lies" if len(strays) == 1 else f"{len(strays)} videos lie"
+        what = what.replace("have", "has").replace("are in", "is in") if len(strays) == 1 else what
+        notes.append(f"{count} {what}: {', '.join(strays[:3])}{', …' if len(strays) > 3 else ''}")

@@ -1,0 +1,200 @@
+"""The form of a plain list: what separates its fields, which of them is the path, which the label."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from advise_ray.errors import UsageError
+from advise_ray.video.annotations.files import Files, suffix_of
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+COLUMNS = {
+    "path": (
+        *("path", "video", "video_path", "videopath", "file", "filename", "file_name", "filepath", "file_path", "name"),
+        *("video_name", "clip", "clip_path", "clip_name", "video_id", "vid", "id", "uri", "url", "src", "source"),
+    ),
+    "label": (
+        *("label", "labels", "class", "classes", "class_name", "classname", "category", "action", "label_id"),
+        *("class_id", "class_index", "label_name", "label_index", "target", "y"),
+    ),
+    "split": ("split", "subset", "set", "partition", "usage", "phase"),
+}
+"""What people call the columns, the most telling names first."""
+DELIMITERS = (",", ";", "\t", "|", " ")
+""" " " is any white space."""
+MOST_LOOKED_AT = 200
+
+
+@dataclass(frozen=True)
+class Form:
+    """Where the fields of a line stand; `path`, `label` and `split` are places among `num_fields`.
+
+    A path may hold what separates where it is the first field, a label where it is the last of two and the path is
+    not (`spaced_label`).
+    """
+
+    delimiter: str
+    num_fields: int = 2
+    path: int = 0
+    label: int | None = 1
+    split: int | None = None
+    header_lines: int = 0
+    spaced_label: bool = False
+
+    def read(self, line: str, files: Files) -> tuple[str, str | None, str | None]:
+        """Path, label and split of a line; a line that is the path of a file has no label.
+
+        Raises:
+            ValueError: it has other fields than the header.
+        """
+        if files.find(line) is not None:
+            return line, None, None
+        fields = self._fields(line)
+        if len(fields) < self.num_fields and self.header_lines:
+            raise ValueError(f"{len(fields)} fields, and the header has {self.num_fields}")
+        if len(fields) > self.num_fields and any(fields[self.num_fields :]):  # a comma at the end is nothing
+            raise ValueError(f"{len(fields)} fields, and the header has {self.num_fields}; quote what has separators")
+        each = (fields[place] if place is not None and place < len(fields) else None for place in self._places)
+        path, label, split = each
+        return path or "", label, split
+
+    def path_in(self, line: str, files: Files) -> str | None:
+        """The file that a line names, if it is there."""
+        try:
+            path, _, _ = self.read(line, files)
+        except ValueError:
+            return None
+        return files.find(path) if path else None
+
+    @property
+    def _places(self) -> tuple[int, int | None, int | None]:
+        return self.path, self.label, self.split
+
+    def _fields(self, line: str) -> list[str]:
+        if '"' in line:
+            return split_fields(line, self.delimiter)
+        if self.path == 0 and not self.spaced_label:
+            fields = line.rsplit(None if self.delimiter == " " else self.delimiter, self.num_fields - 1)
+            trailing = len(fields) > 1 and not fields[-1].strip() and self.delimiter != " "
+            return split_fields(line, self.delimiter) if trailing else [field.strip() for field in fields]
+        if self.num_fields == 2:
+            return [field.strip() for field in line.split(None if self.delimiter == " " else self.delimiter, 1)]
+        return split_fields(line, self.delimiter)
+
+
+def split_fields(line: str, delimiter: str) -> list[str]:
+    """All fields of a line, without their quotes and the space around them."""
+    text = " ".join(line.split()) if delimiter == " " else line
+    return [field.strip() for field in next(csv.reader([text], delimiter=delimiter, skipinitialspace=True))]
+
+
+def form_of(lines: Sequence[str], files: Files, where: Path) -> Form:
+    """The form of a list, by its header or by which fields are files that are there.
+
+    Raises:
+        UsageError: it cannot be told which field is the path or the label.
+    """
+    lines = [line for line in lines if not line.startswith("#") or files.find(line) is not None] or list(lines)
+    if not lines:
+        return Form(" ")
+    if lines[0][0] in "{[":
+        raise UsageError(f"--annotations: {where} is JSON; --format list takes lines of a path and a label")
+    rows = lines[1 :: max(1, len(lines) // MOST_LOOKED_AT)]
+    return _by_header(lines[0], rows, files, where) or _by_files([lines[0], *rows], files, where)
+
+
+def _by_header(first: str, rows: Sequence[str], files: Files, where: Path) -> Form | None:
+    """None where the first line is no header."""
+    for delimiter in DELIMITERS:
+        names = [name.lower() for name in split_fields(first.lstrip("# "), delimiter)]
+        known = {
+            kind: next((names.index(name) for name in every if name in names), None) for kind, every in COLUMNS.items()
+        }
+        plain = not any("/" in name or suffix_of(name) or name.isdigit() for name in names)
+        told = plain and (known["path"] is not None or known["label"] is not None)
+        if told and (len(names) > 1 or not rows or names[0] in COLUMNS["path"]) and files.find(first) is None:
+            return _with_header(delimiter, names, known, rows, files, where)
+    if not rows or "." in first.replace(suffix_of(first), "") or any(letter.isdigit() for letter in first):
+        return None
+    form = _by_files(rows, files, where)
+    names = form._fields(first)
+    strange = len(names) == form.num_fields and not suffix_of(names[form.path]) and "/" not in names[form.path]
+    if not strange or form.path_in(first, files) is not None or all(form.path_in(row, files) is None for row in rows):
+        return None
+    labels = [label for row in rows if (label := form.read(row, files)[1])]
+    suffixes = all(suffix_of(form.read(row, files)[0]) for row in rows)
+    numbers = bool(labels) and all(label.lstrip("-").replace(".", "").isdigit() for label in labels)
+    return Form(**{**vars(form), "header_lines": 1}) if suffixes or numbers else None
+
+
+def _with_header(
+    delimiter: str, names: list[str], known: dict[str, int | None], rows: Sequence[str], files: Files, where: Path
+) -> Form:
+    path, label, split = known["path"], known["label"], known["split"]
+    fields = [split_fields(row, delimiter) for row in rows]
+    others = [place for place in range(len(names)) if names[place] and place not in (label, split)]
+    there = {
+        place: sum(len(row) > place and files.find(row[place]) is not None for row in fields if row) for place in others
+    }
+    if others and (path is None or not there.get(path)) and max(there.values()) > 0:
+        path = max(there, key=lambda place: there[place])
+    if path is None and len(others) == 1:
+        path = others[0]
+    if path is None:
+        raise UsageError(
+            f"--annotations: {where}: the header names no column of paths ({', '.join(names)}); call it `path`"
+            + ("; lists of Kinetics are --format kinetics" if "youtube_id" in names else "")
+        )
+    rest = [place for place in others if place != path]
+    if label is None and len(rest) == 1:
+        label = rest[0]
+    if label is None and rest:
+        raise UsageError(
+            f"--annotations: {where}: the header names no column of labels ({', '.join(names)}); call it `label`"
+        )
+    num_fields = len(names) if names[-1] else len(names) - 1  # a comma at the end
+    return Form(delimiter, num_fields, path, label, split, header_lines=1)
+
+
+def _by_files(rows: Sequence[str], files: Files, where: Path) -> Form:
+    """The form in which most lines name a file that is there."""
+    forms = [
+        *(Form(delimiter) for delimiter in DELIMITERS),
+        Form(" ", spaced_label=True),
+        *(Form(delimiter, path=1, label=0) for delimiter in DELIMITERS),
+    ]
+    counts = [sum(form.path_in(row, files) is not None for row in rows) for form in forms]
+    best = max(counts)
+    _refuse_more_fields(rows, files, where, best)
+    if best:
+        return forms[counts.index(best)]
+    commas = sum("," in row for row in rows)
+    return Form("," if 2 * commas > len(rows) else " ")
+
+
+def _refuse_more_fields(rows: Sequence[str], files: Files, where: Path, best: int) -> None:
+    """A path and several numbers: which is the label nobody knows."""
+    for delimiter in DELIMITERS:
+        more = [fields for row in rows if len(fields := split_fields(row, delimiter)) > 2]
+        numbers = [
+            fields
+            for fields in more
+            if files.find(fields[0]) is not None and (delimiter != " " or _all_numbers(fields[1:]))
+        ]
+        if len(numbers) > len(rows) / 2 and len(numbers) >= best:
+            raise UsageError(
+                f"--annotations: {where}: {len(numbers[0])} fields in a line ({rows[0]!r}), and no header tells which "
+                "is the label; put one before them, such as "
+                + (delimiter.join(("path", *(["num_frames"] * (len(numbers[0]) - 2)), "label")))
+            )
+
+
+def _all_numbers(fields: Sequence[str]) -> bool:
+    return all(field.lstrip("-").replace(".", "", 1).isdigit() for field in fields)

@@ -1,0 +1,132 @@
+"""Plain lists of paths and labels, in the forms that people keep them in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from advise_ray.errors import UsageError
+from advise_ray.video.annotations.files import Files, checked
+from advise_ray.video.annotations.forms import SPLIT_NAMES, Form, form_of
+from advise_ray.video.annotations.listing import ListedVideo, Listing, lines
+
+SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
+
+
+def read_list(videos: str | Path, annotations: Path, split: int | None = None) -> Listing:
+    """Plain lists of `path label` lines, one file or a folder of `*train*`, `*val*`, `*test*` files.
+
+    The separator is white space, a comma, a semicolon, a tab or a bar; fields may be quoted. A header may name the
+    columns, in any order: path, label, split. Without one a line is a path and a label, or a path alone. Paths are
+    relative to the videos, or absolute. Labels are numbers or names; -1 is none.
+
+    Args:
+        split: which lists to take, by a number in their names, where a folder has those of several splits.
+
+    Raises:
+        UsageError: a folder has several lists for one split, or what was looked for, and where.
+    """
+    files = Files(videos)
+    listing = Listing([])
+    for list_file, split_name in _list_files(annotations, split):
+        numbered = list(lines(list_file, "the list"))
+        form = form_of([line for _, line in numbered], files, list_file)
+        for number, line in numbered[form.header_lines :]:
+            _take(line, form, split_name, listing, files, f"{list_file}:{number}")
+    _number_labels(listing)
+    return checked(listing, files)
+
+
+def _take(line: str, form: Form, split_name: str, listing: Listing, files: Files, where: str) -> None:
+    if line.startswith("#") and form.path_in(line, files) is None:
+        return
+    try:
+        path, label, own_split = form.read(line, files)
+    except ValueError as error:
+        listing.problems[where] = f"{line!r}: {error}"
+        return
+    if own_split:
+        if own_split.lower() not in SPLIT_NAMES:
+            listing.problems[where] = f"{line!r}: {own_split!r} is no split; name it train, val or test"
+            return
+        split_name = SPLIT_NAMES[own_split.lower()]
+    files.place(ListedVideo(path, label or None, split_name), listing, where)
+
+
+def _number_labels(listing: Listing) -> None:
+    """Classes in the order of their labels; numbers are by value, and lose the `.0` that a spreadsheet gives them."""
+    # Those of missing videos too: a class keeps its number when the rest has been downloaded.
+    names = {video.class_name for video in (*listing.found, *listing.missing) if video.class_name is not None}
+    numbers = {name for name in names if re.fullmatch(r"-?\d+(\.0+)?", name)}
+    if numbers != names:
+        listing.classes = sorted(names)
+        if numbers:
+            word = min(names - numbers)
+            listing.notes.append(
+                f"{len(numbers)} labels are numbers and {len(names - numbers)} are names, such as {word!r}: all are "
+                "taken as names, in the order of the alphabet"
+            )
+        return
+    whole = {name: name.partition(".")[0] for name in names}
+    unlabelled = {name for name, number in whole.items() if int(number) < 0}
+    for videos in (listing.found, listing.missing):
+        videos[:] = [
+            replace(video, class_name=None if video.class_name in unlabelled else whole.get(video.class_name or ""))
+            for video in videos
+        ]
+    listing.classes = sorted({whole[name] for name in names - unlabelled}, key=int)
+    if unlabelled:
+        listing.notes.append(f"videos with the label {', '.join(sorted(unlabelled))} have none")
+
+
+def _list_files(annotations: Path, split: int | None) -> list[tuple[Path, str]]:
+    if annotations.is_file():
+        return [(annotations, _split_in_name(annotations) or "train")]
+    if not annotations.is_dir():
+        raise UsageError(f"--annotations: {annotations} does not exist")
+    every = [path for path in sorted(annotations.iterdir()) if path.suffix.lower() in SUFFIXES]
+    named = [(path, split_name) for path in every if (split_name := _split_in_name(path)) is not None]
+    if len(every) == 1 and not named:  # a column may tell the splits
+        return [(every[0], "train")]
+    if not named:
+        known = ", ".join(SUFFIXES)
+        raise UsageError(f"--annotations: no *train*, *val* or *test* list ({known}) in {annotations}")
+    if split is not None:
+        numbers = _numbers([path for path, _ in named])
+        named = [each for each in named if split in numbers[each[0]]]
+        if not named:
+            raise UsageError(f"--split: no list in {annotations} has a {split} in its name that the others lack")
+    _refuse_several(named)
+    return named
+
+
+def _refuse_several(named: Sequence[tuple[Path, str]]) -> None:
+    """One list a split: videos that one of them tests on another may train on."""
+    several = sorted(named, key=lambda each: each[1])
+    for (first, split_name), (second, other) in pairwise(several):
+        if split_name != other:
+            continue
+        numbers = _numbers([path for path, _ in named])
+        choices = sorted(set().union(*numbers.values()))
+        how = f"choose with --split {' or '.join(map(str, choices))}" if len(choices) > 1 else "move the others away"
+        raise UsageError(
+            f"--annotations: several lists for {split_name}: {first.name}, {second.name}; {how}, or name one file"
+        )
+
+
+def _numbers(paths: Iterable[Path]) -> dict[Path, set[int]]:
+    """The numbers in the lists' names that not all of them have, such as 1 in `ucf101_train_split_1_videos.txt`."""
+    numbers = {path: set(map(int, re.findall(r"\d+", path.stem))) for path in paths}
+    shared = set.intersection(*numbers.values())
+    return {path: found - shared for path, found in numbers.items()}
+
+
+def _split_in_name(path: Path) -> str | None:
+    words = path.stem.lower().replace("-", "_").split("_")
+    for name, split_name in SPLIT_NAMES.items():
+        if any(word.startswith(name) for word in words):
+            return split_name
+    return None
