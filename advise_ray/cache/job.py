@@ -231,6 +231,7 @@ class CacheJob:
             return
         function = EncodePart(self.config, self.identity, self.videos, self.location)
         tables = [group_of(group) for group in groups]
+        runtime.connect()  # by which a notice reaches those who encode
         with notice.awaited(self.location, self.config.train.grace_s) as noticed:
             for block in encode_groups(tables, function, self.config, self.model, 2):
                 if block["error"][0]:

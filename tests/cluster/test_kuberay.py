@@ -19,8 +19,8 @@ import requests
 import yaml
 from packaging.version import Version
 
-from advise_ray.cluster.job import END_WAIT_S
-from advise_ray.config import load, to_yaml
+from advise_ray.cluster.job import STOP_WAIT, patience
+from advise_ray.config import Config, load, to_yaml
 from advise_ray.files import read_lines
 from tests.cluster.heads import PATH, free_port, running_head
 from tests.runs import PATIENCE_S, answers, eventually
@@ -130,7 +130,7 @@ def test_its_nodes_have_the_image_that_is_built_and_the_ray_that_it_holds(tree: 
 
 def test_a_run_that_is_stopped_has_the_time_to_save(tree: Tree) -> None:
     wait_s = int(yaml.safe_load(tree["spec"]["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"])
-    assert wait_s >= END_WAIT_S
+    assert wait_s >= float(patience(Config())[STOP_WAIT])
     cluster = tree["spec"]["rayClusterSpec"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
