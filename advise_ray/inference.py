@@ -90,7 +90,7 @@ def locate(source: Path | str, option: str = "load") -> Path:
         from advise_ray.tracking import registry
 
         return checkpoint.find(registry.fetch(source), option)
-    return checkpoint.find(Path(source).absolute(), option)
+    return checkpoint.find(Path(source).expanduser().absolute(), option)
 
 
 def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoModel:

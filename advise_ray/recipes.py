@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from advise_ray.errors import UsageError
@@ -18,8 +19,8 @@ def find(name: str) -> Path:
     Raises:
         UsageError: there is neither.
     """
-    if Path(name).is_file():
-        return Path(name)
+    if (path := Path(os.path.expanduser(name))).is_file():  # noqa: PTH111 (Path's own raises for an unknown user)
+        return path
     known = shipped()
     if name in known:
         return known[name]

@@ -247,3 +247,71 @@ def test_a_section_with_nothing_under_it_takes_settings(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("optim:\n")
     assert load(tmp_path / "recipe.yaml", ["optim.lr=0.5"]).optim.lr == 0.5
     assert load(tmp_path / "recipe.yaml").optim == load().optim
+
+
+# As it was typed
+
+
+@pytest.mark.parametrize("text", ["20240611", "007", "on", "1e3", "2024-06-11", "null1", "0x10", "1_000", "1.50"])
+def test_a_name_is_taken_as_it_was_typed(tmp_path: Path, text: str) -> None:
+    assert load(None, [f"tracking.run_name={text}"]).tracking.run_name == text
+    assert load(recipe(tmp_path, f"tracking: {{run_name: {text}}}")).tracking.run_name == text
+    assert load(recipe(tmp_path, f"tracking: {{run_name: '{text}'}}")).tracking.run_name == text
+
+
+@pytest.mark.parametrize(
+    "path", ["/mnt/runs #2", "/mnt/a: b", "/mnt/{x}", "/mnt/[1]", "/mnt/x, y", "/mnt/it's", "/mnt/é"]
+)
+def test_a_path_is_taken_as_it_was_typed(path: str) -> None:
+    config = load(None, [f"storage.path={path}", f"data.manifest={path}"])
+    assert (config.storage.path, config.data.manifest) == (path, path)
+    quoted = load(None, [f'storage.path="{path}"', f"data.manifest={json.dumps([path, '/b'])}"])
+    assert (quoted.storage.path, quoted.data.manifest) == (path, (path, "/b"))
+
+
+def test_home_is_meant_by_a_tilde_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keys = ("storage.path", "data.manifest", "data.features", "model.init_from", "model.ifm.weights")
+    config = load(None, [*(f"{key}=~/x" for key in keys), "model.ifm.name=open_clip:local-dir:~/clip"])
+    assert {flatten(config)[key] for key in keys} == {f"{tmp_path}/x"}
+    assert config.model.ifm.name == f"open_clip:local-dir:{tmp_path}/clip"
+    assert load(None, ["data.manifest=[~/a, ~/b]"]).data.manifest == (f"{tmp_path}/a", f"{tmp_path}/b")
+    of_recipe = load(recipe(tmp_path, "storage: {path: ~}\ndata: {manifest: ~}"))
+    assert (of_recipe.storage.path, of_recipe.data.manifest) == (str(tmp_path), None)
+    assert load(None, ["storage.path=~"]).storage.path == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        (
+            "train.epochs=5 #6",
+            "--set train.epochs=5 #6: what stands behind # would be left out; take it away, or quote",
+        ),
+        ("train.epochs=1:30", "train.epochs: Input should be a valid integer, unable to parse string as an integer"),
+        ("train.epochs=0x10", "train.epochs: Input should be a valid integer, unable to parse string as an integer"),
+        ("train.epochs=on", "train.epochs: Input should be a valid integer, unable to parse string as an integer"),
+        ("optim={lr: 1, lr: 2}", "--set optim={lr: 1, lr: 2}: optim.lr: is there twice, at line 1 again; take one"),
+        ("storage.path=$SCRATCH/runs", "storage.path: $SCRATCH/runs: $SCRATCH is not replaced here; write it out, or"),
+        ("train.global_batch_size=1", "train.global_batch_size: 1 clip a step is too few for the head's batch norm; "),
+    ],
+)
+def test_what_would_be_changed_or_fail_is_refused(override: str, problem: str) -> None:
+    (found,) = problems("data.clip.clips_per_video=1", override)
+    assert found.startswith(problem)
+
+
+def test_numbers_are_as_people_write_them() -> None:
+    config = load(None, ["train.epochs=010", "optim.lr=1e-3", "seed=1_000", "data.log_clips=on", "data.val_split=null"])
+    assert (config.train.epochs, config.optim.lr, config.seed) == (10, 1e-3, 1000)
+    assert config.data.log_clips is True
+    assert config.data.val_split is None
+    assert load(None, ["data.val_split="]).data.val_split is None
+    assert load(None, ["secrets=[ON, B]"]).secrets == ("ON", "B")
+    single = ["data.clip.clips_per_video=1", "train.global_batch_size=1", "model.head.num_layers=1"]
+    assert load(None, single).train.global_batch_size == 1
+
+
+def test_a_key_that_a_recipe_has_twice_is_refused(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "optim: {lr: 1}\nseed: 1\noptim: {lr: 2}\n")
+    assert problems(recipe=path) == ["optim: is there twice, at line 3 again; take one away"]

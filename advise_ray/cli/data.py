@@ -10,7 +10,7 @@ import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
-from advise_ray.cli.shared import config_option, json_option, load, set_option, show, show_with_notes
+from advise_ray.cli.shared import UserPath, config_option, json_option, load, set_option, show, show_with_notes
 from advise_ray.errors import AdviseRayError
 from advise_ray.video.layouts import LAYOUTS
 
@@ -35,13 +35,13 @@ def data() -> None:
 @data.command()
 @click.option("--format", "layout", type=click.Choice(list(LAYOUTS)), required=True)
 @click.option("--videos", required=True, metavar="DIR_OR_URL", help="Folder of the videos, local or s3://, http://, ….")
-@click.option("--annotations", type=click.Path(path_type=Path), help="Folder (or file) of the data set's lists.")
+@click.option("--annotations", type=UserPath(), help="Folder (or file) of the data set's lists.")
 @click.option(
     "--split",
     type=click.IntRange(1),
     help="Official split (ucf101, hmdb51; else 1), or which lists (list).",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write (Parquet).")
+@click.option("--out", type=UserPath(), required=True, help="Manifest to write (Parquet).")
 @click.option(
     "--test-fraction",
     type=click.FloatRange(0, 0.5, min_open=True),
@@ -101,11 +101,9 @@ def index(
 
 
 @data.command()
-@click.argument("manifest", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Rejects to write (Parquet); default: MANIFEST.check.parquet."
-)
-@click.option("--drop", type=click.Path(path_type=Path), metavar="FILE", help="Write a manifest without them.")
+@click.argument("manifest", type=UserPath())
+@click.option("--out", type=UserPath(), help="Rejects to write (Parquet); default: MANIFEST.check.parquet.")
+@click.option("--drop", type=UserPath(), metavar="FILE", help="Write a manifest without them.")
 @timeout_option
 @max_pixels_option
 @max_frames_option
@@ -141,8 +139,8 @@ def check(
 
 
 @data.command()
-@click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Page to write (HTML).")
+@click.argument("manifest", type=UserPath())
+@click.option("--out", type=UserPath(), required=True, help="Page to write (HTML).")
 @config_option
 @set_option
 @json_option
@@ -154,7 +152,7 @@ def stats(manifest: Path, out: Path, recipe: str | None, overrides: tuple[str, .
 
 
 @data.command()
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", type=UserPath(file_okay=False))
 @click.option("--videos", "num_videos", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--format", "layout", type=click.Choice(list(LAYOUTS)), default="folder", show_default=True)

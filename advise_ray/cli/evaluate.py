@@ -10,7 +10,7 @@ import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
-from advise_ray.cli.shared import json_option, set_option
+from advise_ray.cli.shared import UserPath, json_option, set_option
 
 
 class _Split(click.ParamType):
@@ -31,7 +31,7 @@ class _Split(click.ParamType):
     help="pretext: playback rates, and what that rests on; multiview: the classes that it was fine-tuned on; "
     "linear, knn, retrieval: what its features are worth.",
 )
-@click.option("--manifest", type=click.Path(path_type=Path), help="Other videos than the run's.")
+@click.option("--manifest", type=UserPath(), help="Other videos than the run's.")
 @click.option("--split", type=_Split(), help="Official split (ucf101, hmdb51), or all of them: mean and deviation.")
 @click.option("--clips", type=click.IntRange(1), default=10, show_default=True, help="Spread over each video.")
 @click.option("--crops", type=click.IntRange(1), help="Of each clip, side by side; default: 3 for multiview, else 1.")

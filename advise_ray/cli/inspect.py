@@ -10,7 +10,7 @@ from typing import get_args
 import click
 
 from advise_ray.cli.group import main
-from advise_ray.cli.shared import config_option, json_option, load, set_option
+from advise_ray.cli.shared import UserPath, config_option, json_option, load, set_option
 from advise_ray.errors import AdviseRayError
 
 
@@ -63,7 +63,7 @@ def schema(markdown: bool) -> None:
 
 
 @main.command()
-@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_dir", metavar="RUN", type=UserPath())
 @json_option
 def status(run_dir: Path, as_json: bool) -> None:
     """Say how a run is doing, live or ended: epoch, clips/s, data wait, nodes, when it ends, what holds it up."""

@@ -9,13 +9,13 @@ import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
-from advise_ray.cli.shared import json_option, show
+from advise_ray.cli.shared import UserPath, json_option, show
 
 
 @main.command()
 @click.argument("target", metavar="CHECKPOINT_OR_RUN")
 @click.option("--videos", required=True, metavar="DIR_OR_URL", help="A folder of videos, or a manifest (Parquet).")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write (Parquet).")
+@click.option("--out", type=UserPath(), required=True, help="File to write (Parquet).")
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes of each clip.")
 @click.option(
     "--step-s", type=click.FloatRange(0, min_open=True), help="From clip to clip; default: one after another."
@@ -42,7 +42,7 @@ def embed(target: str, videos: str, out: Path, top_k: int, step_s: float | None,
 
 @main.command()
 @click.argument("target", metavar="CHECKPOINT_OR_RUN")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to write.")
+@click.option("--out", type=UserPath(), required=True, help="Directory to write.")
 @click.option("--format", "kind", type=click.Choice(["safetensors", "onnx"]), default="safetensors", show_default=True)
 @json_option
 def export(target: str, out: Path, kind: Any, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advise_ray.cli.shared import load
+from advise_ray.cli.shared import UserPath, load
 from advise_ray.errors import ClusterError, InterruptedRunError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ OURS = ("cluster", "detach", "down")
 def cluster_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--cluster`, `--detach` and `--down`; all of its other options go with it."""
 
-    @click.option("--cluster", type=click.Path(path_type=Path), metavar="FILE", help="Run there: see README, Clusters.")
+    @click.option("--cluster", type=UserPath(), metavar="FILE", help="Run there: see README, Clusters.")
     @click.option("--detach", is_flag=True, help="Of --cluster: leave the job to itself.")
     @click.option("--down", is_flag=True, help="Of --cluster: take the cluster down after.")
     @functools.wraps(command)

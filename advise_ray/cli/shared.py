@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,23 @@ if TYPE_CHECKING:
     from advise_ray.config import Config
     from advise_ray.training.plan import Plan
 
+
+class UserPath(click.Path):
+    """A path, also with `~`: shells leave it as it is behind `--out=`, and in quotes."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(file_okay=file_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 (Path's own may raise)
+
+
 config_option = click.option(
     "--config", "recipe", metavar="FILE", help="A recipe (YAML), or the name of a shipped one."
 )
 set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key; repeatable.")
 rates_option = click.option(
-    "--rates", type=click.Path(path_type=Path), help="Of --dry-run: a YAML with the rates of hardware elsewhere."
+    "--rates", type=UserPath(), help="Of --dry-run: a YAML with the rates of hardware elsewhere."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 

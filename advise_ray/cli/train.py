@@ -11,6 +11,7 @@ import click
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import (
+    UserPath,
     checked_by,
     config_option,
     estimate,
@@ -49,7 +50,7 @@ def _refuse_misuse(
 @config_option
 @set_option
 @click.option("--videos", metavar="DIR_OR_URL", help="Train on this folder of videos; no labels needed.")
-@click.option("--resume", "run_dir", type=click.Path(path_type=Path), help="Go on with this run.")
+@click.option("--resume", "run_dir", type=UserPath(), help="Go on with this run.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and how long it takes; write nothing.")
 @rates_option
 @json_option

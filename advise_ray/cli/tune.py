@@ -9,7 +9,7 @@ import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.on_cluster import cluster_option
-from advise_ray.cli.shared import checked_by, config_option, json_option, load, set_option, show_outcome
+from advise_ray.cli.shared import UserPath, checked_by, config_option, json_option, load, set_option, show_outcome
 
 
 def _refuse_misuse(*, recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, **_: Any) -> None:
@@ -22,7 +22,7 @@ def _refuse_misuse(*, recipe: str | None, overrides: tuple[str, ...], sweep_dir:
 @main.command()
 @config_option
 @set_option
-@click.option("--resume", "sweep_dir", type=click.Path(path_type=Path), help="Go on with this sweep.")
+@click.option("--resume", "sweep_dir", type=UserPath(), help="Go on with this sweep.")
 @json_option
 @checked_by(_refuse_misuse)
 @cluster_option

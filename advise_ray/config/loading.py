@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from advise_ray.config.keys import fields
+from advise_ray.config.reading import read_tree, read_value
 from advise_ray.config.schema import Config
 from advise_ray.errors import ConfigError
 
@@ -40,16 +41,16 @@ def load(recipe: Path | str | None = None, overrides: Sequence[str] = ()) -> Con
 
 def _read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree, problems = read_tree(path.read_text(encoding="utf-8"))
     except OSError as error:
         return {}, [f"{path}: cannot read the recipe: {error.strerror}"]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         return {}, [f"{path}: not valid YAML: {' '.join(str(error).split())}"]
     if tree is None:
-        return {}, []
+        return {}, problems
     if not isinstance(tree, dict):
         return {}, [f"{path}: a recipe is a mapping of keys to values, got {type(tree).__name__}"]
-    return tree, []
+    return tree, problems
 
 
 def _apply(tree: dict[str, Any], override: str) -> list[str]:
@@ -57,10 +58,9 @@ def _apply(tree: dict[str, Any], override: str) -> list[str]:
     key, separator, text = override.partition("=")
     if not separator or not key:
         return [f"--set {override}: expected key=value"]
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+    value, problems = read_value(key, text)
+    if problems:
+        return [f"--set {override}: {problem}" for problem in problems]
     *parents, leaf = key.split(".")
     for name in parents:
         if tree.get(name) is None:  # missing, or a section with nothing under it

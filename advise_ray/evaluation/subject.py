@@ -44,9 +44,10 @@ def find_subject(target: Path | str, overrides: list[str], ifm: IFM | None = Non
         UsageError, ConfigError: there is nothing of that name, or the checkpoint is of another model than the
             configuration with its `overrides`.
     """
-    if not Path(target).is_dir():
+    folder = Path(target).expanduser()
+    if not folder.is_dir():
         return _untrained(str(target), overrides)
-    path = checkpoint.find(Path(target).absolute(), "CHECKPOINT_OR_RUN")
+    path = checkpoint.find(folder.absolute(), "CHECKPOINT_OR_RUN")
     theirs, config = load(path / "config.yaml"), load(path / "config.yaml", overrides)
     is_ifm_alone = config.model.tmm.arch == "none" != theirs.model.tmm.arch
     run_dir = path.parents[1] if path.parent.name == "checkpoints" else path

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -23,9 +24,9 @@ from advise_ray.training import checkpoint
 from advise_ray.training.clips import clip_bytes
 from advise_ray.training.job import Job, streams
 from advise_ray.training.schedule import Schedule, build_schedule
-from advise_ray.video.manifest import Video, check_videos_exist, held_out_split, named_classes, videos
+from advise_ray.video.manifest import Video, check_videos_exist, frames_per_video, held_out_split, named_classes, videos
 from advise_ray.video.pool import hash_manifests, read_videos
-from advise_ray.video.sampling import longest_span_frames
+from advise_ray.video.sampling import longest_span_frames, num_playable, span_frames, stride_frames
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class Plan:
             )
         elif not schedule.val_batches:
             notes.append("there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent")
+        if len(schedule.train_videos) < schedule.videos_per_step:
+            notes.append(
+                f"a step takes {schedule.videos_per_step} videos and {len(schedule.train_videos)} are there to train "
+                "on: the rest is copies without weight; a smaller train.global_batch_size saves their time"
+            )
         if schedule.num_unlabelled_videos:
             notes.append(f"{schedule.num_unlabelled_videos} videos have no label and are left out")
         if self.cached is not None and self.cached.views == 1:
@@ -161,6 +167,8 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
     schedule = build_schedule(config, manifest)
     if config.data.features is None:
         check_videos_exist(manifest, schedule.train_videos)
+    if config.task == "prp":
+        _refuse_one_rate(config, manifest, schedule)
     classes = rate_names(config) if config.task == "prp" else class_names(manifest, schedule)
     model = build_advise(config, len(classes), ifm)
     ifm_sha256 = model.ifm.hash_weights()
@@ -186,6 +194,21 @@ def refuse_other_manifest(plan: Plan, last: Path | None) -> None:
 
 def _names(config: Config) -> str:
     return ", ".join(map(str, config.data.manifests))
+
+
+def _refuse_one_rate(config: Config, manifest: pa.Table, schedule: Schedule) -> None:
+    """Raise UsageError where no training video can be played at two rates: there would be nothing to tell apart."""
+    clip, frames, fps = config.data.clip, frames_per_video(manifest), manifest.column("fps").to_numpy()
+    rows = schedule.train_videos
+    if any(num_playable(frames[row], clip, fps[row]) > 1 for row in rows):
+        return
+    longest = rows[int(np.argmax(frames[rows]))]
+    stride = stride_frames(clip, fps[longest]) * clip.rates[1] * (1 - clip.rate_jitter)
+    raise UsageError(
+        f"data.clip: no training video can be played at more than one of the rates; the longest has {frames[longest]} "
+        f"frames, and ×{clip.rates[1]:g} takes {span_frames(clip.num_frames, max(1.0, stride))}; lower num_frames, "
+        "frame_stride or rates (or raise sample_fps), or take longer videos"
+    )
 
 
 def rate_names(config: Config) -> list[str]:

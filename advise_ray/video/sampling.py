@@ -66,6 +66,12 @@ def fits_every_rate(num_source_frames: int, clip: ClipConfig, fps: float) -> boo
     return num_source_frames >= longest_span_frames(clip, fps) and fast_enough
 
 
+def num_playable(num_source_frames: int, clip: ClipConfig, fps: float) -> int:
+    """How many rates training may draw for a video, at the jitter that leaves most."""
+    strides = np.maximum(1.0, stride_frames(clip, fps) * np.asarray(clip.rates) * (1 - clip.rate_jitter))
+    return len(_playable(num_source_frames, clip, strides, fps))
+
+
 def plan_clips(
     num_source_frames: int, clip: ClipConfig, rng: np.random.Generator, fps: float = DEFAULT_FPS
 ) -> list[Clip]:

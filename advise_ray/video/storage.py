@@ -48,7 +48,7 @@ def local_or_url(location: str) -> str:
         location = urllib.parse.unquote(parts.path)
     elif is_url(location) and not parts.netloc:
         raise UsageError(f"--videos: {location} names no bucket or server")
-    return location if is_url(location) else str(Path(location).absolute())
+    return location if is_url(location) else str(Path(os.path.expanduser(location)).absolute())  # noqa: PTH111
 
 
 def is_url(location: str) -> bool:

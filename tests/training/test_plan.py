@@ -27,7 +27,7 @@ AMOUNTS = st.none() | st.sampled_from([0.25, 0.3, 0.5, 1, 1.5, 4])
 def config_of(workers: int, actors: int | None = None, per_worker=None, per_actor=None, use_gpu=None) -> Config:
     settings = {
         "data.clip.clips_per_video": 1,
-        "train.global_batch_size": workers,
+        "train.global_batch_size": 2 * workers,
         "train.num_workers": workers,
         "train.cpus_per_worker": per_worker,
         "train.use_gpu": use_gpu,
@@ -326,6 +326,17 @@ def test_a_few_videos_without_labels_are_left_out_of_actions_and_told(tmp_path: 
     summary = plan_of(tmp_path, tiny, videos, "task=action", label=lambda index: index or None).summary()
     assert (summary["train_videos"], summary["val_videos"]) == (8, 1)
     assert summary["notes"] == ["2 videos have no label and are left out"]
+
+
+def test_rates_that_no_training_video_can_show_are_refused(tmp_path: Path, tiny: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_of(tmp_path, tiny, {"train": [4, 5], "val": [99]})
+    assert str(caught.value) == (
+        "data.clip: no training video can be played at more than one of the rates; the longest has 5 frames, and ×2 "
+        "takes 6; lower num_frames, frame_stride or rates (or raise sample_fps), or take longer videos"
+    )
+    few, *_ = plan_of(tmp_path, tiny, {"train": [4, 6], "val": [99]}, "data.val_split=val").notes()
+    assert few.startswith("a step takes 4 videos and 2 are there to train on")
 
 
 def test_that_another_split_is_validated_on_is_said(tmp_path: Path, tiny: tuple[str, ...]) -> None:

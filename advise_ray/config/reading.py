@@ -1,0 +1,104 @@
+"""YAML as people mean it: what is text stays as it was typed, and nothing is dropped or changed without a word."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from advise_ray.config.keys import fields
+
+NULL = "tag:yaml.org,2002:null"
+TEXT = "tag:yaml.org,2002:str"
+
+
+def read_tree(text: str) -> tuple[Any, list[str]]:
+    """What a recipe says, and which of its keys are there twice.
+
+    Raises:
+        yaml.YAMLError: it is not valid.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, []
+        twice = list(_keep_text(node, ""))
+        return loader.construct_document(node), twice
+    finally:
+        loader.dispose()
+
+
+def read_value(key: str, text: str) -> tuple[Any, list[str]]:
+    """The value of `--set key=text`, and what is wrong with it."""
+    takes, stripped = text_keys().get(key, ""), text.strip()
+    is_quoted = stripped[:1] in ("'", '"')
+    if takes and not is_quoted and not (stripped.startswith("[") and "list" in takes):
+        is_null = stripped in ("", "null") and "null" in takes
+        return None if is_null else stripped, []
+    if re.search(r"(^|\s)#", text) and not {'"', "'"} & set(text):
+        return None, ["what stands behind # would be left out; take it away, or quote the value"]
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        twice = list(_keep_text(node, key)) if node is not None else []
+        return loader.construct_document(node) if node is not None else None, twice
+    except yaml.YAMLError:
+        return text, []
+    finally:
+        loader.dispose()
+
+
+@functools.cache
+def text_keys() -> dict[str, str]:
+    """Keys whose value is text → what it may be: `text`, `null text` or `list null text`."""
+    found = {}
+    for key, info in fields():
+        kinds = set(_kinds(info.annotation))
+        if "text" in kinds and kinds <= {"text", "null", "list"}:
+            found[key] = " ".join(sorted(kinds))
+    return found
+
+
+def _kinds(annotation: Any) -> Iterator[str]:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is str or (origin is Literal and all(isinstance(value, str) for value in inner)):
+        yield "text"
+    elif annotation is type(None):
+        yield "null"
+    elif origin is tuple and all("text" in set(_kinds(each)) for each in inner if each is not Ellipsis):
+        yield from ("text", "list")
+    elif origin is None or origin is tuple:
+        yield "other"
+    elif hasattr(annotation, "__metadata__"):
+        yield from _kinds(inner[0])
+    else:  # a union
+        for each in inner:
+            yield from _kinds(each)
+
+
+def _keep_text(node: yaml.Node, key: str) -> Iterator[str]:
+    """Have scalars read as the text that they are, but for numbers that are written as anyone would; what is there
+    twice in a mapping is yielded."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for name, value in node.value:
+            inner = f"{key}.{name.value}" if key else str(name.value)
+            if inner in seen:
+                yield f"{inner}: is there twice, at line {name.start_mark.line + 1} again; take one away"
+            seen.add(inner)
+            if inner.partition(".")[0] != "search":  # its values are of many kinds, and checked as what they are for
+                yield from _keep_text(value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _keep_text(item, key)
+    elif isinstance(node, yaml.ScalarNode) and node.style is None:
+        takes = text_keys().get(key, "")
+        if node.tag == NULL:
+            is_home = node.value == "~" and takes and "null" not in takes
+            node.tag = TEXT if is_home else NULL
+        elif takes or not re.fullmatch(r"[-+]?(0|[1-9][\d_]*)(\.[\d_]*)?(e[-+]?\d+)?|[-+]?\.\w+", node.value, re.I):
+            node.tag = TEXT  # `on`, `010`, `1:30`, a date: pydantic reads what fits the key
