@@ -69,7 +69,7 @@ def test_two_jobs_on_the_same_nodes_and_one_runs_out_of_time(slurm: Slurm, scrip
         assert json.loads((runs / name / "result.json").read_text())["status"] == "FINISHED"
     assert losses(runs / "first") == pytest.approx(losses(runs / "second"), rel=1e-3)
     assert said.count("preflight: 2 node(s) agree") == 2  # the log of both of its lives
-    assert not list(Path("/tmp").glob("ray-??????/r"))
+    assert not list(Path("/tmp").glob("ray-??????/session_*"))
 
 
 def test_a_folder_that_the_nodes_do_not_share(slurm: Slurm, script: Path, recipe: Path) -> None:
