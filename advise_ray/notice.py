@@ -10,7 +10,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import ray
@@ -30,8 +30,8 @@ class Notice:
         matters: something would be lost; until then a signal ends the work at once, as it does where nothing awaits it.
     """
 
-    def __init__(self, name: str, grace_s: float) -> None:
-        self.name, self.grace_s = name, grace_s
+    def __init__(self, name: str, grace_s: float, has_begun: Callable[[], bool]) -> None:
+        self.name, self.grace_s, self.has_begun = name, grace_s, has_begun
         self.given = self.matters = self._passed_on = False
 
     def pass_on(self) -> None:
@@ -42,7 +42,7 @@ class Notice:
                 self._passed_on = True
 
     def _on_signal(self, *_: int | FrameType | None) -> None:
-        if self.given or not self.matters or not self.grace_s:
+        if self.given or not (self.matters or self.has_begun()) or not self.grace_s:
             raise KeyboardInterrupt
         self.given = True
         signal.setitimer(signal.ITIMER_REAL, self.grace_s)
@@ -51,16 +51,17 @@ class Notice:
 
 
 @contextlib.contextmanager
-def awaited(name: str, grace_s: float) -> Iterator[Notice]:
+def awaited(name: str, grace_s: float, has_begun: Callable[[], bool] = lambda: False) -> Iterator[Notice]:
     """Take signals as a notice meanwhile; in another thread than the main one, which gets none, nothing changes.
 
     Args:
         name: of the work, unlike any other on this Ray.
+        has_begun: asked at a signal, where nobody has set `matters`: the same by another way.
 
     Raises:
         KeyboardInterrupt: at a second signal, and `grace_s` after the first.
     """
-    notice = Notice(name, grace_s)
+    notice = Notice(name, grace_s, has_begun)
     internal_kv._internal_kv_del(name, namespace=NAMESPACE)  # of one with this name that ended before
     if threading.current_thread() is not threading.main_thread():
         yield notice

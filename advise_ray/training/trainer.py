@@ -160,7 +160,13 @@ class _Run:
 
     def _fit(self) -> None:
         runtime.connect()
-        with notice.awaited(str(self.run_dir), self.config.train.grace_s) as noticed:
+        metrics = self.run_dir / "metrics.jsonl"
+        before = metrics.stat().st_size if metrics.exists() else 0
+
+        def has_begun() -> bool:  # steps may be done while the tracking server is still waited for
+            return metrics.exists() and metrics.stat().st_size > before
+
+        with notice.awaited(str(self.run_dir), self.config.train.grace_s, has_begun) as noticed:
             outcome = self._outcome(self._follow(noticed), noticed)
         if "error" in outcome.return_value:
             raise TrainingError(outcome.return_value["error"])
