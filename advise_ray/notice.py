@@ -27,12 +27,11 @@ class Notice:
 
     Attributes:
         given: a signal has come; who sees it passes it on, or ends what it does.
-        matters: something would be lost; until then a signal ends the work at once, as it does where nothing awaits it.
     """
 
-    def __init__(self, name: str, grace_s: float, has_begun: Callable[[], bool]) -> None:
-        self.name, self.grace_s, self.has_begun = name, grace_s, has_begun
-        self.given = self.matters = self._passed_on = False
+    def __init__(self, name: str, grace_s: float, would_lose: Callable[[], bool]) -> None:
+        self.name, self.grace_s, self.would_lose = name, grace_s, would_lose
+        self.given = self._passed_on = False
 
     def pass_on(self) -> None:
         """Leave word for those who work; called until a head that is away has taken it."""
@@ -42,7 +41,7 @@ class Notice:
                 self._passed_on = True
 
     def _on_signal(self, *_: int | FrameType | None) -> None:
-        if self.given or not (self.matters or self.has_begun()) or not self.grace_s:
+        if self.given or not self.grace_s or not self.would_lose():
             raise KeyboardInterrupt
         self.given = True
         signal.setitimer(signal.ITIMER_REAL, self.grace_s)
@@ -51,17 +50,18 @@ class Notice:
 
 
 @contextlib.contextmanager
-def awaited(name: str, grace_s: float, has_begun: Callable[[], bool] = lambda: False) -> Iterator[Notice]:
+def awaited(name: str, grace_s: float, would_lose: Callable[[], bool]) -> Iterator[Notice]:
     """Take signals as a notice meanwhile; in another thread than the main one, which gets none, nothing changes.
 
     Args:
         name: of the work, unlike any other on this Ray.
-        has_begun: asked at a signal, where nobody has set `matters`: the same by another way.
+        would_lose: asked at a signal: whether there is something to save. Where there is not, the signal ends the work
+            at once, as it does where nothing awaits it.
 
     Raises:
         KeyboardInterrupt: at a second signal, and `grace_s` after the first.
     """
-    notice = Notice(name, grace_s, has_begun)
+    notice = Notice(name, grace_s, would_lose)
     internal_kv._internal_kv_del(name, namespace=NAMESPACE)  # of one with this name that ended before
     if threading.current_thread() is not threading.main_thread():
         yield notice

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def waiting(line: str | None) -> None:
             _status = None
 
 
+def results_alone() -> AbstractContextManager[object]:
+    """Meanwhile what is printed goes to stderr. Ray prints its warnings about tasks and actors to stdout, which is for
+    results."""
+    return redirect_stdout(sys.stderr)
+
+
 @contextmanager
 def counting(description: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for work that is counted, in a log a line for each tenth; yields a function (done, total).
@@ -65,9 +72,10 @@ def counting(description: str) -> Iterator[Callable[[int, int], None]]:
     What fails leaves its message alone, and where there was nothing to do there is no bar.
     """
     if not console.is_terminal:
-        yield _by_tenths(description)
+        with results_alone():
+            yield _by_tenths(description)
         return
-    with _bar() as bar:
+    with results_alone(), _bar() as bar:
         task = bar.add_task(description, total=None)
         try:
             yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -92,7 +100,7 @@ def _by_tenths(description: str) -> Callable[[int, int], None]:
 @contextmanager
 def training() -> Iterator[Callable[[dict[str, Any], int], None]]:
     """A bar over the steps; yields a function that takes the lines of metrics.jsonl and the number of steps."""
-    with _bar(transient=True) as bar:
+    with results_alone(), _bar(transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
         def on_line(line: dict[str, Any], total_steps: int) -> None:

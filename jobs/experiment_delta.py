@@ -165,7 +165,7 @@ def main(
     summary["wall_s"] = round(time.monotonic() - started_s, 1)
     table = report.as_table(summary, [each.name for each in sets])
     if laps:
-        summary["rival"] = [asdict(lap) for lap in laps]
+        summary["rival"] = [asdict(lap) | {"wall_s": lap.wall_s} for lap in laps]
         table += "\n" + as_table(laps)
     (out / "delta.json").write_text(json.dumps(summary, indent=2) + "\n")
     (out / "delta.md").write_text(table)

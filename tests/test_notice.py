@@ -17,14 +17,13 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 def test_word_reaches_those_who_work_and_is_forgotten_by_the_next() -> None:
     ask = ray.remote(num_cpus=0)(notice.was_given)
     before = signal.getsignal(signal.SIGTERM)
-    with notice.awaited("work", grace_s=60) as noticed:
-        noticed.matters = True
+    with notice.awaited("work", 60, lambda: True) as noticed:
         os.kill(os.getpid(), signal.SIGTERM)
         assert noticed.given
         noticed.pass_on()
         assert ray.get([ask.remote("work"), ask.remote("other work")]) == [True, False]
     assert signal.getsignal(signal.SIGTERM) is before
-    with notice.awaited("work", grace_s=60) as noticed:
+    with notice.awaited("work", 60, lambda: True) as noticed:
         assert not noticed.given
         assert not ray.get(ask.remote("work"))
 
@@ -32,8 +31,7 @@ def test_word_reaches_those_who_work_and_is_forgotten_by_the_next() -> None:
 @pytest.mark.parametrize(("matters", "signals"), [(False, 1), (True, 2)])
 def test_it_ends_at_once_where_nothing_would_be_lost_and_at_the_second_signal(matters: bool, signals: int) -> None:
     sent = []
-    with pytest.raises(KeyboardInterrupt), notice.awaited("work", grace_s=60) as noticed:  # noqa: PT012
-        noticed.matters = matters
+    with pytest.raises(KeyboardInterrupt), notice.awaited("work", 60, lambda: matters):  # noqa: PT012
         while len(sent) < 2:
             sent.append(signal.SIGINT)
             os.kill(os.getpid(), sent[-1])
@@ -42,8 +40,7 @@ def test_it_ends_at_once_where_nothing_would_be_lost_and_at_the_second_signal(ma
 
 def test_its_time_is_bounded() -> None:
     started_s = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), notice.awaited("work", grace_s=0.2) as noticed:  # noqa: PT012
-        noticed.matters = True
+    with pytest.raises(KeyboardInterrupt), notice.awaited("work", 0.2, lambda: True):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
     assert time.monotonic() - started_s < 10

@@ -232,7 +232,7 @@ class CacheJob:
         function = EncodePart(self.config, self.identity, self.videos, self.location)
         tables = [group_of(group) for group in groups]
         runtime.connect()  # by which a notice reaches those who encode
-        with notice.awaited(self.location, self.config.train.grace_s) as noticed:
+        with notice.awaited(self.location, self.config.train.grace_s, lambda: done > 0) as noticed:
             for block in encode_groups(tables, function, self.config, self.model, 2):
                 if block["error"][0]:
                     raise CacheError(self._no_room(str(block["error"][0]), index))
@@ -243,6 +243,5 @@ class CacheJob:
                         rejects[self.videos[row].video_id] = failure
                 done += len(block["rows"][0])
                 on_progress(done, total)
-                noticed.matters = True
                 if noticed.given and done < total:
                     raise KeyboardInterrupt

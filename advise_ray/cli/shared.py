@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +34,6 @@ rates_option = click.option(
     "--rates", type=UserPath(), help="Of --dry-run: a YAML with the rates of hardware elsewhere."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
-
-
-def says_on_stderr() -> AbstractContextManager[object]:
-    """Meanwhile what is printed goes to stderr: Ray prints its warnings of tasks and actors to stdout, which has the
-    result and nothing else."""
-    return contextlib.redirect_stdout(sys.stderr)
 
 
 def checked_by(check: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:

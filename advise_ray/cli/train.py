@@ -18,7 +18,6 @@ from advise_ray.cli.shared import (
     json_option,
     load,
     rates_option,
-    says_on_stderr,
     set_option,
     show_outcome,
     show_with_notes,
@@ -75,7 +74,7 @@ def train(
         runtime.connect_ahead()
         from advise_ray.training.trainer import resume
 
-        with progress.training() as on_line, says_on_stderr():
+        with progress.training() as on_line:
             result = resume(run_dir, on_line=on_line)
         _print_result(result, as_json)
         return
@@ -92,7 +91,7 @@ def train(
         return
     from advise_ray.training.trainer import train as run
 
-    with progress.training() as on_line, says_on_stderr():
+    with progress.training() as on_line:
         result = run(config, on_line=on_line)
     _print_result(result, as_json)
 

@@ -34,12 +34,16 @@ def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None,
         runtime.connect_ahead()
         from advise_ray.sweep.run import resume
 
-        _print_result(resume(sweep_dir, on_event=progress.tell), as_json)
+        with progress.results_alone():
+            result = resume(sweep_dir, on_event=progress.tell)
+        _print_result(result, as_json)
         return
     config = load(recipe, overrides)
     from advise_ray.sweep.run import tune as run
 
-    _print_result(run(config, on_event=progress.tell), as_json)
+    with progress.results_alone():
+        result = run(config, on_event=progress.tell)
+    _print_result(result, as_json)
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:

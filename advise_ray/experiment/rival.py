@@ -50,6 +50,7 @@ class Lap:
 
     @property
     def wall_s(self) -> float:
+        """Of all of it."""
         return self.cache_s + self.pretrain_s + self.finetune_s
 
 
@@ -67,7 +68,7 @@ def race(trainings: Trainings, of: LabelledSet, recipe: str, lr: float, seed: in
     theirs = replace(alone, features=None, overrides=(*alone.overrides, *R3D50, f"optim.lr={lr}"))
 
     def lap(name: str, by: Trainings, cache_s: float = 0.0) -> Lap:
-        path = alone.out / f"{name.replace(', ', '-').replace(' ', '-')}-{of.name}-{seed}.json"
+        path = alone.out / f"{_slug(name)}-{of.name}-{seed}.json"
         if not path.exists():
             write_whole(path, json.dumps(asdict(_run(name, by, of, recipe, lr, seed, cache_s))))
         return Lap(**json.loads(path.read_text()))
@@ -96,9 +97,9 @@ def _encode(trainings: Trainings, of: LabelledSet, recipe: str) -> float:
 
 
 def _run(name: str, by: Trainings, of: LabelledSet, recipe: str, lr: float, seed: int, cache_s: float) -> Lap:
-    tag, manifest = name.replace(", ", "-").replace(" ", "-").lower(), of.of_seed(seed)
-    pretrained, pretrain_s = _timed(lambda: by.pretrain(recipe, f"{tag}-pretrain-{of.name}-{seed}", seed, [manifest]))
-    finetuned, finetune_s = _timed(lambda: by.finetune_run(f"{tag}-{of.name}-{seed}", seed, manifest, lr, pretrained))
+    run_name, manifest = f"{_slug(name)}-{of.name}-{seed}", of.of_seed(seed)
+    pretrained, pretrain_s = _timed(lambda: by.pretrain(recipe, f"{run_name}-pretrain", seed, [manifest]))
+    finetuned, finetune_s = _timed(lambda: by.finetune_run(run_name, seed, manifest, lr, pretrained))
     return Lap(
         name=name,
         set=of.name,
@@ -110,6 +111,10 @@ def _run(name: str, by: Trainings, of: LabelledSet, recipe: str, lr: float, seed
         finetune_s=finetune_s,
         acc_ft=float(np.mean(list(by.test(finetuned).values()))),
     )
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(", ", "-").replace(" ", "-")
 
 
 def _timed(train: Callable[[], Path]) -> tuple[Path, float]:

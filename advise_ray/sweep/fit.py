@@ -73,7 +73,7 @@ def run_trials(
             stop=stop,
         ),
     )
-    with notice.awaited(str(sweep.directory), sweep.config.train.grace_s) as noticed:
+    with notice.awaited(str(sweep.directory), sweep.config.train.grace_s, lambda: bool(recorder.running)) as noticed:
         _fit(tuner, stop, recorder, noticed)
 
 
@@ -92,7 +92,6 @@ def _fit(tuner: ray_tune.Tuner, stop: StopFile, recorder: Recorder, noticed: not
     try:
         while thread.is_alive():
             thread.join(POLL_S)
-            noticed.matters = bool(recorder.running)
             if noticed.given:
                 recorder.left = True
                 noticed.pass_on()

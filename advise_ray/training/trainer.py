@@ -161,12 +161,9 @@ class _Run:
     def _fit(self) -> None:
         runtime.connect()
         metrics = self.run_dir / "metrics.jsonl"
-        before = metrics.stat().st_size if metrics.exists() else 0
-
-        def has_begun() -> bool:  # steps may be done while the tracking server is still waited for
-            return metrics.exists() and metrics.stat().st_size > before
-
-        with notice.awaited(str(self.run_dir), self.config.train.grace_s, has_begun) as noticed:
+        before = _size(metrics)
+        # By the file itself: it is followed only once the tracking server has answered, and steps may be done before.
+        with notice.awaited(str(self.run_dir), self.config.train.grace_s, lambda: _size(metrics) > before) as noticed:
             outcome = self._outcome(self._follow(noticed), noticed)
         if "error" in outcome.return_value:
             raise TrainingError(outcome.return_value["error"])
@@ -219,7 +216,6 @@ class _Run:
                 noted_s = time.monotonic()
             for line in lines:
                 self.on_line(line, self.plan.schedule.total_steps)
-            noticed.matters = noticed.matters or bool(lines)
             if noticed.given:
                 noticed.pass_on()
             yield
@@ -275,6 +271,14 @@ class _Run:
             datasets={"clips": stream} if streams(config) else {},
             dataset_config=StreamConfig(),
         )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it is not there, or its storage is away."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _message(error: ray.exceptions.RayActorError | TrainingFailedError, run_dir: Path) -> str:
