@@ -27,6 +27,7 @@ DECODERS_PER_WORKER = 4
 """Where nobody knows what an autoscaler may bring, and the number of decode actors is left to choose."""
 HEAD = "node:__internal_head__"
 LOOK_S = 10.0
+SEE_LOG = "see logs/monitor.log of Ray's session on the head"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ def look(most: Growth) -> View:
     starting = Counter({launch.ray_node_type_name: launch.count for launch in status.pending_launches})
     starting += Counter(node.ray_node_type_name for node in status.pending_nodes)
     left_types = tuple(replace(kind, most=max(0, kind.most - there[kind.name])) for kind in most.types)
-    failed = [f"{launch.ray_node_type_name}: {launch.details}" for launch in status.failed_launches[-1:]]
+    failed = [
+        f"a node of type {launch.ray_node_type_name} did not start: {launch.details or SEE_LOG}"
+        for launch in status.failed_launches[-1:]
+    ]
     return View(total, free, Growth(left_types, max(0, most.most - there.total())), dict(starting), "; ".join(failed))
 
 

@@ -27,7 +27,7 @@ FIRST_WAIT_S, POLL_S = 3.0, 1.0
 BROKEN_FOR_S = 15.0
 """How long what a lost node held is given to find another node, before a run starts anew with less."""
 MUCH_MORE = 2.0
-"""So many times its CPUs, and a run of a range of workers starts anew for more that decode."""
+"""So many times the CPUs of its workers, or of its decode actors, and a run of a range of workers starts anew."""
 
 
 @dataclass
@@ -134,9 +134,7 @@ class Room:
                 rooms[node] = cpus + bundle.get("CPU", 0.0), gpus + bundle.get("GPU", 0.0)
         with contextlib.suppress(UsageError):
             better = share_cpus(self.config, list(rooms.values()), decodes=self.decodes)
-            if better.num_workers > self.shares.num_workers or (
-                better.num_workers == self.shares.num_workers and better.cpus >= MUCH_MORE * self.shares.cpus
-            ):
+            if _is_better(better, self.shares):
                 self.shares = better
                 return True
             better = share_cpus(self.config, list(rooms.values()), view.growth, decodes=self.decodes)
@@ -172,6 +170,16 @@ class Room:
 
     def _is_there(self, wait_s: float) -> bool:
         return self.group is not None and self.group.wait(wait_s)
+
+
+def _is_better(these: Shares, those: Shares) -> bool:
+    """Whether it is worth starting anew: for more workers, or as many with much more of one kind of CPUs."""
+    if these.num_workers != those.num_workers:
+        return these.num_workers > those.num_workers
+    decoding = those.num_decode_actors * those.cpus_per_decode_actor
+    return these.cpus_per_worker >= MUCH_MORE * those.cpus_per_worker or (
+        decoding > 0 and these.num_decode_actors * these.cpus_per_decode_actor >= MUCH_MORE * decoding
+    )
 
 
 def _places_of(group: PlacementGroup) -> Iterator[tuple[str, dict[str, float]]]:

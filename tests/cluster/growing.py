@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+    FakeMultiNodeProvider,
+)
 
 from tests.cluster.heads import PATH, free_port, ray_command
 from tests.runs import eventually
@@ -87,6 +91,7 @@ def growing(
     env = {**os.environ, **TOKEN, "PATH": PATH, "PYTHONPATH": str(Path(__file__).parents[2]), "RAY_FAKE_CLUSTER": "1"}
     env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1"}
     env |= {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
+    env["RAY_NODE_TYPE_NAME"] = FAKE_HEAD_NODE_TYPE  # as launchers do; without it all hangs on who is first (2.60)
     env.pop("RAY_ADDRESS", None)
     log = Path(temp) / "head.log"
     with log.open("wb") as out:
@@ -115,7 +120,7 @@ def cluster_file(
 ) -> dict[str, Any]:
     """All that Ray's autoscaler asks for."""
     kinds: dict[str, dict[str, Any]] = {
-        "ray.head.default": {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0}
+        FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0}
     }
     for name, kind in types.items():
         limit = kind.get("max_workers", 4)
@@ -137,7 +142,7 @@ def cluster_file(
         },
         "auth": {},
         "available_node_types": kinds,
-        "head_node_type": "ray.head.default",
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
         "file_mounts": {},
         "cluster_synced_files": [],
         "file_mounts_sync_continuously": False,

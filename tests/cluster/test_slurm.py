@@ -13,12 +13,7 @@ from advise_ray.config import load, to_yaml
 from tests.cluster.slurm import Slurm, running_slurm, why_not
 from tests.runs import eventually, eventually_step, losses
 
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.skip(
-        reason="not yet seen green on a quiet machine (by hand what it tests works); take this line out to run them"
-    ),
-]
+pytestmark = pytest.mark.full
 SCRIPT = Path(__file__).parents[2] / "cluster" / "slurm.sbatch"
 
 
