@@ -1,6 +1,19 @@
 """Train video models cheaply: a frozen image model, a small temporal module, playback-rate prediction, on Ray.
 
-`Config`, `train`, `evaluate` and `tune` are imported when they are first used: `import advise_ray` costs nothing.
+`Config`, `train`, `evaluate`, `load` and `tune` are imported when they are first used, so `import advise_ray` is fast.
+
+The way of a clip:
+
+    video/manifest.py             which videos there are, with labels and splits
+    training/schedule.py          which videos make up each batch
+    video/sampling.py             which frames of a video a clip shows, and at which playback rate
+    training/clip_stream.py       Ray Data sends the plan to decode actors and the clips to the workers
+    training/clip_reader.py       an actor decodes and resizes (video/decode.py), or reads cached features
+    training/ray_worker.py        a Ray Train worker takes the clips; training/worker.py runs the epochs
+    training/learner.py           augmentation, image model, SFU, TMM, head, loss, optimizer
+    training/metrics_writer.py    metrics.jsonl, which training/trainer.py sends to MLflow (tracking/)
+
+`training/local.py` does all of it in one process, on one page.
 """
 
 from __future__ import annotations
@@ -10,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
-    from advise_ray.evaluation.run import evaluate
-    from advise_ray.inference import load
-    from advise_ray.sweep.run import tune
+    from advise_ray.deploy.load import load
+    from advise_ray.evaluation.protocols import evaluate
+    from advise_ray.sweep.tuner import tune
     from advise_ray.training.trainer import train
 
 __version__ = "0.1.0"
@@ -20,10 +33,10 @@ __all__ = ["Config", "__version__", "evaluate", "load", "train", "tune"]
 
 _HOMES = {
     "Config": "advise_ray.config",
-    "evaluate": "advise_ray.evaluation.run",
-    "load": "advise_ray.inference",
+    "evaluate": "advise_ray.evaluation.protocols",
+    "load": "advise_ray.deploy.load",
     "train": "advise_ray.training.trainer",
-    "tune": "advise_ray.sweep.run",
+    "tune": "advise_ray.sweep.tuner",
 }
 
 

@@ -5,13 +5,13 @@ import contextlib
 import os
 import sys
 
-from advise_ray import threads
+from advise_ray.backend import process_env
 
 
 def run() -> None:
     """Run the command line."""
-    threads.restart_prepared()
-    threads.collect_rarely()
+    process_env.restart_prepared()
+    process_env.collect_rarely()
     status: int | str | None = 1  # of a traceback
 
     def leave() -> None:
@@ -22,7 +22,7 @@ def run() -> None:
         os._exit(status if isinstance(status, int) else 1)
 
     atexit.register(leave)  # first, and so called last
-    from advise_ray.cli import main
+    from advise_ray.cli.main import main
 
     try:
         main(prog_name="advise-ray")

@@ -21,17 +21,17 @@ import pyarrow as pa
 import ray
 from ray.data import DataContext
 
-from advise_ray import runtime
+from advise_ray.backend import session
+from advise_ray.backend.generator_source import row_by_row, rows
 from advise_ray.bench import decode
 from advise_ray.bench.machine import machine
 from advise_ray.config import Config, load
-from advise_ray.cost import read_rates
+from advise_ray.cost.predict import read_rates
 from advise_ray.model.advise import build_advise
-from advise_ray.rows import row_by_row, rows
 from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
-from advise_ray.training.clips import clip_bytes
+from advise_ray.training.clip_reader import clip_bytes
 from advise_ray.training.optim import build_optimizer
 
 ROUNDS = 3
@@ -148,7 +148,7 @@ def main() -> None:
         config = load(
             "jobs/pretrain_ucf101.yaml", ["model.ifm.weights=none", f"storage.path={folder}", "train.use_gpu=false"]
         )
-        runtime.connect()
+        session.connect()
         measured = {"decoding": decoding(folder), "coordinator_rows_per_s": coordinator_rows_per_s(2)}
         measured |= checkpoint_cost(config, folder)
         measured["mlflow_lines_per_s"] = mlflow_lines_per_s(config, folder / "run")

@@ -16,21 +16,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from advise_ray import threads  # before torch is imported
+from advise_ray.backend import process_env  # before torch is imported
 
-os.environ.update(threads.ENVIRONMENT | os.environ)
+os.environ.update(process_env.ENVIRONMENT | os.environ)
 
 import click
 from ray import tune as ray_tune
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import ScalingConfig
 
-from advise_ray import recipes, runtime
+from advise_ray.backend import session
 from advise_ray.bench.machine import machine
-from advise_ray.config import Config, load
+from advise_ray.config import Config, load, recipes
 from advise_ray.sweep.fit import QUIET
-from advise_ray.sweep.run import tune
 from advise_ray.sweep.trial import Sweep, follow
+from advise_ray.sweep.tuner import tune
 from advise_ray.training.trainer import train
 
 TWELVE = (
@@ -55,7 +55,7 @@ def main(manifest: Path, out: Path, recipe: str, overrides: tuple[str, ...]) -> 
         own = (f"data.manifest={manifest.absolute()}", f"storage.path={out.absolute()}")
         return load(recipes.find(recipe), [*own, *overrides, f"tracking.run_name=bench-{next(numbers)}", *more])
 
-    runtime.connect()
+    session.connect()
     os.environ.update(QUIET)
     live = train(config())
     twelve = tune(config(*TWELVE))
@@ -78,7 +78,7 @@ def main(manifest: Path, out: Path, recipe: str, overrides: tuple[str, ...]) -> 
 
 def of_one_alone(config: Config, out: Path) -> float:
     """A trial in this process, the second time."""
-    sweep = Sweep(config, out / "alone", 1, use_gpu=runtime.available_gpus() >= 1)
+    sweep = Sweep(config, out / "alone", 1, use_gpu=session.available_gpus() >= 1)
     times = []
     for number in range(2):
         started_s = time.monotonic()

@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 
 from advise_ray import dataset
 from advise_ray.config import load, to_yaml
-from advise_ray.files import read_lines
+from advise_ray.storage.jsonl import read_lines
 from advise_ray.video.annotations import read_ucf101
 from advise_ray.video.synth import synthesize
 

@@ -22,20 +22,20 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from advise_ray import threads  # before torch is imported
+from advise_ray.backend import process_env  # before torch is imported
 
-os.environ.update(threads.ENVIRONMENT | os.environ)
+os.environ.update(process_env.ENVIRONMENT | os.environ)
 
 import click
 
-from advise_ray import progress, recipes
-from advise_ray.cache.job import CacheJob
-from advise_ray.config import Config, load, to_yaml
+from advise_ray.cache.writer import CacheJob
+from advise_ray.cli import progress
+from advise_ray.config import Config, load, recipes, to_yaml
 from advise_ray.errors import AdviseRayError, UsageError
-from advise_ray.experiment import report
+from advise_ray.experiment import results_page
 from advise_ray.experiment.arms import Trainings
+from advise_ray.experiment.repeats import Experiment, OnProgress, Results, refuse_another, run
 from advise_ray.experiment.rival import as_table, race
-from advise_ray.experiment.run import Experiment, OnProgress, Results, refuse_another, run
 from advise_ray.experiment.suite import read_suite
 from advise_ray.tracking import RunTracker
 
@@ -161,15 +161,15 @@ def main(
         laps = [lap for each in raced for lap in race(trainings, each, pretrained["pretrained"], chosen["pretrained"])]
     except AdviseRayError as error:
         raise click.ClickException(str(error)) from None
-    summary = report.summarise(experiment, results, chosen)
+    summary = results_page.summarise(experiment, results, chosen)
     summary["wall_s"] = round(time.monotonic() - started_s, 1)
-    table = report.as_table(summary, [each.name for each in sets])
+    table = results_page.as_table(summary, [each.name for each in sets])
     if laps:
         summary["rival"] = [asdict(lap) | {"wall_s": lap.wall_s} for lap in laps]
         table += "\n" + as_table(laps)
     (out / "delta.json").write_text(json.dumps(summary, indent=2) + "\n")
     (out / "delta.md").write_text(table)
-    report.draw(summary, experiment, out / "delta.png")
+    results_page.draw(summary, experiment, out / "delta.png")
     click.echo(table)
     _record(
         load(pretrained["pretrained"], [*trainings.overrides, f"storage.path={json.dumps(str(out))}"]), out, summary
@@ -183,7 +183,7 @@ def _told(stage: str) -> OnProgress:
     return on_progress
 
 
-def _record(config: Config, out: Path, summary: report.Summary) -> None:
+def _record(config: Config, out: Path, summary: results_page.Summary) -> None:
     """One MLflow run for the whole."""
     run_dir = out / "delta"
     run_dir.mkdir(exist_ok=True)
@@ -191,7 +191,9 @@ def _record(config: Config, out: Path, summary: report.Summary) -> None:
     tracker = RunTracker(config, run_dir)
     tracker.start(device="cpu")
     tracker.finish(
-        "FINISHED", [out / name for name in ("delta.md", "delta.json", "delta.png")], dict(report.figures(summary))
+        "FINISHED",
+        [out / name for name in ("delta.md", "delta.json", "delta.png")],
+        dict(results_page.figures(summary)),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from advise_ray.cost import Rates, Workload, predict, read_rates
+from advise_ray.cost.predict import Rates, Workload, predict, read_rates
 
 FRAME_BYTES = 7 * 7 * 768 * 2
 SMALL_FRAME_BYTES = 4 * 4 * 768 * 2

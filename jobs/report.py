@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib as mpl
 import yaml
 
-from advise_ray.files import read_lines
+from advise_ray.storage.jsonl import read_lines
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

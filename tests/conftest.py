@@ -11,8 +11,9 @@ import pytest
 import ray
 import torch
 
-from advise_ray import dataset, runtime
-from advise_ray.cache.job import CacheJob
+from advise_ray import dataset
+from advise_ray.backend import session
+from advise_ray.cache.writer import CacheJob
 from advise_ray.config import Config, load
 from advise_ray.training.local import train_here
 from advise_ray.training.trainer import train
@@ -51,7 +52,7 @@ def tiny() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    runtime.connect()
+    session.connect()
     yield
     ray.shutdown()
 
@@ -68,7 +69,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def beside(local_ray: None) -> dict[str, str]:
     """The environment of commands that work on the Ray of the tests, which saves the start of their own."""
-    runtime.connect()  # a run that failed has ended the Ray that there was
+    session.connect()  # a run that failed has ended the Ray that there was
     return os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 

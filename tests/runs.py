@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
-from advise_ray.files import read_lines
+from advise_ray.storage.jsonl import read_lines
 
 PATIENCE_S = 240
 

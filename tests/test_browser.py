@@ -15,8 +15,8 @@ import pytest
 
 from advise_ray import tracking
 from advise_ray.config import Config, load
-from advise_ray.evaluation.run import evaluate
-from advise_ray.sweep.run import tune
+from advise_ray.evaluation.protocols import evaluate
+from advise_ray.sweep.tuner import tune
 from advise_ray.training.trainer import train
 from tests.cluster.heads import free_port
 from tests.runs import answers, eventually

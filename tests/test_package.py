@@ -35,7 +35,7 @@ def run(installed: Path, folder: Path, *arguments: str) -> str:
 
 @pytest.mark.full
 def test_a_wheel_has_its_recipes_and_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    code = "from advise_ray import recipes; print(*recipes.shipped().values(), sep='\\n')"
+    code = "from advise_ray.config import recipes; print(*recipes.shipped().values(), sep='\\n')"
     environment = os.environ | {"PYTHONPATH": str(installed)}
     found = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True).split()
     assert all(Path(recipe).is_relative_to(installed) for recipe in found)

@@ -18,7 +18,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from advise_ray.cli import main
+from advise_ray.cli.main import main
 from advise_ray.config import load
 from advise_ray.sweep.settings import settings_of
 from tests.runs import answers, eventually, set_options

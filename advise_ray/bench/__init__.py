@@ -1,1 +1,4 @@
-"""Measurements: every rival and every limit in the one run, medians of several. `advise-ray bench`."""
+"""`advise-ray bench`: measurements. Each takes its rivals and its limits in one run, and medians of several.
+
+It must not change what it measures.
+"""

@@ -22,15 +22,15 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from advise_ray import runtime
+from advise_ray.backend import session
+from advise_ray.backend.reservation import Room, reserved
+from advise_ray.backend.resources import LEAST_CPUS, Shares
 from advise_ray.bench.machine import Row, machine
 from advise_ray.config import Config, load, played_clip
-from advise_ray.room import Room, reserved
-from advise_ray.shares import LEAST_CPUS, Shares
-from advise_ray.training.pipeline import ClipStream
+from advise_ray.training.clip_stream import ClipStream
 from advise_ray.training.schedule import build_schedule
-from advise_ray.video.child import DecodeProcess
 from advise_ray.video.decode import probe
+from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import read_manifest, videos, write_manifest
 from advise_ray.video.sampling import keyed_rng, plan_clips
 
@@ -131,7 +131,7 @@ def pipeline_clips_per_s(config: Config, num_actors: int | None = None) -> float
     Args:
         num_actors: unset, one a core.
     """
-    runtime.connect()
+    session.connect()
     num_actors = num_actors or processes()
     table = read_manifest(Path(str(config.data.manifest)))
     schedule = build_schedule(config, table)

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from advise_ray import threads
+from advise_ray.backend import process_env
 from advise_ray.bench import decode
 from advise_ray.bench.machine import Row, machine
 from advise_ray.bench.plain import best_num_workers, plain_clips_per_s
-from advise_ray.cache.job import CacheJob
+from advise_ray.cache.writer import CacheJob
 from advise_ray.config import Config, load
-from advise_ray.files import read_lines
 from advise_ray.model.advise import build_advise
-from advise_ray.training.clips import ClipReader, plan_rows
-from advise_ray.training.loop import Learner
+from advise_ray.storage.jsonl import read_lines
+from advise_ray.training.clip_reader import ClipReader, plan_rows
+from advise_ray.training.learner import Learner
 from advise_ray.training.schedule import build_schedule
 from advise_ray.training.trainer import train
 from advise_ray.video.manifest import read_manifest, videos
@@ -52,7 +52,7 @@ def pipeline(
     Args:
         settings: `key=value`, for all arms: a stronger SFU, say.
     """
-    threads.use_cores(1)
+    process_env.use_cores(1)
     result: Row = {}
     with tempfile.TemporaryDirectory() as folder:
         manifest = decode.make_manifest(Path(folder) / "videos", NUM_VIDEOS, DURATION_S, NUM_VIDEOS)

@@ -12,8 +12,8 @@ from decord import VideoReader, cpu
 from torch.utils.data import DataLoader, Dataset
 
 from advise_ray.config import Config, played_clip
-from advise_ray.training.loop import Learner
-from advise_ray.video import augment
+from advise_ray.training.learner import Learner
+from advise_ray.video import augment_draws
 from advise_ray.video.manifest import Video, videos
 from advise_ray.video.pool import read_videos
 from advise_ray.video.sampling import keyed_rng, plan_clips
@@ -41,7 +41,7 @@ class Clips(Dataset[dict[str, np.ndarray]]):
         unique, places = np.unique(wanted, return_inverse=True)
         return {
             "frames": reader.get_batch(unique).asnumpy()[places.reshape(wanted.shape)],
-            "draws": np.stack([augment.draw(size, rng) for _ in clips]),
+            "draws": np.stack([augment_draws.draw(size, rng) for _ in clips]),
             "targets": np.asarray([clip.rate_index for clip in clips]),
             "weights": np.ones(len(clips), dtype=np.float32),
         }

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from advise_ray.backend.peak_memory import PeakMemory
 from advise_ray.bench.machine import Row, machine
 from advise_ray.config import Config, load
-from advise_ray.memory import PeakMemory
 
 STEP_CLIPS = (4, 8, 16)
 STEP_IFMS = ("open_clip:ViT-B-32", "open_clip:ViT-B-16")
@@ -71,7 +71,7 @@ def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
     import torch
 
     from advise_ray.model.advise import build_advise
-    from advise_ray.training.loop import Learner
+    from advise_ray.training.learner import Learner
     from advise_ray.training.schedule import Schedule
 
     config = step_config(kind, ifm, clips, precision)
@@ -99,7 +99,7 @@ def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
 
 
 def _random_block(config: Config, clips: int) -> dict[str, Any]:
-    from advise_ray.video.augment import centre_crop
+    from advise_ray.video.augment_draws import centre_crop
 
     size = config.augment
     shape = (1, clips, config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)

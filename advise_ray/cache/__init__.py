@@ -1,7 +1,7 @@
 """The frozen-feature cache: what the image model and the SFU's fixed part make of each frame, computed once and kept.
 
     DIR/cache.json        what the features depend on (`identity`)
-    DIR/part-*.arrow      the features, Arrow IPC, a record batch for each piece of a video (`parts`)
+    DIR/part-*.arrow      the features, Arrow IPC, a record batch for each piece of a video (`part_file`)
     DIR/index.parquet     where each piece lies (`store`)
     DIR/rejects.parquet   the videos that cannot be decoded
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from advise_ray.errors import UsageError
-from advise_ray.video import storage
+from advise_ray.storage import remote
 
 
 def is_cache(location: str) -> bool:
@@ -17,9 +17,9 @@ def is_cache(location: str) -> bool:
     Raises:
         UsageError: something else is there.
     """
-    if storage.is_url(location):
+    if remote.is_url(location):
         try:
-            storage.read_file(storage.join(location, "cache.json"))
+            remote.read_file(remote.join(location, "cache.json"))
         except OSError:
             return False
         return True
@@ -33,14 +33,14 @@ def is_cache(location: str) -> bool:
 
 def sweep(location: str) -> None:
     """Remove what a killed job had half written."""
-    if not storage.is_url(location):
+    if not remote.is_url(location):
         for path in Path(location).glob(".*.partial"):
             path.unlink()
 
 
 def part_names(location: str) -> list[str]:
     """All that have been written, whether an index has them or not."""
-    return sorted(file.path for file in storage.list_files(location) if file.path.startswith("part-"))
+    return sorted(file.path for file in remote.list_files(location) if file.path.startswith("part-"))
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def lock(location: str) -> Iterator[None]:
     Raises:
         UsageError: another job is at it, or the folder cannot be made.
     """
-    if storage.is_url(location):
+    if remote.is_url(location):
         yield
         return
     path = Path(location) / ".lock"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advise_ray.config import Config
-from advise_ray.video import augment
+from advise_ray.video import augment_draws
 from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import keyed_rng
 
@@ -54,5 +54,5 @@ class Identity:
 def view_draw(config: Config, video_id: str, view: int) -> NDArray[np.float32]:
     """A view's augmentation: the centre crop is the first; the others no seed of a run changes."""
     if view == 0:
-        return augment.centre_crop(config.augment)
-    return augment.draw(config.augment, keyed_rng("view", video_id, view))
+        return augment_draws.centre_crop(config.augment)
+    return augment_draws.draw(config.augment, keyed_rng("view", video_id, view))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from advise_ray.cache.identity import Identity
-from advise_ray.video import storage
+from advise_ray.storage import remote
 from advise_ray.video.manifest import Video
 
 ROW_BYTES = 2_000
@@ -23,7 +23,7 @@ def cache_bytes(identity: Identity, videos: Sequence[Video]) -> int:
 
 def free_bytes(location: str) -> int | None:
     """Room where the cache is to lie; None for an object store, which tells none."""
-    if storage.is_url(location):
+    if remote.is_url(location):
         return None
     path = Path(location)
     while not path.exists():

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from advise_ray.cache.identity import FORMAT, PIECE_FRAMES, Identity
-from advise_ray.cache.parts import DESCRIBES, SCHEMA, Features, Part, described
+from advise_ray.cache.part_file import DESCRIBES, SCHEMA, Features, Part, described
 from advise_ray.errors import UsageError, VideoDecodeError
-from advise_ray.video import storage
+from advise_ray.storage import remote
 from advise_ray.video.manifest import REJECTS_SCHEMA, Video
 
 OPEN_PARTS = 256
@@ -41,7 +41,7 @@ def read_identity(location: str) -> Identity:
         UsageError: there is none, or one of another version.
     """
     try:
-        held = json.loads(storage.read_file(storage.join(location, "cache.json")))
+        held = json.loads(remote.read_file(remote.join(location, "cache.json")))
     except (OSError, ValueError):
         raise UsageError(
             f"data.features: {location} is not a feature cache (it has no cache.json); make one with "
@@ -56,7 +56,7 @@ def read_identity(location: str) -> Identity:
 
 
 def write_identity(location: str, identity: Identity) -> None:
-    with storage.writing(storage.join(location, "cache.json")) as file:
+    with remote.writing(remote.join(location, "cache.json")) as file:
         file.write(json.dumps(asdict(identity), indent=2).encode())
 
 
@@ -67,7 +67,7 @@ def read_index(location: str) -> list[Row]:
         UsageError: the job that made the cache never came to its end.
     """
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_file(storage.join(location, "index.parquet"))))
+        table = pq.read_table(pa.BufferReader(remote.read_file(remote.join(location, "index.parquet"))))
     except (OSError, pa.ArrowInvalid):
         raise UsageError(
             f"data.features: {location} has no index: it was not finished; run its `advise-ray cache` again"
@@ -77,7 +77,7 @@ def read_index(location: str) -> list[Row]:
 
 
 def write_index(location: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    with storage.writing(storage.join(location, "index.parquet")) as file:
+    with remote.writing(remote.join(location, "index.parquet")) as file:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA), file)
 
 
@@ -115,16 +115,16 @@ class Pieces:
 def write_rejects(location: str, rejects: Mapping[str, str]) -> None:
     """`rejects.parquet`: video_id → why the cache lacks it."""
     rows = [{"video_id": video_id, "reason": reason} for video_id, reason in rejects.items()]
-    with storage.writing(storage.join(location, "rejects.parquet")) as file:
+    with remote.writing(remote.join(location, "rejects.parquet")) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), file)
 
 
 def read_rejects(location: str) -> dict[str, str]:
     """The videos that the cache lacks since they cannot be decoded, and why; none, where no job has come to an end."""
     try:
-        held = storage.read_file(storage.join(location, "rejects.parquet"))
+        held = remote.read_file(remote.join(location, "rejects.parquet"))
     except OSError:
-        if any(file.path == "rejects.parquet" for file in storage.list_files(location)):
+        if any(file.path == "rejects.parquet" for file in remote.list_files(location)):
             raise  # it is there, and denied
         return {}
     rows = pq.read_table(pa.BufferReader(held)).to_pylist()

@@ -1,6 +1,4 @@
-"""The `advise-ray` command; importing the modules adds their commands to it."""
+"""The commands: they parse, call the rest of the package, and print.
 
-from advise_ray.cli import bench, cache, data, evaluate, inspect, model, train, tune
-from advise_ray.cli.group import main
-
-__all__ = ["bench", "cache", "data", "evaluate", "inspect", "main", "model", "train", "tune"]
+Nothing else may import this package; `main` has all commands.
+"""

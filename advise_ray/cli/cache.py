@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from advise_ray.cli.cluster_option import cluster_option
 from advise_ray.cli.group import main
-from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import (
     config_option,
     estimate,
@@ -38,8 +38,8 @@ def cache(
     if rates is not None and not dry_run:
         raise click.UsageError("--rates is for --dry-run")
     config = load(recipe or "quickstart", overrides)
-    from advise_ray import progress
-    from advise_ray.cache.job import CacheJob
+    from advise_ray.cache.writer import CacheJob
+    from advise_ray.cli import progress
 
     job = CacheJob(config, out)
     if dry_run:

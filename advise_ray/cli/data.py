@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from advise_ray.cli.cluster_option import cluster_option
 from advise_ray.cli.group import main
-from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import UserPath, config_option, json_option, load, set_option, show, show_with_notes
 from advise_ray.errors import AdviseRayError
 from advise_ray.video.layouts import LAYOUTS
@@ -73,11 +73,12 @@ def index(
     as_json: bool,
 ) -> None:
     """Read every video once and write the manifest; a second time, read only what has changed."""
-    from advise_ray import dataset, progress
+    from advise_ray import dataset
+    from advise_ray.cli import progress
+    from advise_ray.storage import remote
     from advise_ray.video import annotations as lists
-    from advise_ray.video import storage
 
-    videos = storage.local_or_url(videos)
+    videos = remote.local_or_url(videos)
     if (annotations is None) != (layout == "folder"):
         raise click.UsageError(f"--format {layout} needs {'no ' if layout == 'folder' else ''}--annotations")
     if split is not None and layout not in ("ucf101", "hmdb51", "list"):
@@ -121,7 +122,8 @@ def check(
     as_json: bool,
 ) -> None:
     """Decode every video of a manifest to its end; exit 1 if any of them fails, or is not what it was."""
-    from advise_ray import dataset, progress
+    from advise_ray import dataset
+    from advise_ray.cli import progress
 
     rejects = (out or manifest.with_name(manifest.name + ".check.parquet")).absolute()
     with progress.counting("reading videos") as on_progress:
@@ -158,7 +160,7 @@ def stats(manifest: Path, out: Path, recipe: str | None, overrides: tuple[str, .
 @click.option("--format", "layout", type=click.Choice(list(LAYOUTS)), default="folder", show_default=True)
 def synth(directory: Path, num_videos: int, seed: int, layout: str) -> None:
     """Write small labelled motion videos: eight classes that differ in how things move, not in looks."""
-    from advise_ray import progress
+    from advise_ray.cli import progress
     from advise_ray.video.synth import synthesize
 
     with progress.counting("writing videos") as on_progress:

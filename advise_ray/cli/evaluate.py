@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from advise_ray.cli.cluster_option import cluster_option
 from advise_ray.cli.group import main
-from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import UserPath, json_option, set_option
 
 
@@ -60,15 +60,15 @@ def evaluate(
 
     With --set model.tmm.arch=none --set model.sfu.temporal_centering=false: the image model alone.
     """
-    from advise_ray import progress
-    from advise_ray.evaluation import run
+    from advise_ray.cli import progress
+    from advise_ray.evaluation import protocols
     from advise_ray.evaluation.actions import Settings
 
     if attentive and protocol != "linear":
         raise click.UsageError("--attentive is for --protocol linear")
     settings = Settings(clips, crops, k, temperature, attentive)
     with progress.counting("encoding videos") as on_progress:
-        result = run.evaluate(
+        result = protocols.evaluate(
             target,
             protocol,  # type: ignore[arg-type]
             manifest=manifest and manifest.absolute(),

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from advise_ray import __version__
+from advise_ray.backend import resource_wait
 from advise_ray.errors import AdviseRayError, InterruptedRunError
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -50,10 +51,17 @@ def main(verbose: bool, quiet: bool) -> None:
     if verbose:
         logging.getLogger("advise_ray").setLevel(logging.DEBUG)
     if quiet:
-        from advise_ray import progress
+        from advise_ray.cli import progress
 
         progress.console.quiet = True
+    resource_wait.show = _show_waiting
     signal.signal(signal.SIGTERM, _terminated)
+
+
+def _show_waiting(line: str | None) -> None:
+    from advise_ray.cli import progress
+
+    progress.waiting(line)
 
 
 def _end_interrupted() -> NoReturn:

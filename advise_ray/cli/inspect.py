@@ -67,7 +67,7 @@ def schema(markdown: bool) -> None:
 @json_option
 def status(run_dir: Path, as_json: bool) -> None:
     """Say how a run is doing, live or ended: epoch, clips/s, data wait, nodes, when it ends, what holds it up."""
-    from advise_ray import progress
+    from advise_ray.cli import progress
     from advise_ray.training.status import read
 
     found = read(run_dir.absolute())

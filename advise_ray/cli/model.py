@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from advise_ray.cli.cluster_option import cluster_option
 from advise_ray.cli.group import main
-from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import UserPath, json_option, show
 
 
@@ -24,14 +24,14 @@ from advise_ray.cli.shared import UserPath, json_option, show
 @cluster_option
 def embed(target: str, videos: str, out: Path, top_k: int, step_s: float | None, as_json: bool) -> None:
     """Encode videos clip by clip: embeddings and classes, into one Parquet file. An interrupted job goes on."""
-    from advise_ray import progress
-    from advise_ray.embed import embed as run
-    from advise_ray.video import storage
+    from advise_ray.cli import progress
+    from advise_ray.deploy.embed import embed as run
+    from advise_ray.storage import remote
 
     with progress.counting("encoding clips") as on_progress:
         result = run(
             target,
-            storage.local_or_url(videos),
+            remote.local_or_url(videos),
             out.absolute(),
             top_k=top_k,
             step_s=step_s,
@@ -47,6 +47,6 @@ def embed(target: str, videos: str, out: Path, top_k: int, step_s: float | None,
 @json_option
 def export(target: str, out: Path, kind: Any, as_json: bool) -> None:
     """Write a trained model for other programs, and compare what they will compute with the model itself."""
-    from advise_ray.export import export as run
+    from advise_ray.deploy.export import export as run
 
     show(run(target, out.absolute(), kind), as_json)

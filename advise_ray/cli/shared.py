@@ -53,18 +53,18 @@ def checked_by(check: Callable[..., None]) -> Callable[[Callable[..., None]], Ca
 def load(recipe: str | None, overrides: tuple[str, ...]) -> Config:
     """The configuration of a recipe, by file or by shipped name, with overrides; without one, of the defaults."""
     from advise_ray import config as configuration
-    from advise_ray import recipes
+    from advise_ray.config import recipes
 
     return configuration.load(recipes.find(recipe) if recipe is not None else None, overrides)
 
 
 def estimate(plan: Plan, rates: Path | None) -> dict[str, Any] | None:
     """What a plan costs, by the rates of a file or by those of this machine; why not, where they cannot be measured."""
-    from advise_ray import calibration, cost
+    from advise_ray.cost import measure, predict
     from advise_ray.errors import TrainingError
 
     try:
-        return calibration.estimate(plan, cost.read_rates(rates) if rates is not None else None)
+        return measure.estimate(plan, predict.read_rates(rates) if rates is not None else None)
     except TrainingError as error:
         click.echo(f"note: no cost is predicted: {error}", err=True)
         return None
@@ -93,7 +93,7 @@ def show_with_notes(summary: dict[str, Any], as_json: bool) -> None:
 
 def show_outcome(result: dict[str, Any], as_json: bool, as_table: Callable[[dict[str, Any]], str], resume: str) -> None:
     """Print what a run or a sweep came to, where to look at it, and the command that logs what MLflow has missed."""
-    from advise_ray import progress
+    from advise_ray.cli import progress
 
     if as_json:
         click.echo(json.dumps(result))

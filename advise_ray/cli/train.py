@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from advise_ray.cli.cluster_option import cluster_option
 from advise_ray.cli.group import main
-from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import (
     UserPath,
     checked_by,
@@ -66,12 +66,12 @@ def train(
     as_json: bool,
 ) -> None:
     """Train a temporal module. Without --config: the quickstart recipe, on synthesized videos if none are given."""
-    from advise_ray import progress
+    from advise_ray.cli import progress
 
     if run_dir is not None:
-        from advise_ray import runtime
+        from advise_ray.backend import session
 
-        runtime.connect_ahead()
+        session.connect_ahead()
         from advise_ray.training.trainer import resume
 
         with progress.training() as on_line:
@@ -80,9 +80,9 @@ def train(
         return
     config = _with_manifest(recipe, overrides, videos, dry_run)
     if not dry_run:
-        from advise_ray import runtime
+        from advise_ray.backend import session
 
-        runtime.connect_ahead()
+        session.connect_ahead()
     if dry_run:
         from advise_ray.training.plan import make_plan
 
@@ -107,7 +107,8 @@ def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: str |
         return config  # planning says what is missing
     if dry_run:
         raise click.UsageError("--dry-run needs data.manifest; make one with `advise-ray data index`")
-    from advise_ray import dataset, progress
+    from advise_ray import dataset
+    from advise_ray.cli import progress
 
     with progress.counting("reading videos") as on_progress:
         manifest = dataset.prepare(videos, Path(config.storage.path), on_progress=on_progress)
@@ -115,6 +116,6 @@ def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: str |
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    from advise_ray import progress
+    from advise_ray.cli import progress
 
     show_outcome(result, as_json, progress.result_table, f"advise-ray train --resume {result['run_dir']}")

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from advise_ray.cli.cluster_option import cluster_option
 from advise_ray.cli.group import main
-from advise_ray.cli.on_cluster import cluster_option
 from advise_ray.cli.shared import UserPath, checked_by, config_option, json_option, load, set_option, show_outcome
 
 
@@ -28,18 +28,19 @@ def _refuse_misuse(*, recipe: str | None, overrides: tuple[str, ...], sweep_dir:
 @cluster_option
 def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, as_json: bool) -> None:
     """Search over the spatial and temporal design: a recipe with `search` and `tune`, trials over one feature cache."""
-    from advise_ray import progress, runtime
+    from advise_ray.backend import session
+    from advise_ray.cli import progress
 
     if sweep_dir is not None:
-        runtime.connect_ahead()
-        from advise_ray.sweep.run import resume
+        session.connect_ahead()
+        from advise_ray.sweep.tuner import resume
 
         with progress.results_alone():
             result = resume(sweep_dir, on_event=progress.tell)
         _print_result(result, as_json)
         return
     config = load(recipe, overrides)
-    from advise_ray.sweep.run import tune as run
+    from advise_ray.sweep.tuner import tune as run
 
     with progress.results_alone():
         result = run(config, on_event=progress.tell)
@@ -47,6 +48,6 @@ def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None,
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    from advise_ray import progress
+    from advise_ray.cli import progress
 
     show_outcome(result, as_json, progress.sweep_table, f"advise-ray tune --resume {result['sweep_dir']}")

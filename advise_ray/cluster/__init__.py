@@ -1,1 +1,4 @@
-"""Running a command on a Ray cluster: its file, its launcher, the job, and what is checked before it works."""
+"""`--cluster`: the cluster file, Ray's launcher, the job on the head, and the checks of all nodes before it starts.
+
+It must not know what the job does.
+"""

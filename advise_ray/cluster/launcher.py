@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from advise_ray import auth
+from advise_ray.backend import auth_token
 from advise_ray.cluster import shipment
-from advise_ray.cluster.file import Launcher
+from advise_ray.cluster.cluster_file import Launcher
 from advise_ray.errors import ClusterError, UsageError
 
 JOB_SERVER_PORT = 8265
@@ -90,10 +90,10 @@ def tunnel(cluster: Launcher) -> Iterator[str]:
 
 def _require(cluster: Launcher, local: Path) -> None:
     """Refuse a mount that the launcher would fail at with machines already running."""
-    is_token = local == Path(auth.TOKEN).expanduser()
+    is_token = local == Path(auth_token.TOKEN).expanduser()
     if is_token and not (local.is_file() and local.read_text().strip()):
         raise UsageError(
-            f"{cluster.path}: no token in {auth.TOKEN} for it to ask for; make one: ray get-auth-token --generate"
+            f"{cluster.path}: no token in {auth_token.TOKEN} for it to ask for; make one: ray get-auth-token --generate"
         )
     if not local.exists():
         raise UsageError(f"{cluster.path}: file_mounts: {local} does not exist here; correct it, or leave it out")

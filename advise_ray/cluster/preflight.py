@@ -17,10 +17,11 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from advise_ray import packages, tracking
+from advise_ray import tracking
+from advise_ray.backend import packages
 from advise_ray.config import Config
 from advise_ray.errors import AdviseRayError, ClusterError, TrackingError, UsageError
-from advise_ray.video import storage
+from advise_ray.storage import remote
 from advise_ray.video.manifest import read_manifest, videos
 
 NODE_TIMEOUT_S = 120.0
@@ -121,8 +122,8 @@ def _look(paths: list[str]) -> Said:
     unreachable = {}
     for path in paths:
         try:
-            if storage.is_url(path):
-                with storage.open_random(path) as file:
+            if remote.is_url(path):
+                with remote.open_random(path) as file:
                     file.read(1)
             elif not os.access(path, os.R_OK):
                 unreachable[path] = "cannot be read" if Path(path).exists() else "does not exist"
@@ -173,7 +174,7 @@ def _problems_of_nodes(nodes: list[Said], asked: dict[str, Any], marker: str) ->
 def _needed(config: Config) -> list[str]:
     """What all nodes read: some of the videos, or the feature cache."""
     if config.data.features is not None:
-        return [] if storage.is_url(config.data.features) else [config.data.features]
+        return [] if remote.is_url(config.data.features) else [config.data.features]
     return some_videos(config.data.manifests)
 
 

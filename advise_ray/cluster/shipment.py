@@ -10,8 +10,8 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-from advise_ray import packages, recipes
-from advise_ray.config import Config, to_yaml
+from advise_ray.backend import packages
+from advise_ray.config import Config, recipes, to_yaml
 
 INSTALL = "~/.cache/advise-ray/install"
 """The folder that a launcher's file mounts on its nodes, which install from it (`requirements.txt`)."""

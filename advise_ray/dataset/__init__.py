@@ -1,4 +1,7 @@
-"""Jobs over a data set: `index` writes the manifest, `check` decodes its videos again, `write_report` shows them."""
+"""Ray Data jobs over a data set: `index` writes a manifest, `check` decodes its videos, `write_report` describes them.
+
+It must not know models.
+"""
 
 from advise_ray.dataset.checking import check
 from advise_ray.dataset.indexing import index, index_folder, prepare

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from advise_ray.dataset.probing import PROBED, TIMEOUT_S, Row, probe_all
 from advise_ray.dataset.summary import describe
 from advise_ray.errors import UsageError
-from advise_ray.video import storage
+from advise_ray.storage import remote
+from advise_ray.storage.transports import StoredFile
 from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101, root_and_file
 from advise_ray.video.decode import FEWEST_READABLE, LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
@@ -77,7 +78,7 @@ def index(
         if rows:
             write_manifest(rows, out)
         missing = [
-            {"video_id": video.path, "path": storage.join(str(root), video.path), "reason": "listed, but no such file"}
+            {"video_id": video.path, "path": remote.join(str(root), video.path), "reason": "listed, but no such file"}
             for video in listing.missing
         ]
         unread = [
@@ -113,9 +114,9 @@ def index(
     }
 
 
-def _file(root: str, file: storage.StoredFile) -> Row:
+def _file(root: str, file: StoredFile) -> Row:
     known = {"bytes": file.bytes, "modified_ns": file.modified_ns}
-    return {"video_id": file.path, "path": storage.join(root, file.path), **known}
+    return {"video_id": file.path, "path": remote.join(root, file.path), **known}
 
 
 def _key(row: Row) -> tuple[Any, ...]:
@@ -237,7 +238,7 @@ def _whole_lines(path: Path) -> Iterator[Row]:
 
 def index_folder(videos: str, manifests: Path, *, on_progress: OnProgress = _ignore) -> dict[str, Any]:
     """Index a folder, a URL or a single video into its own file in the folder `manifests`; see `index`."""
-    location = storage.local_or_url(videos)
+    location = remote.local_or_url(videos)
     out = manifests / f"{Path(location).name}-{zlib.crc32(location.encode()):08x}.parquet"
     root, _ = root_and_file(location)
     summary = index(read_folder(location), root, out, on_progress=on_progress)

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from advise_ray import runtime
+from advise_ray.backend import session
+from advise_ray.backend.reservation import await_room
+from advise_ray.backend.resources import Shares
 from advise_ray.config import TrainConfig
 from advise_ray.errors import VideoDecodeError
-from advise_ray.room import await_room
-from advise_ray.shares import Shares
-from advise_ray.video.child import DecodeProcess
 from advise_ray.video.decode import Limits
+from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import SCHEMA
 
 FILES_PER_BLOCK = 8
@@ -44,7 +44,7 @@ def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, limits: Limi
     """Probe files (`video_id`, `path`, `bytes`, `modified_ns`); rows of `PROBED`, in any order, as they are done."""
     if not files:
         return
-    runtime.connect()
+    session.connect()
     await_room(Shares(1, 1.0, 0, 0.0, use_gpu=False), TrainConfig().max_wait_s)
     table = pa.Table.from_pylist(list(files), schema=PROBED)
     blocks = [table.slice(start, FILES_PER_BLOCK) for start in range(0, len(table), FILES_PER_BLOCK)]

@@ -18,8 +18,8 @@ from PIL import Image
 from advise_ray.config import Config
 from advise_ray.dataset.summary import describe
 from advise_ray.errors import UsageError, VideoDecodeError
-from advise_ray.video.augment import centre_crop
-from advise_ray.video.child import DecodeProcess
+from advise_ray.video.augment_draws import centre_crop
+from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import Video, frames_per_video, read_manifest, videos
 from advise_ray.video.sampling import keyed_rng, plan_val_clips, span_frames, stride_frames
 

@@ -1,4 +1,4 @@
-"""What a trained model is worth: the protocols of the paper and of its neighbours, on Ray Data over all videos.
+"""`advise-ray evaluate`: the protocols by which a trained model is measured, and what is written of the results.
 
-Empty, so that the processes that decode import nothing else.
+It must not know how the model was trained. It imports nothing here, so that decoding processes start fast.
 """

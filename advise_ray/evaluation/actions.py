@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from advise_ray.config import played_clip
 from advise_ray.errors import UsageError
 from advise_ray.evaluation import metrics as measure
-from advise_ray.evaluation.encode import Encoded, Encoder, Output
+from advise_ray.evaluation.encoded_videos import Encoded, Encoder, Output
 from advise_ray.evaluation.labels import LabelledSplit
 from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.probes import probe

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advise_ray.config import ClipConfig
-from advise_ray.evaluation.encode import Encoder
+from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.metrics import confusion_matrix, softmax
 from advise_ray.evaluation.outcome import Outcome
 from advise_ray.training.plan import rate_names

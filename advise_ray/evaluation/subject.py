@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from advise_ray import recipes
-from advise_ray.config import Config, load
+from advise_ray.config import Config, load, recipes
 from advise_ray.errors import UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.model.ifm import IFM

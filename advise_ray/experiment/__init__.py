@@ -2,8 +2,8 @@
 
 suite        which videos a run learns from and is tested on
 arms         the trainings, and what is measured of each
-run          all of them, side by side; what is done is kept
+repeats      all of them, side by side; what is done is kept
 rival        the same against a 3D network that is trained end to end
 bootstrap    intervals
-report       the table and the picture
+results_page the table and the picture
 """

@@ -19,7 +19,7 @@ from advise_ray.evaluation.labels import labelled_split
 from advise_ray.evaluation.metrics import Floats
 from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.probes import probe
-from advise_ray.evaluation.run import Protocol, score
+from advise_ray.evaluation.protocols import Protocol, score
 from advise_ray.evaluation.subject import find_subject
 from advise_ray.experiment.bootstrap import Correct
 from advise_ray.model.ifm import kept_ifm

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from advise_ray.cache.job import CacheJob
+from advise_ray.cache.writer import CacheJob
 from advise_ray.config import load
 from advise_ray.experiment.arms import Trainings
 from advise_ray.experiment.suite import LabelledSet
-from advise_ray.files import write_whole
+from advise_ray.storage.atomic import write_whole
 from advise_ray.training.checkpoint import latest, read_state
 
 R3D50 = (

@@ -1,4 +1,4 @@
-"""Augmentation applied to a whole batch, on the device that holds it; `advise_ray.video.augment` draws it."""
+"""Augmentation applied to a whole batch, on the device that holds it; `advise_ray.video.augment_draws` draws it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def apply(
 
     Args:
         frames: uint8[B, T, H, W, 3].
-        draws: float32[B, D], see `advise_ray.video.augment.draw`.
+        draws: float32[B, D], see `advise_ray.video.augment_draws.draw`.
         interpolation: of crops that are resized; the image model's own.
 
     Returns:

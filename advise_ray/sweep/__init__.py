@@ -1,1 +1,4 @@
-"""Sweeps: a recipe and a search space in, trials by Ray Tune, and what they tell apart."""
+"""`advise-ray tune`: Ray Tune runs the trials of a search space, and a table compares them.
+
+It must not know clusters or commands.
+"""

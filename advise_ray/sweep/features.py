@@ -7,14 +7,14 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from advise_ray.cache.job import CacheJob
-from advise_ray.cache.matching import COMPARED
+from advise_ray.cache.compatibility import COMPARED
 from advise_ray.cache.store import FeatureStore, read_rejects
+from advise_ray.cache.writer import CacheJob
 from advise_ray.config import Config, flatten
 from advise_ray.errors import ConfigError
+from advise_ray.storage.remote import is_url
 from advise_ray.video.manifest import Video, videos
 from advise_ray.video.pool import read_videos
-from advise_ray.video.storage import is_url
 
 FEATURE_KEYS = ("model.ifm.", "model.sfu.", "model.kind", "data.manifest", "cache.", "augment.", "train.num_workers")
 """Searched keys that decide which features there are, and whether there can be any."""

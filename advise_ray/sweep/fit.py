@@ -11,14 +11,14 @@ from typing import Any
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from advise_ray import notice
+from advise_ray.backend import shutdown_notice
 from advise_ray.config import Config
-from advise_ray.sweep.record import Recorder
-from advise_ray.sweep.search import Study
+from advise_ray.sweep.optuna_search import Study
 from advise_ray.sweep.settings import FINETUNED, finetuning
 from advise_ray.sweep.space import Settings
 from advise_ray.sweep.trainable import Trial
 from advise_ray.sweep.trial import Sweep
+from advise_ray.sweep.tune_callback import TrialCallback
 
 POLL_S = 0.5
 LONGEST_STOP_S = 15.0
@@ -33,7 +33,7 @@ def run_trials(
     sweep: Sweep,
     settings: list[Settings],
     todo: list[int],
-    recorder: Recorder,
+    recorder: TrialCallback,
     concurrent: int,
     resources: dict[str, float],
 ) -> None:
@@ -73,11 +73,13 @@ def run_trials(
             stop=stop,
         ),
     )
-    with notice.awaited(str(sweep.directory), sweep.config.train.grace_s, lambda: bool(recorder.running)) as noticed:
+    with shutdown_notice.awaited(
+        str(sweep.directory), sweep.config.train.grace_s, lambda: bool(recorder.running)
+    ) as noticed:
         _fit(tuner, stop, recorder, noticed)
 
 
-def _fit(tuner: ray_tune.Tuner, stop: StopFile, recorder: Recorder, noticed: notice.Notice) -> None:
+def _fit(tuner: ray_tune.Tuner, stop: StopFile, recorder: TrialCallback, noticed: shutdown_notice.Notice) -> None:
     """In a thread: in the main one Tune would take Ctrl-C for itself."""
     error: list[BaseException] = []
 

@@ -6,8 +6,7 @@ import difflib
 import json
 from typing import Any
 
-from advise_ray import recipes
-from advise_ray.config import Config, Space, fields, flatten, load
+from advise_ray.config import Config, Space, fields, flatten, load, recipes
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.sweep.space import Settings, countable, draw, grid, problems_of_dependence
 

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from advise_ray import notice
+from advise_ray.backend import shutdown_notice
+from advise_ray.backend.peak_memory import PeakMemory
 from advise_ray.config import Config, load
 from advise_ray.errors import InterruptedRunError
 from advise_ray.evaluation.actions import Settings as ProtocolSettings
-from advise_ray.evaluation.run import Protocol, score
+from advise_ray.evaluation.protocols import Protocol, score
 from advise_ray.evaluation.subject import find_subject
-from advise_ray.files import read_lines
-from advise_ray.memory import PeakMemory
 from advise_ray.model.ifm import IFM, kept_ifm
+from advise_ray.storage.jsonl import read_lines
 from advise_ray.sweep.features import folder_of, takes_features
 from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining
 from advise_ray.sweep.space import Settings
@@ -53,7 +53,7 @@ class Sweep:
 
     def told_to_end(self) -> bool:
         """Whether the sweep is to save what it has and end."""
-        return notice.was_given(str(self.directory))
+        return shutdown_notice.was_given(str(self.directory))
 
     def trial_dir(self, number: int) -> Path:
         return self.directory / "trials" / f"{number:04d}"
@@ -153,7 +153,7 @@ def train_stage(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> I
     plan, worker = open_here(
         config, ifm=_ifm_of(config), processes_on_node=sweep.processes_on_node, told=sweep.told_to_end
     )
-    lines = _Lines(worker.job.run_dir / "metrics.jsonl", trial_dir / "metrics.jsonl", prefix)
+    lines = _Lines(worker.spec.run_dir / "metrics.jsonl", trial_dir / "metrics.jsonl", prefix)
     epochs = worker.epochs()
     owes_validation = worker.state.owes_validation(plan.schedule.steps_per_epoch)
     if worker.state.step == plan.schedule.total_steps and not owes_validation:  # it was done when the trial went away

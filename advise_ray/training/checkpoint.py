@@ -21,8 +21,8 @@ from safetensors import safe_open
 from advise_ray.config import Config, flatten, to_yaml
 from advise_ray.config import load as load_config
 from advise_ray.errors import ConfigError, UsageError
-from advise_ray.files import require_folder
 from advise_ray.model.advise import TemporalModel
+from advise_ray.storage.atomic import require_folder
 
 
 @dataclass

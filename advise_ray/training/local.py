@@ -8,7 +8,7 @@ What happens in it, in this order:
     Schedule.batches      which clips of which videos make up each batch
     clips.read_here       clips as they are decoded, or as a feature cache has them
     Learner.train_step    image model → SFU → TMM → head → loss → optimizer
-    Recorder              metrics.jsonl, rejects.parquet
+    MetricsWriter              metrics.jsonl, rejects.parquet
     checkpoint.save       TMM, head and optimizer
 
 `trainer.train` gives the same losses and checkpoints. There Ray Data decodes, several workers share each step, what
@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
+from advise_ray.backend.resources import Shares
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
 from advise_ray.model.ifm import IFM
-from advise_ray.shares import Shares
 from advise_ray.training import checkpoint
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
-from advise_ray.training.result import write_result
 from advise_ray.training.run_dir import begin, run_dir_of
+from advise_ray.training.run_result import write_result
 from advise_ray.training.worker import Worker
 
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -68,7 +68,7 @@ def train_here(
             on_epoch(epoch, worker.state.metrics)
         ended = "FINISHED"
     finally:
-        result = write_result(plan, worker.job.run_dir, None, ended, started_s)
+        result = write_result(plan, worker.spec.run_dir, None, ended, started_s)
     return result
 
 
@@ -93,7 +93,7 @@ def open_here(
     refuse_other_manifest(plan, last)
     begin(config, run_dir)
     worker = Worker(
-        plan.job(run_dir),
+        plan.worker_spec(run_dir),
         videos=plan.videos,
         weights=plan.weights(),
         device=torch.device("cuda" if use_gpu else "cpu"),

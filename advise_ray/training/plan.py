@@ -11,19 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from advise_ray import nodes
+from advise_ray.backend import nodes
+from advise_ray.backend.resources import Shares
+from advise_ray.cache.compatibility import match
 from advise_ray.cache.identity import Identity
-from advise_ray.cache.matching import match
 from advise_ray.config import ClipConfig, Config
 from advise_ray.errors import UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.model.ifm import IFM
 from advise_ray.model.precision import notes_for_cpu
-from advise_ray.shares import Shares
 from advise_ray.training import checkpoint
-from advise_ray.training.clips import clip_bytes
-from advise_ray.training.job import Job, streams
+from advise_ray.training.clip_reader import clip_bytes
 from advise_ray.training.schedule import Schedule, build_schedule
+from advise_ray.training.worker_spec import WorkerSpec, streams
 from advise_ray.video.manifest import Video, check_videos_exist, frames_per_video, held_out_split, named_classes, videos
 from advise_ray.video.pool import hash_manifests, read_videos
 from advise_ray.video.sampling import longest_span_frames, num_playable, span_frames, stride_frames
@@ -46,9 +46,9 @@ class Plan:
     val_split: str | None = None
     """What is validated on; None: a part of the training videos."""
 
-    def job(self, run_dir: Path, *, videos: Any = None, weights: Any = None) -> Job:
+    def worker_spec(self, run_dir: Path, *, videos: Any = None, weights: Any = None) -> WorkerSpec:
         """What workers are told; `videos` and `weights` are references where they are sent to other processes."""
-        return Job(
+        return WorkerSpec(
             config=self.config,
             schedule=self.schedule,
             classes=self.classes,

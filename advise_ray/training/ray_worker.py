@@ -5,39 +5,47 @@ from __future__ import annotations
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
-import torch
 from ray.util.metrics import Gauge
 
-from advise_ray import notice
+from advise_ray.backend import process_env, shutdown_notice
 from advise_ray.errors import AdviseRayError, InterruptedRunError
-from advise_ray.training.clips import Block
-from advise_ray.training.job import Job, streams
-from advise_ray.training.patience import LASTING
-from advise_ray.training.worker import Worker
+from advise_ray.storage.retry import LASTING
+from advise_ray.training.worker_spec import WorkerSpec, streams
+
+if TYPE_CHECKING:
+    from advise_ray.training.clip_reader import Block
 
 
-def run_worker(job: Job) -> dict[str, Any]:
-    """Train; the return value is `{"error": message}` where going on or starting again would not help.
+def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
+    """What Ray Train calls on each worker: train.
 
-    And `{"interrupted": message}` where the run was told to end.
+    Returns:
+        `{"error": message}` where starting again would not help; `{"interrupted": message}` where the run was told to
+        end; else what `Worker.result` says.
     """
+    process_env.collect_rarely()
+    import torch  # here, since Ray Train's controller imports this file too and computes nothing
+
+    from advise_ray.training.worker import Worker
+
+    spec = settings["spec"]
     context = ray.train.get_context()
-    blocks = _open_stream(context.get_world_rank()) if streams(job.config) else None  # decode actors start meanwhile
+    blocks = _open_stream(context.get_world_rank()) if streams(spec.config) else None  # decode actors start meanwhile
     try:
         worker = Worker(
-            job,
-            videos=ray.get(job.videos),
-            weights=ray.get(job.weights),
-            device=ray.train.torch.get_device() if job.use_gpu else torch.device("cpu"),
+            spec,
+            videos=ray.get(spec.videos),
+            weights=ray.get(spec.weights),
+            device=ray.train.torch.get_device() if spec.use_gpu else torch.device("cpu"),
             rank=context.get_world_rank(),
             processes_on_node=context.get_local_world_size(),
             blocks=blocks,
             warned=lambda: ray.train.get_preemption_info() is not None,
-            told=lambda: notice.was_given(str(job.run_dir)),
+            told=lambda: shutdown_notice.was_given(str(spec.run_dir)),
         )
         gauges = {
             name: Gauge(f"advise_ray_train_{name}", "Of a run's last epoch, over all workers.", tag_keys=("run",))
@@ -45,7 +53,7 @@ def run_worker(job: Job) -> dict[str, Any]:
         }
         for _ in worker.epochs():
             for name, gauge in gauges.items():
-                gauge.set(worker.state.metrics[f"rate/{name}"], tags={"run": job.run_dir.name})
+                gauge.set(worker.state.metrics[f"rate/{name}"], tags={"run": spec.run_dir.name})
         return worker.result()
     except InterruptedRunError as error:
         return {"interrupted": str(error)}
@@ -55,8 +63,8 @@ def run_worker(job: Job) -> dict[str, Any]:
     except OSError as error:
         if error.errno not in LASTING:
             raise
-        mended = f"mend that, and go on with: advise-ray train --resume {job.run_dir}"
-        return {"error": f"{error.filename or job.run_dir}: {error.strerror}; {mended}"}
+        mended = f"mend that, and go on with: advise-ray train --resume {spec.run_dir}"
+        return {"error": f"{error.filename or spec.run_dir}: {error.strerror}; {mended}"}
 
 
 def _open_stream(rank: int) -> Generator[Block]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from advise_ray.config import Config, to_yaml
-from advise_ray.files import write_whole
+from advise_ray.storage.atomic import write_whole
 from advise_ray.video.manifest import write_rejects
 
 

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
-
+from advise_ray.backend import nodes
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
-from advise_ray.files import read_lines, write_whole
-from advise_ray.video.storage import is_url
+from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.jsonl import read_lines
+from advise_ray.storage.remote import is_url
 
 Row = dict[str, Any]
 SILENT_S = 60.0
@@ -23,17 +23,7 @@ WAITS_FRACTION = 0.1
 
 def note(run_dir: Path, total_steps: int, waiting: str | None = None) -> None:
     """Write `status.json`: the time, the number of steps, what is waited for, what each node has and has left."""
-    free = ray._private.state.available_resources_per_node()
-    nodes = [
-        {
-            "address": node["NodeManagerAddress"],
-            **{kind.lower() + "s": node["Resources"].get(kind, 0) for kind in ("CPU", "GPU")},
-            **{f"free_{kind.lower()}s": free.get(node["NodeID"], {}).get(kind, 0) for kind in ("CPU", "GPU")},
-        }
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
-    noted = {"time_s": time.time(), "total_steps": total_steps, "waiting": waiting, "nodes": nodes}
+    noted = {"time_s": time.time(), "total_steps": total_steps, "waiting": waiting, "nodes": nodes.usage()}
     write_whole(run_dir / "status.json", json.dumps(noted))
 
 

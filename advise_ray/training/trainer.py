@@ -17,7 +17,12 @@ import ray.train
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
-from advise_ray import cards, notice, progress, runtime, threads, tracking
+from advise_ray import tracking
+from advise_ray.backend import process_env, resource_wait, session, shutdown_notice
+from advise_ray.backend.reservation import for_run
+from advise_ray.backend.resource_wait import Waiting, refuse_longer
+from advise_ray.backend.shutdown_notice import Notice
+from advise_ray.backend.train_controller import RESIZE_CHECK_S, RayTrainer, held
 from advise_ray.config import Config, load, worker_counts
 from advise_ray.errors import (
     AdviseRayError,
@@ -27,18 +32,17 @@ from advise_ray.errors import (
     TrainingError,
     UsageError,
 )
-from advise_ray.files import write_whole
-from advise_ray.notice import Notice
-from advise_ray.room import Waiting, for_run, refuse_longer
+from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.jsonl import follow
+from advise_ray.storage.retry import PATIENCE_S, PAUSE_S, patiently
 from advise_ray.tracking import RunTracker
-from advise_ray.training import checkpoint, status
-from advise_ray.training.job import run, streams
-from advise_ray.training.patience import PATIENCE_S, PAUSE_S, patiently
-from advise_ray.training.pipeline import ClipStream, StreamConfig
+from advise_ray.training import cards, checkpoint, status
+from advise_ray.training.clip_stream import ClipStream, StreamConfig
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
-from advise_ray.training.ray_trainer import RESIZE_CHECK_S, RayTrainer, held
-from advise_ray.training.result import new_lines, write_result
+from advise_ray.training.ray_worker import run
 from advise_ray.training.run_dir import begin, run_dir_of
+from advise_ray.training.run_result import write_result
+from advise_ray.training.worker_spec import streams
 
 log = logging.getLogger("advise_ray")
 
@@ -74,7 +78,7 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> Line:
             f"{run_dir} exists; go on with it by `advise-ray train --resume {run_dir}`, or choose another "
             "tracking.run_name"
         )
-    return _Run(plan, run_dir, on_line).execute()
+    return _TrainingRun(plan, run_dir, on_line).execute()
 
 
 def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> Line:
@@ -99,10 +103,10 @@ def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> Line:
     last = checkpoint.latest(run_dir)
     plan = make_plan(load(run_dir / "config.yaml"), begun=last is not None)
     refuse_other_manifest(plan, last)
-    return _Run(plan, run_dir, on_line).execute()
+    return _TrainingRun(plan, run_dir, on_line).execute()
 
 
-class _Run:
+class _TrainingRun:
     def __init__(self, plan: Plan, run_dir: Path, on_line: OnLine) -> None:
         self.plan, self.config, self.run_dir = plan, plan.config, run_dir
         self.on_line = on_line
@@ -159,11 +163,13 @@ class _Run:
         return [model, data]
 
     def _fit(self) -> None:
-        runtime.connect()
+        session.connect()
         metrics = self.run_dir / "metrics.jsonl"
         before = _size(metrics)
         # By the file itself: it is followed only once the tracking server has answered, and steps may be done before.
-        with notice.awaited(str(self.run_dir), self.config.train.grace_s, lambda: _size(metrics) > before) as noticed:
+        with shutdown_notice.awaited(
+            str(self.run_dir), self.config.train.grace_s, lambda: _size(metrics) > before
+        ) as noticed:
             outcome = self._outcome(self._follow(noticed), noticed)
         if "error" in outcome.return_value:
             raise TrainingError(outcome.return_value["error"])
@@ -196,7 +202,7 @@ class _Run:
         if waiting is None and self.waiting is None:
             return
         self.waiting = str(waiting) if waiting is not None else None
-        progress.waiting(self.waiting)
+        resource_wait.show(self.waiting)
         if time.monotonic() > self.tagged_s + NOTE_EVERY_S or waiting is None:
             self.tracker.tag("waiting", self.waiting or "no")
             self.tagged_s = time.monotonic()
@@ -209,7 +215,7 @@ class _Run:
         metrics = self.run_dir / "metrics.jsonl"
         self.tracker.follow(metrics)
         noted_s = -math.inf
-        for lines in new_lines(metrics):
+        for lines in follow(metrics):
             if time.monotonic() > noted_s + NOTE_EVERY_S:
                 with contextlib.suppress(OSError):  # the workers will tell of storage that is away
                     status.note(self.run_dir, self.plan.schedule.total_steps, self.waiting)
@@ -239,7 +245,7 @@ class _Run:
         make a run's storage anew while that is away."""
         config, shares = self.config, self.plan.shares
         videos = ray.put(self.plan.videos)
-        job = self.plan.job(self.run_dir, videos=videos, weights=ray.put(self.plan.weights()))
+        spec = self.plan.worker_spec(self.run_dir, videos=videos, weights=ray.put(self.plan.weights()))
         run_dir, schedule = self.run_dir, self.plan.schedule
 
         def stream() -> ClipStream:
@@ -255,7 +261,7 @@ class _Run:
             room=for_run(config, shares, decodes=streams(config)),
             resize_check_s=RESIZE_CHECK_S,
             meanwhile=meanwhile,
-            train_loop_config={"job": job},
+            train_loop_config={"spec": spec},
             torch_config=TorchConfig(backend="nccl" if shares.use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=(counts[-1], counts[0]) if len(counts) > 1 else counts[0],
@@ -265,7 +271,7 @@ class _Run:
             run_config=ray.train.RunConfig(
                 name=run_dir.name,
                 storage_path=scratch,
-                worker_runtime_env=runtime.environment(threads.ENVIRONMENT),
+                worker_runtime_env=session.environment(process_env.ENVIRONMENT),
                 failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             ),
             datasets={"clips": stream} if streams(config) else {},

@@ -13,17 +13,17 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from advise_ray import threads
+from advise_ray.backend import process_env
 from advise_ray.config import Config
 from advise_ray.errors import InterruptedRunError, TrainingError
+from advise_ray.storage.retry import patiently
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
-from advise_ray.training.clips import Block, read_here
-from advise_ray.training.job import Job
-from advise_ray.training.loop import Learner
-from advise_ray.training.patience import patiently
-from advise_ray.training.record import Recorder
+from advise_ray.training.clip_reader import Block, read_here
+from advise_ray.training.learner import Learner
+from advise_ray.training.metrics_writer import MetricsWriter
 from advise_ray.training.schedule import due
+from advise_ray.training.worker_spec import WorkerSpec
 from advise_ray.video.manifest import Video
 
 
@@ -51,7 +51,7 @@ class Worker:
 
     def __init__(
         self,
-        job: Job,
+        spec: WorkerSpec,
         *,
         videos: list[Video],
         weights: dict[str, torch.Tensor],
@@ -63,15 +63,15 @@ class Worker:
         told: Callable[[], bool] = lambda: False,
     ) -> None:
         self.warned, self.told = warned, told
-        self.job, self.config, self.schedule = job, job.config, job.schedule
+        self.spec, self.config, self.schedule = spec, spec.config, spec.schedule
         self.rank, self.device = rank, device
         _set_up_torch(self.config, device, processes_on_node)
-        model = job.empty_model()
+        model = spec.empty_model()
         model.load_state_dict(weights)
         self.learner = Learner(self.config, self.schedule, model, device)
-        self.recorder = Recorder(self.config, job.run_dir, videos, rank, self.learner.num_workers)
-        self.state = State(ifm_sha256=job.ifm_sha256, manifest_sha256=job.manifest_sha256, classes=job.classes)
-        last = patiently(lambda: checkpoint.latest_of_run(job.run_dir))
+        self.recorder = MetricsWriter(self.config, spec.run_dir, videos, rank, self.learner.num_workers)
+        self.state = State(ifm_sha256=spec.ifm_sha256, manifest_sha256=spec.manifest_sha256, classes=spec.classes)
+        last = patiently(lambda: checkpoint.latest_of_run(spec.run_dir))
         if last is not None:
             self.state = patiently(lambda: checkpoint.load(last, model.temporal, self.learner.optimizer))
         self.blocks = blocks or read_here(
@@ -93,7 +93,7 @@ class Worker:
         """Train to the end; after each epoch its number, from 0, while `state.metrics` are its own.
 
         Raises:
-            TrainingError: see `Recorder.flush`; or the frozen half has changed.
+            TrainingError: see `MetricsWriter.flush`; or the frozen half has changed.
             InterruptedRunError: on all workers alike, when the run was told to end; it is saved.
         """
         begun = self.state.step // self.schedule.steps_per_epoch - self._owes_validation
@@ -103,7 +103,7 @@ class Worker:
                 yield epoch
                 if told and epoch + 1 < self.config.train.epochs:
                     raise self._interrupted()
-        if self.config.data.features is None and self.learner.model.ifm.hash_weights() != self.job.ifm_sha256:
+        if self.config.data.features is None and self.learner.model.ifm.hash_weights() != self.spec.ifm_sha256:
             raise TrainingError("the image model's weights changed during training: this is a bug, please report it")
 
     def result(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Worker:
         while self.state.step < (epoch + 1) * self.schedule.steps_per_epoch:
             self._train_step(epoch, self._next(totals), totals)
         if self.schedule.validates(epoch):
-            classes = len(self.job.classes)
+            classes = len(self.spec.classes)
             totals.val_loss = torch.zeros((), device=self.device)
             totals.confusion = torch.zeros(classes, classes, device=self.device)
             for _ in range(self.schedule.val_batches):
@@ -221,13 +221,13 @@ class Worker:
     def _save(self) -> None:
         if self.rank == 0:
             model, optimizer = self.learner.model.temporal, self.learner.optimizer
-            patiently(lambda: checkpoint.save(self.job.run_dir, self.config, model, optimizer, self.state))
+            patiently(lambda: checkpoint.save(self.spec.run_dir, self.config, model, optimizer, self.state))
 
 
 def _set_up_torch(config: Config, device: torch.device, processes_on_node: int) -> None:
     torch.manual_seed(config.seed)  # the same first weights on all workers
     if device.type == "cpu":
-        threads.use_cores(processes_on_node)
+        process_env.use_cores(processes_on_node)
     with contextlib.suppress(RuntimeError):
         torch.use_deterministic_algorithms(config.data.deterministic, warn_only=True)
     if config.data.deterministic:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from advise_ray.config import Config
 from advise_ray.errors import VideoDecodeError
-from advise_ray.video.child import DecodeProcess
+from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import Video
 
 Wanted = tuple[int, Video, NDArray[np.int64]]

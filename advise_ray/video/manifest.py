@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError, VideoDecodeError
-from advise_ray.video.storage import is_url
+from advise_ray.storage.remote import is_url
 
 SCHEMA = pa.schema(
     [

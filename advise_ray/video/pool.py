@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import ConfigError
+from advise_ray.storage.remote import is_url
 from advise_ray.video.manifest import SCHEMA, named_classes, read_manifest
-from advise_ray.video.storage import is_url
 
 log = logging.getLogger("advise_ray")
 POOL_SCHEMA = SCHEMA.append(pa.field("own_id", pa.string()))

@@ -11,7 +11,7 @@ import pytest
 
 from advise_ray.cache import store
 from advise_ray.cache.identity import Identity
-from advise_ray.cache.parts import Part, Piece, write_part
+from advise_ray.cache.part_file import Part, Piece, write_part
 from advise_ray.video.manifest import read_manifest, videos, write_manifest
 
 NUM_VIDEOS, FRAMES, GRID, CHANNELS = 64, 32, (7, 7), 768
@@ -24,10 +24,10 @@ import resource, sys
 import numpy as np, torch
 from pathlib import Path
 from advise_ray.config import load
-from advise_ray.memory import status_bytes
+from advise_ray.backend.peak_memory import status_bytes
 from advise_ray.model.advise import cached_advise
-from advise_ray.training.loop import Learner
-from advise_ray.training.clips import read_here
+from advise_ray.training.learner import Learner
+from advise_ray.training.clip_reader import read_here
 from advise_ray.training.schedule import build_schedule
 from advise_ray.video.manifest import read_manifest, videos
 

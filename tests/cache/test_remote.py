@@ -13,7 +13,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from advise_ray.cache.job import CacheJob
+from advise_ray.cache.writer import CacheJob
 from advise_ray.config import Config, load
 from advise_ray.training.local import train_here
 from tests.runs import set_options

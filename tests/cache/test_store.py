@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from advise_ray.cache import store
 from advise_ray.cache.identity import PIECE_FRAMES, Identity
-from advise_ray.cache.parts import Part, Piece, write_part
+from advise_ray.cache.part_file import Part, Piece, write_part
 from advise_ray.cache.sizes import cache_bytes, smaller
 from advise_ray.cache.store import FeatureStore
 from advise_ray.errors import UsageError, VideoDecodeError

@@ -8,8 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from advise_ray.cli import main
-from advise_ray.cli.on_cluster import _arguments
+from advise_ray.cli.cluster_option import _arguments
+from advise_ray.cli.main import main
 
 
 def sent(*line: str) -> list[str]:

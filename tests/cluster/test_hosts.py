@@ -21,7 +21,7 @@ ONPREM = Path(__file__).parents[2] / "cluster" / "onprem.yaml"
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     if (lacking := why_not(tmp_path_factory.mktemp("tried"))) is not None:
-        pytest.skip(f"{lacking}; test_job.py and test_elastic.py use raylets of one host")
+        pytest.skip(f"{lacking}; test_ray_job.py and test_elastic.py use raylets of one host")
     with running_hosts(tmp_path_factory.mktemp("hosts"), 2) as running:
         yield running
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from advise_ray.cluster import shipment
-from advise_ray.cluster.file import read_cluster
+from advise_ray.cluster.cluster_file import read_cluster
 from advise_ray.cluster.launcher import bring_up
 from advise_ray.errors import UsageError
 
@@ -79,7 +79,7 @@ def test_the_wheel_is_whole(folder: Path) -> None:
         names = set(archive.namelist())
         (record,) = [name for name in names if name.endswith("RECORD")]
         assert {row.split(",")[0] for row in archive.read(record).decode().splitlines()} == names
-    assert {"advise_ray/on_head.py", "advise_ray/py.typed", "advise_ray/jobs/quickstart.yaml"} <= names
+    assert {"advise_ray/cli/on_head.py", "advise_ray/py.typed", "advise_ray/jobs/quickstart.yaml"} <= names
 
 
 @pytest.mark.parametrize("name", ["aws", "gcp", "onprem"])

@@ -19,9 +19,9 @@ import requests
 import yaml
 from packaging.version import Version
 
-from advise_ray.cluster.job import STOP_WAIT, patience
+from advise_ray.cluster.ray_job import STOP_WAIT, patience
 from advise_ray.config import Config, load, to_yaml
-from advise_ray.files import read_lines
+from advise_ray.storage.jsonl import read_lines
 from tests.cluster.heads import PATH, free_port, running_head
 from tests.runs import PATIENCE_S, answers, eventually
 

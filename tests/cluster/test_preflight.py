@@ -15,7 +15,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from advise_ray import runtime
+from advise_ray.backend import session
 from advise_ray.cluster.preflight import preflight
 from advise_ray.config import Config, load
 from advise_ray.errors import ClusterError, UsageError
@@ -40,7 +40,7 @@ def head() -> Iterator[str]:
         ray.shutdown()
         cluster.shutdown()
         if connected:
-            runtime.connect()
+            session.connect()
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def test_videos_to_index_that_a_node_does_not_see_are_told(head: str, tmp_path: 
     with second_node(head, *hiding(tmp_path)):
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "advise_ray.on_head", "{}", "data", "index", "--format", "folder"),
+                *(sys.executable, "-m", "advise_ray.cli.on_head", "{}", "data", "index", "--format", "folder"),
                 *("--videos", str(videos), "--out", str(tmp_path / "clips.parquet")),
             ],
             env={**os.environ, "RAY_ADDRESS": head},

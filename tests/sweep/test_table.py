@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from advise_ray.config import load
-from advise_ray.sweep.figures import axis_of, draw
+from advise_ray.sweep.plots import axis_of, draw
 from advise_ray.sweep.table import best_trial, write_csv
 
 

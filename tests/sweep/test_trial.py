@@ -11,7 +11,7 @@ import pytest
 
 from advise_ray.config import load
 from advise_ray.evaluation.actions import Settings as ProtocolSettings
-from advise_ray.evaluation.run import evaluate
+from advise_ray.evaluation.protocols import evaluate
 from advise_ray.sweep.trial import Sweep, follow
 from tests.runs import losses
 

@@ -13,7 +13,7 @@ import torch
 
 from advise_ray.config import load
 from advise_ray.errors import InterruptedRunError, TrainingError, UsageError
-from advise_ray.files import read_lines
+from advise_ray.storage.jsonl import read_lines
 from advise_ray.training import checkpoint
 from advise_ray.training.local import open_here, train_here
 from advise_ray.video.manifest import read_manifest, read_rejects, write_manifest
@@ -137,7 +137,7 @@ def test_a_run_that_is_told_to_end_loses_nothing(
     configure: Configure, features: Path, whole: Run, told_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a step in mid-epoch nor the validation after an epoch's last step."""
-    monkeypatch.setattr("advise_ray.training.record.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("advise_ray.training.metrics_writer.LOOK_EVERY_S", 0.0)
     config = configure(f"told-{told_at}", f"data.features={features}", *CACHED, "train.epochs=4")
     _, begun = open_here(config, told=lambda: begun.state.step >= told_at)
     with pytest.raises(InterruptedRunError, match=f"step {told_at} is saved"):

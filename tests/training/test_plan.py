@@ -11,10 +11,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from advise_ray.backend.resources import Growth, NodeType, Shares, share_cpus
 from advise_ray.config import Config, load
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import build_advise
-from advise_ray.shares import Growth, NodeType, Shares, share_cpus
 from advise_ray.training import checkpoint
 from advise_ray.training.optim import build_optimizer
 from advise_ray.training.plan import Plan, make_plan

@@ -73,7 +73,7 @@ def test_every_epoch_trains_each_clip_once_and_draws_anew(pretrained: Run, manif
 
 
 def test_without_ray_it_is_the_same_run(pretrained: Run, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advise_ray.runtime.connect", lambda: pytest.fail("it would have started Ray"))
+    monkeypatch.setattr("advise_ray.backend.session.connect", lambda: pytest.fail("it would have started Ray"))
     monkeypatch.setattr("advise_ray.tracking.RunTracker.start", lambda *_: pytest.fail("MLflow would have a run"))
     here = train_here(configure("here", *LOGGED))
     assert clips_trained_on(here) == clips_trained_on(pretrained)

@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from advise_ray.errors import UsageError
-from advise_ray.video import storage
+from advise_ray.storage import remote
+from advise_ray.storage.transports import StoredFile
 from advise_ray.video.annotations.fitting import suggest
 from advise_ray.video.annotations.listing import ListedVideo, Listing
-from advise_ray.video.storage import StoredFile
 
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mkv .mov .mp4 "  # noqa: SIM905
@@ -56,7 +56,7 @@ class Files:
     def __init__(self, videos: str | Path) -> None:
         self.root, only = root_and_file(str(videos))
         self.unreadable: dict[str, str] = {}
-        every = [_single(self.root, only)] if only else list(storage.list_files(self.root, self.unreadable))
+        every = [_single(self.root, only)] if only else list(remote.list_files(self.root, self.unreadable))
         self.hidden = {file.path: file for file in every if _is_hidden(file.path) and not only}
         every = [file for file in every if file.path not in self.hidden]
         listed = [file for file in every if is_video(file.path) or file.path == only]
@@ -78,13 +78,13 @@ class Files:
         """
         if listed in self.stored:
             return listed
-        if storage.is_url(self.root):
+        if remote.is_url(self.root):
             root = self.root.partition("?")[0].rstrip("/") + "/"
-            if storage.is_url(listed):
+            if remote.is_url(listed):
                 return unquote(listed.removeprefix(root)) if listed.startswith(root) else None
         path = os.path.expanduser(listed.removeprefix("file://").replace("\\", "/"))  # noqa: PTH111
         if path.startswith("/"):
-            if storage.is_url(self.root):
+            if remote.is_url(self.root):
                 return None
             path = os.path.relpath(path, self.root)
             if path.startswith(".."):  # the root may be a link, or the list name where a link leads
@@ -159,7 +159,7 @@ def root_and_file(videos: str) -> tuple[str, str | None]:
     Raises:
         UsageError: that file is no video.
     """
-    if storage.is_url(videos):
+    if remote.is_url(videos):
         folder, _, name = videos.partition("?")[0].rpartition("/")
         is_file = is_video(name) and not folder.endswith(":/")
     else:
@@ -190,7 +190,7 @@ def _is_hidden(path: str) -> bool:
 
 
 def _single(root: str, name: str) -> StoredFile:
-    if storage.is_url(root):
+    if remote.is_url(root):
         return StoredFile(name)
     status = Path(root, name).stat()
     return StoredFile(name, status.st_size, status.st_mtime_ns)

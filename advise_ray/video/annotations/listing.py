@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from advise_ray.errors import UsageError
-from advise_ray.video.storage import StoredFile
+from advise_ray.storage.transports import StoredFile
 
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 

@@ -1,0 +1,97 @@
+"""Every video once through the frozen model, on Ray Data: decode actors, then the model, where there is room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from numpy.typing import NDArray
+from ray.data import DataContext
+
+from advise_ray.backend import nodes, process_env, session
+from advise_ray.backend.backpressure import paced, start_pace
+from advise_ray.backend.generator_source import row_by_row, rows
+from advise_ray.backend.reservation import Places, for_run, reserved
+from advise_ray.config import Config, worker_counts
+from advise_ray.model.advise import AdViSe, empty_advise
+from advise_ray.video.frames import DecodeFrames
+
+Block = dict[str, NDArray[Any]]
+AHEAD = 2
+"""Groups that are decoded, or being decoded, for each process that decodes or encodes."""
+Function = Callable[[AdViSe, torch.device, Block], Block]
+"""What is done with the decoded frames of a group of videos, see `DecodeFrames`; it is sent to other processes."""
+
+
+def encode_groups(
+    groups: list[pa.Table], function: Function, config: Config, model: AdViSe, num_classes: int
+) -> Iterator[Block]:
+    """Decode groups of videos (`frames.group_of`) on actors and apply `function`; blocks come in any order.
+
+    A single model on the CPUs of a Ray of our own needs no actor: this process has it, and no other one has to start.
+
+    Raises:
+        UsageError: the processes that the configuration asks for find no room, now or ever.
+        ResourcesError: they found none within `train.max_wait_s`.
+    """
+    session.connect()
+    planned = nodes.plan(config)
+    with reserved(for_run(config, planned), config.train.max_wait_s) as (shares, group):
+        workers, decoders = shares.num_workers, min(shares.num_decode_actors, len(groups))
+        ahead = AHEAD * (decoders + workers)
+        listed, pace = ray.put(groups), start_pace()
+        with DataContext.current(row_by_row()):
+            decoded = rows(lambda: paced(ray.get(listed), ahead, pace)).map_batches(
+                DecodeFrames,
+                fn_constructor_args=(config,),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=decoders),
+                num_cpus=shares.cpus_per_decode_actor,
+                ray_remote_args_fn=Places(group, workers, decoders),
+            )
+            if workers == 1 and not shares.use_gpu and session.is_our_own():
+                yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded, pace))
+                return
+            encoded = decoded.map_batches(
+                _Model,
+                fn_constructor_args=(config, num_classes, [ray.put(model.state_dict())], function),
+                batch_size=1,  # a group; for actors with GPUs Ray does not take None
+                zero_copy_batch=True,
+                compute=ray.data.ActorPoolStrategy(size=min(workers, len(groups))),
+                num_cpus=shares.cpus_per_worker,
+                num_gpus=1 if shares.use_gpu else 0,
+                runtime_env=session.environment(process_env.ENVIRONMENT),
+                ray_remote_args_fn=Places(group, 0, workers),
+            )
+            yield from _read(encoded, pace)
+
+
+def _read(dataset: ray.data.Dataset, pace: Any) -> Iterator[Block]:
+    """One block after the other. Split in one, the work is led by an actor: led from here, Ray (2.60) would complain on
+    the terminal of every actor with arguments (issue 53727)."""
+    (stream,) = dataset.streaming_split(1)
+    for taken, block in enumerate(stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1), 1):
+        pace.advance.remote(taken)
+        yield block
+
+
+class _Model:
+    """The model in a process of its own, with the weights that the driver sends."""
+
+    def __init__(self, config: Config, num_classes: int, weights: list[ray.ObjectRef], function: Function) -> None:
+        use_gpu = bool(ray.get_gpu_ids())
+        if not use_gpu:
+            process_env.use_cores(worker_counts(config)[0])
+        model = empty_advise(config, num_classes)
+        model.load_state_dict(ray.get(weights[0]))
+        self.device = torch.device("cuda" if use_gpu else "cpu")
+        self.model, self.function = model.to(self.device).eval(), function
+
+    def __call__(self, block: Block) -> Block:
+        return self.function(self.model, self.device, block)

@@ -1,0 +1,158 @@
+"""Ray Train as runs use it: followed by the thread that calls it, and with room for its decode actors too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
+from ray.train.v2._internal.util import time_monotonic
+from ray.util.placement_group import PlacementGroup
+
+from advise_ray.backend import session
+from advise_ray.backend.reservation import Room
+from advise_ray.backend.resource_wait import Waiting
+from advise_ray.backend.resources import Shares
+
+RESIZE_CHECK_S = 30.0
+"""How often a run that goes on looks for room for more workers; each change costs the steps since a checkpoint."""
+
+POLL_S, YIELD_S = 0.5, 0.05
+_held: tuple[Shares, PlacementGroup] | None = None
+
+
+def held() -> tuple[Shares, PlacementGroup]:
+    """The processes of the worker group that is being started, and their room; in Ray Train's controller alone."""
+    assert _held is not None
+    return _held
+
+
+class _Policy(ScalingPolicy):
+    """Starts a group as soon as there is room for its workers and all that decode for them, and one that could be
+    larger anew.
+
+    Ray's own policies count no CPUs but those of workers: they leave none to the actors that decode.
+    """
+
+    def __init__(self, scaling_config: Any, room: Room, resize_check_s: float) -> None:
+        super().__init__(scaling_config)
+        self.room, self.resize_check_s = room, resize_check_s
+        self.elastic = scaling_config.elasticity_enabled
+        self.checked_s = float("-inf")
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """The room's placement group is what the autoscaler is asked for; Ray's coordinator need not be."""
+
+    def make_decision_for_non_running_worker_group(self) -> NoopDecision | ResizeDecision:
+        return self._start() if self.room.poll() else NoopDecision()
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> NoopDecision | ResizeDecision:
+        _, group = held()
+        if self.room.is_broken(group):
+            return self._start()
+        now_s = time_monotonic()
+        if not self.elastic or now_s - max(worker_group_state.start_time, self.checked_s) < self.resize_check_s:
+            return NoopDecision()
+        self.checked_s = now_s
+        return self._start() if self.room.could_be_better(group) else NoopDecision()
+
+    def _start(self) -> ResizeDecision:
+        return ResizeDecision(self.room.shares.num_workers, self.room.shares.worker_bundle)
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self.room.shares.num_workers
+
+
+class _Group(WorkerGroup):
+    """Its workers have the first bundles of the room."""
+
+    def _create_placement_group(self, *_: Any) -> DefaultPlacementGroupHandle:
+        return DefaultPlacementGroupHandle(held()[1])
+
+
+class _Controller(TrainController):
+    worker_group_cls = _Group
+
+    async def waiting(self) -> Waiting | None:
+        """What the run waits for."""
+        return self._scaling_policy.room.waiting
+
+    async def _step(self) -> Any:
+        """One after the other they would let nobody ask for anything: Ray's own does not pause while it waits."""
+        await asyncio.sleep(YIELD_S)
+        return await super()._step()
+
+    def _make_and_handle_scaling_decision_for_non_running_worker_group(self, controller_state: Any) -> Any:
+        """First of all a group that has failed gives its room back."""
+        if self._worker_group is not None:
+            self._shutdown_worker_group()
+        return super()._make_and_handle_scaling_decision_for_non_running_worker_group(controller_state)
+
+    def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, float]) -> None:
+        """In the room that was found, or that is found now that an older group has left its own."""
+        global _held
+        room = self._scaling_policy.room
+        if not room.poll():
+            raise WorkerGroupStartupTimeoutError(num_workers)  # and the policy waits
+        _held = room.shares, room.take()
+        super()._start_worker_group(room.shares.num_workers, room.shares.worker_bundle)
+
+
+class RayTrainer(TorchTrainer):
+    """A TorchTrainer that has `room`, and whose `fit` calls `meanwhile` as it waits, with what the run itself waits
+    for.
+
+    Ray has no public way to either (ray 2.60, data_parallel_trainer.py): `fit` makes its scaling policy itself, blocks
+    in native code, and catches Ctrl-C to abort the controller. With `fit` in a thread, `ray.shutdown` on Ctrl-C takes
+    from that code what it stands on: a segmentation fault, some times. Here an interrupt is the KeyboardInterrupt that
+    it is anywhere, and nothing of Ray is under way behind it.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        room: Room,
+        resize_check_s: float,
+        meanwhile: Callable[[Waiting | None], None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.room, self.resize_check_s, self.meanwhile = room, resize_check_s, meanwhile
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Without the process that frees what a dead controller held, where that ends with this process: starting it
+        takes 4 CPU seconds, which the workers' start waits for."""
+        callbacks = super()._create_default_callbacks()
+        if not session.is_our_own():
+            return callbacks
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+    def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
+        kwargs["scaling_policy"] = _Policy(self.scaling_config, self.room, self.resize_check_s)
+        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        # The rest is what Ray's own does, but for waiting.
+        variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
+        controller = (
+            ray.remote(_Controller)
+            .options(num_cpus=0, label_selector=here, runtime_env=session.environment(variables))
+            .remote(**kwargs)
+        )
+        ended, asked = controller.run.remote(), controller.waiting.remote()
+        waiting = None
+        while not ray.wait([ended], timeout=POLL_S)[0]:
+            if ray.wait([asked], timeout=0)[0]:
+                waiting, asked = ray.get(asked), controller.waiting.remote()
+            self.meanwhile(waiting)
+        ray.get(ended)
+        return ray.get(controller.get_result.remote())

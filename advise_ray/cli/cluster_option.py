@@ -1,0 +1,195 @@
+"""`--cluster FILE`: the same command as a job on a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advise_ray.cli.shared import UserPath, load
+from advise_ray.errors import ClusterError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+    from advise_ray.cluster.cluster_file import Address, Launcher
+    from advise_ray.config import Config
+
+OURS = ("cluster", "detach", "down")
+
+
+def cluster_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--cluster`, `--detach` and `--down`; all of its other options go with it."""
+
+    @click.option("--cluster", type=UserPath(), metavar="FILE", help="Run there: see README, Clusters.")
+    @click.option("--detach", is_flag=True, help="Of --cluster: leave the job to itself.")
+    @click.option("--down", is_flag=True, help="Of --cluster: take the cluster down after.")
+    @functools.wraps(command)
+    def here_or_there(cluster: Path | None, detach: bool, down: bool, **params: Any) -> None:
+        if cluster is None:
+            if detach or down:
+                raise click.UsageError("--detach and --down are for --cluster")
+            command(**params)
+            return
+        if detach and down:
+            raise click.UsageError("--down takes the cluster from under a job that --detach leaves; give one")
+        _run_there(click.get_current_context(), cluster, detach, down)
+
+    return here_or_there
+
+
+def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None:
+    from advise_ray.cluster import ray_job
+    from advise_ray.cluster.cluster_file import Launcher, read_cluster, refuse_impossible
+    from advise_ray.cluster.launcher import take_down
+    from advise_ray.config import Config
+
+    cluster = read_cluster(path)
+    if down and not isinstance(cluster, Launcher):
+        raise click.UsageError(f"--down: {path} is an address; who keeps that cluster takes it down")
+    arguments, config = _arguments(ctx)
+    if config is not None and isinstance(cluster, Launcher):
+        refuse_impossible(cluster, config)
+    theirs = config or _of_a_run(ctx) or Config()
+    env = ray_job.patience(theirs) | ray_job.secrets(theirs.secrets)
+    nodes = {"hosts": cluster.hosts, "least_nodes": cluster.least_nodes} if isinstance(cluster, Launcher) else {}
+    with _told_of_what_is_left(cluster, down), _job_server(cluster) as client:
+        job_id = ray_job.submit(client, [json.dumps(nodes), *arguments], config, env, _tell)
+        _tell(f"job {job_id}")
+        if detach:
+            _tell(f"follow it with: {_ray(cluster, f'job logs --follow {job_id}')}")
+            click.echo(job_id)
+            return
+        code, output = _follow(client, job_id, env, cluster)
+    if down and isinstance(cluster, Launcher):
+        take_down(cluster, _tell)
+    click.echo(output, nl=False)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _told_of_what_is_left(cluster: Address | Launcher, down: bool) -> Iterator[None]:
+    """Machines that `--down` was to end, and that stay since something else ended first."""
+    from advise_ray.cluster.cluster_file import Launcher
+
+    try:
+        yield
+    except BaseException:
+        if down and isinstance(cluster, Launcher):
+            _tell(f"the cluster may still be up, and cost money; end it with: ray down {cluster.path}")
+        raise
+
+
+@contextlib.contextmanager
+def _job_server(cluster: Address | Launcher) -> Iterator[JobSubmissionClient]:
+    """Of a cluster that is there, else of one that is brought up."""
+    from advise_ray.cluster import ray_job
+    from advise_ray.cluster.cluster_file import Address
+    from advise_ray.cluster.launcher import bring_up, head_address, tunnel
+
+    if isinstance(cluster, Address):
+        yield ray_job.connect(cluster.address)
+        return
+    with contextlib.ExitStack() as stack:
+        client = None
+        if head_address(cluster) is not None:
+            with contextlib.suppress(ClusterError):
+                client = ray_job.connect(stack.enter_context(tunnel(cluster)))
+        if client is None:
+            bring_up(cluster, _tell)
+            client = ray_job.connect(stack.enter_context(tunnel(cluster)))
+        yield client
+
+
+def _follow(
+    client: JobSubmissionClient, job_id: str, env: dict[str, str], cluster: Address | Launcher
+) -> tuple[int, str]:
+    from advise_ray.cluster import ray_job
+
+    try:
+        return ray_job.follow(client, job_id, _tell)
+    except KeyboardInterrupt:
+        ended = f"; it goes on; end it with: {_ray(cluster, f'job stop {job_id}')}"
+        with contextlib.suppress(click.Abort, KeyboardInterrupt):
+            if click.confirm(f"\nStop job {job_id} too?", err=True):
+                _tell("it saves and ends; once more leaves it to itself")
+                ray_job.stop(client, job_id, env)
+                ended = ", and the job stopped"
+        raise InterruptedRunError(f"interrupted{ended}") from None
+
+
+def _ray(cluster: Address | Launcher, command: str) -> str:
+    """The line that does something with Ray's own tool."""
+    from advise_ray.cluster.cluster_file import Address
+
+    if isinstance(cluster, Address):
+        return f"ray {command}" + (f" --address {cluster.address}" if cluster.address != "auto" else "")
+    return f"ray exec {cluster.path} 'ray {command}'"
+
+
+def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
+    """The command line again, its paths absolute, and its configuration, resolved here, where it goes as a file."""
+    from advise_ray.cluster.shipment import RECIPE
+    from advise_ray.config import flatten
+
+    globally = [f"--{name}" for name in ("verbose", "quiet") if ctx.find_root().params.get(name)]
+    arguments = [*globally, *ctx.command_path.split()[1:]]
+    config = None
+    if "recipe" in ctx.params and not any(ctx.params.get(name) for name in ("run_dir", "sweep_dir")):
+        config = load(ctx.params["recipe"] or "quickstart", ctx.params["overrides"])
+    for param in ctx.command.params:
+        value = ctx.params.get(str(param.name))
+        if param.name in OURS or value is None or value is False or value == ():
+            continue
+        if config is not None and param.name in ("recipe", "overrides"):
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        for each in values:
+            flag = [param.opts[0]] if isinstance(param, click.Option) else []
+            arguments += flag if value is True else [*flag, _as_text(param, each)]
+    if config is None:
+        return arguments, None
+    if ctx.params["recipe"] is None and config.data.manifest is None:  # `train` alone makes its videos there
+        asked = {"storage.path", *(override.partition("=")[0] for override in ctx.params["overrides"])}
+        given = [
+            f"{key}={json.dumps(value)}"
+            for key, value in flatten(config).items()
+            if any(key == each or key.startswith(each + ".") for each in asked)
+        ]
+        return [*arguments, *(part for each in given for part in ("--set", each))], config
+    return [*arguments, "--config", RECIPE], config
+
+
+def _of_a_run(ctx: click.Context) -> Config | None:
+    """The configuration of the run or sweep that a command goes on with or uses, as far as it can be read here."""
+    from advise_ray import config as configuration
+
+    for name in ("run_dir", "sweep_dir", "target"):
+        path = Path(str(ctx.params.get(name))) / "config.yaml"
+        if path.is_file():
+            return configuration.load(path)
+    return None
+
+
+def _as_text(param: click.Parameter, value: Any) -> str:
+    from advise_ray.config import recipes
+    from advise_ray.deploy.load import MLFLOW_URI
+    from advise_ray.storage import remote
+
+    if isinstance(param.type, click.Path):
+        return str(Path(value).absolute())
+    if param.metavar == "CHECKPOINT_OR_RUN" and (value in recipes.shipped() or MLFLOW_URI.match(str(value))):
+        return str(value)
+    if param.metavar in ("DIR_OR_URL", "CHECKPOINT_OR_RUN"):
+        return remote.local_or_url(str(value))
+    return str(value)
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)

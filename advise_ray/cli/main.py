@@ -1,0 +1,6 @@
+"""The `advise-ray` command, whole: importing a module of commands adds them to the group."""
+
+from advise_ray.cli import bench, cache, data, evaluate, inspect, model, train, tune
+from advise_ray.cli.group import main
+
+__all__ = ["bench", "cache", "data", "evaluate", "inspect", "main", "model", "train", "tune"]

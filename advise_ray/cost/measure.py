@@ -1,0 +1,149 @@
+"""A few seconds of measuring what this machine does with a manifest: the rates that `cost` reckons with."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from advise_ray.backend import process_env, session
+from advise_ray.cache.compatibility import identify
+from advise_ray.cache.identity import Identity
+from advise_ray.config import Config, worker_counts
+from advise_ray.cost.predict import Rates, predict, workload
+from advise_ray.errors import TrainingError, VideoDecodeError
+from advise_ray.model.advise import AdViSe
+from advise_ray.training.clip_reader import ClipReader, DecodedFrames, plan_rows
+from advise_ray.training.learner import Learner
+from advise_ray.training.plan import Plan
+from advise_ray.training.schedule import Schedule
+from advise_ray.video.decode_process import DecodeProcess
+from advise_ray.video.manifest import Video
+
+Row = dict[str, Any]
+LEAST_S = 1.5
+"""Each rate is measured for so long, at least twice, after a first time that does not count."""
+DECODED_FRAMES = 150
+"""At most, of each video that is decoded as a whole."""
+
+
+def estimate(plan: Plan, given: Rates | None = None) -> Row | None:
+    """What a plan costs, live and cached, by given rates or by measured ones; None for an R3D-50, which has no cache.
+
+    Raises:
+        TrainingError: see `measure_rates`.
+    """
+    config = plan.config
+    if config.model.kind == "r3d50":
+        return None
+    cache = config.cache
+    identity = plan.cached or identify(
+        config, plan.model, plan.ifm_sha256, frame_step=cache.frame_step, views=cache.views
+    )
+    cores, use_gpu = session.available_cpus(), plan.shares.use_gpu
+    rates = given or measure_rates(
+        config, plan.schedule, plan.videos, plan.model, identity, cores=cores, use_gpu=use_gpu
+    )
+    frames = sum(len(identity.frames(video)) for video in plan.videos)
+    return predict(workload(config, plan.schedule, identity, frames), rates)
+
+
+def measure_rates(
+    config: Config,
+    schedule: Schedule,
+    videos: list[Video],
+    model: AdViSe,
+    identity: Identity,
+    *,
+    cores: float,
+    use_gpu: bool,
+) -> Rates:
+    """Decode some of the videos and train some steps on them; the model's TMM is changed by it.
+
+    Raises:
+        TrainingError: none of the videos that were tried can be decoded.
+    """
+    device = torch.device("cuda" if use_gpu else "cpu")
+    if not use_gpu:
+        process_env.use_cores(1)
+    learner = Learner(config, schedule, model, device)
+    pixels = DecodedFrames(config)
+    reader = ClipReader(config, videos, pixels)
+    rows = (
+        {name: [value] for name, value in plan_rows(batch, 1)[0].items()}
+        for run in itertools.repeat(schedule)  # a short one is over before the rates are measured
+        for batch in run.batches()
+    )
+    blocks: list[dict[str, Any]] = []
+
+    def decode() -> float:
+        blocks.append(reader(next(rows)))  # type: ignore[arg-type]
+        return float(blocks[-1]["weights"].sum())
+
+    with pixels.decoder as decoder:
+        decode_clips_per_s = _per_s(decode)
+        wholes = _whole_videos(config, [videos[row] for row in schedule.train_videos], decoder)
+        decode_frames_per_s = _per_s(wholes)
+    block = max(blocks, key=lambda block: float(block["weights"].sum()))
+    num_clips, num_frames = block["frames"].shape[1:3]
+    shape = (1, num_clips, num_frames, *identity.frame_shape)
+    cached = {**block, "features": np.random.default_rng(0).standard_normal(shape).astype(np.float16)}
+    steps = itertools.count()
+
+    def encode() -> float:
+        learner.features(block).sum().item()  # waits for the device
+        return float(num_clips * num_frames)
+
+    def step() -> float:
+        learner.train_step(cached, next(steps)).tolist()
+        return float(num_clips)
+
+    return Rates(
+        decode_clips_per_s=decode_clips_per_s,
+        decode_frames_per_s=decode_frames_per_s,
+        ifm_frames_per_s=_per_s(encode),
+        tmm_clips_per_s=_per_s(step),
+        workers=worker_counts(config)[0],
+        cores=cores,
+        use_gpu=use_gpu,
+    )
+
+
+def _per_s(once: Callable[[], float]) -> float:
+    once()
+    done, started_s = 0.0, time.perf_counter()
+    for number in itertools.count(1):
+        done += once()
+        elapsed_s = time.perf_counter() - started_s
+        if (number >= 2 and elapsed_s >= LEAST_S) or elapsed_s >= 4 * LEAST_S:
+            break
+    if not done:
+        raise TrainingError(
+            "none of the videos that were tried can be decoded; look at them with `advise-ray data check`"
+        )
+    return done / elapsed_s
+
+
+def _whole_videos(config: Config, videos: list[Video], decoder: DecodeProcess) -> Callable[[], float]:
+    size, some = config.augment, itertools.cycle(videos)
+
+    def decode() -> float:
+        video = next(some)
+        frames = np.asarray(video.frames[:DECODED_FRAMES])
+        try:
+            decoder.decode(
+                video.path,
+                frames,
+                height_px=size.resize_height_px,
+                width_px=size.resize_width_px,
+                **video.decoding,
+            )
+        except VideoDecodeError:
+            return 0.0
+        return float(len(frames))
+
+    return decode

@@ -1,0 +1,113 @@
+"""A trained model in another program: `advise_ray.load`, without Ray and without MLflow."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from advise_ray.config import Config, played_clip
+from advise_ray.config import load as load_config
+from advise_ray.errors import UsageError
+from advise_ray.model.advise import AdViSe, build_advise
+from advise_ray.training import checkpoint
+from advise_ray.video.augment_draws import centre
+from advise_ray.video.decode import LIMITS, decode, probe
+from advise_ray.video.sampling import spread_clips
+
+MLFLOW_URI = re.compile(r"(models|runs):/")
+MOST_FRAMES = 200_000
+"""Of a video that `predict` is given, from wherever it comes."""
+
+
+class VideoModel(AdViSe):
+    """A trained model, ready to be asked.
+
+    Attributes:
+        config: of the run that trained it.
+        classes: what its head tells apart, in the order of its logits.
+    """
+
+    def __init__(self, model: AdViSe, config: Config, classes: list[str]) -> None:
+        super().__init__(model.ifm, model.sfu, model.temporal)
+        self.config, self.classes = config, classes
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.parameters()).device
+
+    @torch.inference_mode()
+    def encode(self, clips: torch.Tensor | NDArray[np.uint8]) -> torch.Tensor:
+        """uint8[B, T, H, W, 3], RGB, H and W being `augment.crop_size_px` → embedding float32[B, E]."""
+        return super().encode(torch.as_tensor(clips).to(self.device)).float()
+
+    @torch.inference_mode()
+    def predict(self, video: Path | str | bytes, *, num_clips: int = 10) -> dict[str, float]:
+        """Class → probability, the mean over clips spread evenly over a video, its centre cut out.
+
+        Args:
+            video: a file, or what is in one.
+
+        Raises:
+            VideoDecodeError: it cannot be decoded, or is larger than a video is let be.
+        """
+        clips = self.clips(video, num_clips)
+        logits = torch.cat([self(clip[None].to(self.device)).float() for clip in torch.from_numpy(clips)])
+        mean = logits.softmax(1).mean(0).tolist()
+        return dict(zip(self.classes, mean, strict=True))
+
+    def clips(self, video: Path | str | bytes, num_clips: int) -> NDArray[np.uint8]:
+        """uint8[num_clips, T, H, W, 3] as the model takes them."""
+        source = video if isinstance(video, bytes) else Path(video)
+        limits = replace(LIMITS, max_pixels=self.config.data.max_pixels, max_frames=MOST_FRAMES)
+        info, size = probe(source, limits=limits), self.config.augment
+        wanted = spread_clips(info.num_frames, played_clip(self.config), num_clips, info.fps)
+        frames = decode(
+            source,
+            wanted.ravel(),
+            height_px=size.resize_height_px,
+            width_px=size.resize_width_px,
+            decoder=info.decoder,
+            stream_index=info.stream_index,
+            rotation_deg=info.rotation_deg,
+        )
+        return np.ascontiguousarray(centre(frames.reshape(*wanted.shape, *frames.shape[1:]), size))
+
+
+def locate(source: Path | str, option: str = "load") -> Path:
+    """The directory of a model's checkpoint; from MLflow, it is fetched.
+
+    Raises:
+        UsageError, TrackingError: there is none.
+    """
+    if isinstance(source, str) and MLFLOW_URI.match(source):
+        from advise_ray.tracking import model_registry
+
+        return checkpoint.find(model_registry.fetch(source), option)
+    return checkpoint.find(Path(source).expanduser().absolute(), option)
+
+
+def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoModel:
+    """The model of a run (its best checkpoint), a checkpoint, an exported directory, or an MLflow model URI.
+
+    Args:
+        source: `runs/mine`, `runs/mine/checkpoints/step_00000120`, `exported/`, `models:/advise-ray@best`, …
+
+    Raises:
+        UsageError, ConfigError: there is none, or the image model's weights are not here, or are not those that it
+            was trained on.
+    """
+    path = locate(source)
+    config = load_config(path / "config.yaml")
+    model = build_advise(config, checkpoint.num_classes(path))
+    checkpoint.check_features(path, config, model.ifm.hash_weights(), str(path))
+    state = checkpoint.load(path, model.temporal)
+    if not state.classes:
+        raise UsageError(f"{path}: does not say what its classes are")
+    return VideoModel(model, config, state.classes).to(device)

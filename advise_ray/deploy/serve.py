@@ -1,0 +1,45 @@
+"""What MLflow runs to serve a trained model (models from code): the bytes of videos in, their classes out.
+
+A client sends the video itself, never a path: a server that opened what a client names would read out its own disk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from advise_ray.deploy.load import load
+from advise_ray.errors import VideoDecodeError
+
+
+class Classifier(mlflow.pyfunc.PythonModel):
+    """A column `video` of bytes in; `class`, `probability` and `error` out, a row for a row."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the checkpoint that was logged with it."""
+        self.model = load(context.artifacts["checkpoint"])
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """The likeliest class of each video; of one that does not decode, why.
+
+        Raises:
+            MlflowException: what is sent are not bytes.
+        """
+        return pd.DataFrame([self._row(video) for video in model_input["video"]])
+
+    def _row(self, video: Any) -> dict[str, Any]:
+        if not isinstance(video, bytes):
+            raise MlflowException("video: send the bytes of a video file (base64 in JSON)", INVALID_PARAMETER_VALUE)
+        try:
+            found = self.model.predict(video)
+        except VideoDecodeError as error:
+            return {"class": "", "probability": 0.0, "error": error.reason}
+        best = max(found, key=lambda name: found[name])
+        return {"class": best, "probability": found[best], "error": ""}
+
+
+mlflow.models.set_model(Classifier())

@@ -1,0 +1,147 @@
+"""`evaluate`: from a checkpoint and a protocol to metrics, predictions, figures and MLflow."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from advise_ray.backend import nodes
+from advise_ray.config import Config, load
+from advise_ray.errors import UsageError
+from advise_ray.evaluation import actions
+from advise_ray.evaluation.actions import Settings
+from advise_ray.evaluation.encoded_videos import Encoder
+from advise_ray.evaluation.labels import LabelledSplit, labelled_split, num_official_splits, refuse_seen
+from advise_ray.evaluation.outcome import Outcome
+from advise_ray.evaluation.pretext import pretext
+from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
+from advise_ray.evaluation.write_report import leave
+from advise_ray.video.manifest import held_out_split, split_videos, videos
+from advise_ray.video.pool import read_videos
+
+Protocol = Literal["pretext", "multiview", "linear", "knn", "retrieval"]
+OnProgress = Callable[[int, int], None]
+Row = dict[str, Any]
+
+
+def evaluate(
+    target: Path | str,
+    protocol: Protocol,
+    *,
+    manifest: Path | None = None,
+    split: int | Literal["all"] | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    overrides: Sequence[str] = (),
+    on_progress: OnProgress = lambda done, total: None,
+) -> Row:
+    """Evaluate a run (its best checkpoint), a checkpoint, or a recipe with a TMM at random.
+
+    Args:
+        manifest: in place of the run's.
+        split: an official split, from 1, or all of them; None for the manifest's `split` column.
+        overrides: `key=value`, of the run's configuration; `model.tmm.arch=none` leaves its TMM out.
+
+    Returns:
+        What `result.json` holds, see the README.
+
+    Raises:
+        UsageError, ConfigError: before any video is read.
+        EvaluationError: too many videos cannot be decoded.
+    """
+    started_s = time.monotonic()
+    manifest_key = [f"data.manifest={json.dumps(str(manifest))}"] if manifest else []
+    subject = find_subject(target, [*overrides, *manifest_key])
+    encoder, outcomes, counts = score(subject, protocol, split=split, settings=settings, on_progress=on_progress)
+    name = _name(subject, protocol, settings, split, manifest)
+    return leave(subject, encoder, protocol, name, outcomes, counts, started_s)
+
+
+def score(
+    subject: Subject,
+    protocol: Protocol,
+    *,
+    split: int | Literal["all"] | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    on_progress: OnProgress = lambda done, total: None,
+) -> tuple[Encoder, dict[str, Outcome], Row]:
+    """What a protocol finds, split by split, and how many videos it looked at; nothing is left behind.
+
+    Raises:
+        UsageError, ConfigError, EvaluationError: as `evaluate`.
+    """
+    config = subject.config
+    refuse_unfit(subject, protocol)
+    table = read_videos(config.data)
+    encoder = Encoder(
+        config,
+        subject.model,
+        subject.num_classes,
+        videos(table),
+        nodes.plan(config).use_gpu,
+    )
+    if protocol == "pretext":
+        if split is not None:
+            raise UsageError("--split: playback rates have no official splits")
+        rows, which = _pretext_rows(table, config)
+        return encoder, {which: pretext(encoder, rows, on_progress)}, {"videos": len(rows)}
+    chosen = _splits(subject, protocol, table, split)
+    protocols = {
+        "multiview": actions.multiview,
+        "linear": actions.linear,
+        "knn": actions.knn,
+        "retrieval": actions.retrieval,
+    }
+    found = protocols[protocol](encoder, list(chosen.values()), settings, on_progress)
+    counts = {"videos": sum(len(each.test) for each in chosen.values())}
+    if protocol != "multiview":
+        counts["train_videos"] = sum(len(each.train) for each in chosen.values())
+    return encoder, dict(zip(chosen, found, strict=True)), counts
+
+
+def _pretext_rows(table: pa.Table, config: Config) -> tuple[Any, str]:
+    """Rows that the model has not trained on, and which they are."""
+    split = np.asarray(table.column("split").to_pylist(), dtype=object)
+    test = np.flatnonzero(split == config.data.test_split)
+    if len(test):
+        return test, config.data.test_split
+    held_out = split_videos(table, config.data).val
+    if not len(held_out):
+        raise UsageError(
+            f"data.test_split: no video has split {config.data.test_split!r}, and none is held out for validation "
+            "(data.val_split, data.val_fraction); index the videos again with --test-fraction 0.2"
+        )
+    return held_out, "validation"
+
+
+def _splits(
+    subject: Subject, protocol: Protocol, table: pa.Table, split: int | Literal["all"] | None
+) -> dict[str, LabelledSplit]:
+    numbers: list[int | None] = [split if split != "all" else None]
+    if split == "all":
+        numbers = list(range(1, num_official_splits(table) + 1)) or [1]  # which is then refused
+    known = subject.classes if protocol == "multiview" else []
+    data = subject.config.data
+    chosen = {
+        str(number or held_out_split(table, data, data.test_split)): labelled_split(table, data, number, known)
+        for number in numbers
+    }
+    if subject.config.task == "action" and subject.path is not None:
+        trained_on = load(subject.path / "config.yaml").data
+        for each in chosen.values():
+            refuse_seen(trained_on, table, each.test)
+    return chosen
+
+
+def _name(
+    subject: Subject, protocol: Protocol, settings: Settings, split: int | str | None, manifest: Path | None
+) -> str:
+    """Of the folder: what tells it from other evaluations of the same run."""
+    parts = [protocol, *(["attentive"] if settings.attentive else []), *(["ifm_alone"] if subject.is_ifm_alone else [])]
+    parts += [f"split_{split}"] if split is not None else []
+    return "-".join([*parts, *([manifest.stem] if manifest else [])])

@@ -1,0 +1,149 @@
+"""What an experiment says: figures with their intervals, a table in Markdown, and one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advise_ray.experiment.bootstrap import Correct, mean_over_sets, paired
+from advise_ray.experiment.repeats import SCRATCH, Experiment, Results
+
+BASELINES = (("linear", "mean"), ("linear", "change"), ("knn", "mean"), ("retrieval", "mean"))
+Tests = dict[str, dict[int, Correct]]
+Summary = dict[str, Any]
+
+
+def summarise(experiment: Experiment, results: Results, lrs: Mapping[str, float]) -> Summary:
+    """Every figure of every set and over all of them.
+
+    `acc_ft`, `delta_acc` (against `scratch`, paired) and `probes` map an arm, or a protocol and what it looked at, and
+    the number of labels, to `sets` (name → interval), `all`, and `all_and_other_sets`, the wider interval.
+    """
+    summary: Summary = {"seeds": experiment.seeds, "lr": dict(lrs), "acc_ft": {}, "delta_acc": {}, "probes": {}}
+    for labels in experiment.labels:
+        scratch = results.of("finetuned", SCRATCH, experiment.seeds, labels)
+        for arm in experiment.arms:
+            tests = results.of("finetuned", arm, experiment.seeds, labels)
+            summary["acc_ft"][_name(arm, labels)] = _figure(tests)
+            if arm != SCRATCH:
+                summary["delta_acc"][_name(arm, labels)] = _figure(
+                    {name: {seed: paired(of[seed], scratch[name][seed]) for seed in of} for name, of in tests.items()}
+                )
+    probed = [*BASELINES, *((figure, arm) for figure in ("knn", "retrieval") for arm in experiment.pretrained)]
+    summary["probes"] = {
+        f"{figure}, {arm}": _figure(results.of(figure, arm, experiment.seeds)) for figure, arm in probed
+    }
+    summary["pretext"] = {arm: _pretext(results.of("pretext", arm, experiment.seeds)) for arm in experiment.pretrained}
+    return summary
+
+
+def _figure(tests: Tests) -> dict[str, Any]:
+    return {
+        "sets": {name: asdict(mean_over_sets({name: of})) for name, of in tests.items()},
+        "all": asdict(mean_over_sets(tests)),
+        "all_and_other_sets": asdict(mean_over_sets(tests, over_sets=True)),
+    }
+
+
+def _pretext(tests: Tests) -> dict[str, dict[str, float]]:
+    """Set → PRP top-1, honest and with shuffled frames, in the mean over seeds; not of sets with too short videos."""
+    return {
+        name: {
+            figure: float(np.mean([test[figure] for test in of.values()])) for figure in ("top1", "control/shuffled")
+        }
+        for name, of in tests.items()
+        if all("top1" in test for test in of.values())
+    }
+
+
+def _name(arm: str, labels: int | None) -> str:
+    return arm if labels is None else f"{arm}, {labels} labels a class"
+
+
+def as_table(summary: Summary, sets: Sequence[str]) -> str:
+    """Markdown: means with their 95 % intervals."""
+    head = ["figure", *sets, "mean over sets", "and other sets"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for title, figures in (("Acc_ft", "acc_ft"), ("ΔAcc", "delta_acc"), ("", "probes")):
+        for name, figure in summary[figures].items():
+            shown = [_shown(figure["sets"][each], signed=figures == "delta_acc") for each in sets]
+            shown += [_shown(figure[each], signed=figures == "delta_acc") for each in ("all", "all_and_other_sets")]
+            lines.append(_row([f"{title}: {name}" if title else name, *shown]))
+    for arm, of in summary["pretext"].items():
+        shown = [f"{of[each]['top1']:.3f} ({of[each]['control/shuffled']:.3f})" if each in of else "–" for each in sets]
+        lines.append(_row([f"PRP top-1 (shuffled): {arm}", *shown, "", ""]))
+    rates = ", ".join(f"{arm} {lr:g}" for arm, lr in summary["lr"].items())
+    return "\n".join([*lines, "", f"{summary['seeds']} seeds. Learning rates: {rates}.", ""])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _shown(interval: Mapping[str, float], *, signed: bool) -> str:
+    sign = "+" if signed else ""
+    return f"{interval['mean']:{sign}.3f} [{interval['low']:{sign}.3f}, {interval['high']:{sign}.3f}]"
+
+
+def draw(summary: Summary, experiment: Experiment, path: Path) -> None:
+    """ΔAcc of each set with all labels; and accuracy against labels a class, in the mean over sets."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_deltas(left, summary, experiment)
+    _draw_accuracies(right, summary, experiment)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_deltas(axes: Any, summary: Summary, experiment: Experiment) -> None:
+    sets = [each.name for each in experiment.sets]
+    for number, arm in enumerate(experiment.arms):
+        if arm != SCRATCH:
+            found = summary["delta_acc"][_name(arm, experiment.labels[-1])]
+            _errors(axes, number, [*(found["sets"][each] for each in sets), found["all"]], label=arm)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_xticks(range(len(sets) + 1), [*sets, "mean"])
+    axes.set_ylabel("ΔAcc, 95 % interval")
+    axes.set_title("What pretraining adds")
+
+
+def _draw_accuracies(axes: Any, summary: Summary, experiment: Experiment) -> None:
+    for number, arm in enumerate(experiment.arms):
+        found = [summary["acc_ft"][_name(arm, labels)]["all"] for labels in experiment.labels]
+        _errors(axes, number, found, label=arm, linestyle="-")
+    for (protocol, what), style in zip(BASELINES[:2], ("--", ":"), strict=True):
+        mean = summary["probes"][f"{protocol}, {what}"]["all"]["mean"]
+        axes.axhline(mean, color="grey", linestyle=style, label=f"linear probe, {what}")
+    axes.set_xticks(range(len(experiment.labels)), [str(labels or "all") for labels in experiment.labels])
+    axes.set_xlabel("labelled videos of each class")
+    axes.set_ylabel("accuracy, mean over sets")
+    axes.set_title("After fine-tuning")
+    axes.legend(fontsize="small")
+
+
+def _errors(
+    axes: Any, number: int, intervals: Sequence[Mapping[str, float]], *, label: str, linestyle: str = ""
+) -> None:
+    """The arm `number`, in its own colour and a little beside the others."""
+    means = np.asarray([each["mean"] for each in intervals])
+    below = means - [each["low"] for each in intervals]
+    above = [each["high"] for each in intervals] - means
+    style = {"marker": "o", "capsize": 3, "color": f"C{number}", "linestyle": linestyle, "label": label}
+    axes.errorbar(np.arange(len(means)) + 0.06 * number, means, yerr=np.stack([below, above]).clip(0), **style)
+
+
+def figures(summary: Summary) -> Iterator[tuple[str, float]]:
+    """Names and values for MLflow."""
+    for kind in ("acc_ft", "delta_acc", "probes"):
+        for name, figure in summary[kind].items():
+            for of, interval in ({"all": figure["all"]} | figure["sets"]).items():
+                yield f"{kind}/{name}/{of}".replace(",", "").replace(" ", "_"), interval["mean"]
+    for lap in summary.get("rival", ()):
+        name = f"rival/{lap['name']}/{lap['set']}".replace(",", "").replace(" ", "_")
+        yield f"{name}/acc_ft", lap["acc_ft"]
+        yield f"{name}/wall_s", lap["wall_s"]

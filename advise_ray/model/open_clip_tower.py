@@ -1,0 +1,134 @@
+"""Image models of open_clip: its own ViTs and ResNets, and models of timm within a CLIP."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from advise_ray.config import IFMConfig
+from advise_ray.errors import ConfigError
+from advise_ray.model.timm_tower import timm_grid
+from advise_ray.model.tower import Grid, Tower, hub_or_its_cache, no_weights, prune, unknown_name, unreachable
+from advise_ray.model.weights import one_line
+
+
+def build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> Tower:
+    import open_clip
+
+    is_folder = name.startswith("local-dir:")
+    if not is_folder and name not in open_clip.list_models():
+        raise unknown_name(f"open_clip:{name}", open_clip.list_models())
+    if not is_folder and (open_clip.get_model_config(name).get("text_cfg") or {}).get("hf_model_name"):
+        problem = f"model.ifm.name: open_clip:{name} has a text half that only the hub has, and workers do not ask it"
+        raise ConfigError([f"{problem}; name a model of open_clip's own"])
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights != "none" and not is_folder and weights not in tags and not Path(weights).is_file():
+        raise no_weights(weights, tags)
+    if weights in tags:
+        _check_activation(name, weights)
+    if is_folder and weights not in ("none", IFMConfig().weights):
+        problem = (
+            f"model.ifm.weights: {weights!r}, but open_clip:{name} has weights of its own; leave it out, or `none`"
+        )
+        raise ConfigError([problem])
+    # A file says nothing about its mean and std, random weights have none: then those of the model's first tag hold.
+    usual = open_clip.get_pretrained_cfg(name, tags[0]) if tags and weights not in tags else {}
+    try:
+        with hub_or_its_cache() if weights in tags else contextlib.nullcontext(), _quiet_root_logger():
+            clip = open_clip.create_model(
+                name,
+                pretrained=None if weights == "none" or is_folder else weights,
+                load_weights=weights != "none",
+                require_pretrained=weights != "none",  # else a folder without weights gives random ones
+                force_preprocess_cfg={key: usual[key] for key in ("mean", "std", "interpolation") if key in usual},
+                pretrained_text=False,
+                device=torch.get_default_device(),  # open_clip's default would undo `with torch.device("meta")`
+            )
+    except Exception as error:  # of reading any file, of the network, of tensors that do not fit
+        if weights in tags:
+            raise unreachable(f"{name}, {weights}", error) from None
+        if weights == "none" and not is_folder:
+            raise
+        source = name if is_folder else weights
+        raise ConfigError([f"model.ifm.weights: {source} does not fit open_clip:{name}: {one_line(error)}"]) from None
+    visual = clip.visual
+    _set_input_size(clip, input_size_px)
+    if hasattr(visual, "trunk"):  # SigLIP, ConvNeXt and others: a timm model within
+        backbone, grid = visual.trunk, timm_grid(visual.trunk, layer, f"open_clip:{name}")
+    else:
+        backbone, grid = visual, _open_clip_grid(visual, layer, f"open_clip:{name}")
+    prepared = visual.preprocess_cfg
+    return Tower(backbone, grid, prepared["mean"], prepared["std"], prepared["interpolation"])
+
+
+def _set_input_size(clip: Any, size_px: int) -> None:
+    """Resize positional embeddings; open_clip does so when it loads, but only those of its own ViTs (3.3)."""
+    visual = clip.visual
+    if hasattr(visual, "trunk"):
+        if hasattr(visual.trunk, "set_input_size"):
+            visual.trunk.set_input_size(img_size=size_px)
+    elif hasattr(visual, "positional_embedding"):
+        from open_clip.model import resize_pos_embed
+
+        visual.image_size = (size_px, size_px)
+        visual.grid_size = (size_px // visual.patch_size[0], size_px // visual.patch_size[1])
+        positions = {"visual.positional_embedding": visual.positional_embedding.data}
+        resize_pos_embed(positions, clip)
+        visual.positional_embedding = nn.Parameter(positions["visual.positional_embedding"])
+
+
+def _open_clip_grid(visual: Any, layer: int, name: str) -> Grid:
+    is_vit = hasattr(visual, "prune_intermediate_layers")
+    index = prune(visual, layer, name) if is_vit else _prune_resnet(visual, layer, name)
+    last = layer == -1 and (not is_vit or visual.ln_post.normalized_shape[0] == visual.conv1.out_channels)  # CoCa: not
+
+    def grid(images: torch.Tensor) -> torch.Tensor:
+        outputs = visual.forward_intermediates(
+            images, indices=[index], stop_early=is_vit, normalize_intermediates=last, intermediates_only=True
+        )
+        return outputs["image_intermediates"][0]
+
+    return grid
+
+
+def _prune_resnet(visual: Any, layer: int, name: str) -> int:
+    """As `prune`, for open_clip's own ResNets, which cannot do it; the stem is level 0."""
+    levels = 5
+    if not -levels <= layer < levels:
+        raise ConfigError([f"model.ifm.layer: {name} has no layer {layer}: it has 0 to {levels - 1}"])
+    index = layer % levels
+    for above in range(index + 1, levels):
+        setattr(visual, f"layer{above}", nn.Identity())
+    visual.attnpool = None
+    return index
+
+
+def _check_activation(name: str, tag: str) -> None:
+    """Refuse a tag that was trained with QuickGELU under a name without it: open_clip loads it and is quietly off."""
+    import open_clip
+
+    trained_with = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
+    if trained_with and not open_clip.get_model_config(name).get("quick_gelu"):
+        raise ConfigError(
+            [
+                f"model.ifm.name: the weights {tag!r} need QuickGELU, which open_clip:{name} does not have; "
+                f"use open_clip:{name}-quickgelu"
+            ]
+        )
+
+
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """open_clip logs on the root logger, what is then raised as well."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,4 @@
+"""Files and URLs: files that appear whole, JSON Lines, retries, remote storage.
+
+It must not know what the files hold, and imports neither Ray nor torch.
+"""

@@ -1,0 +1,29 @@
+"""JSON Lines: files that one process appends to while others read them. The last line may be incomplete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a JSON Lines file; none if there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def follow(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield, at each `next`, the lines that were completed since the call before; it begins at the end of the file."""
+    offset = path.stat().st_size if path.exists() else 0
+    while True:
+        lines: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            offset += len(whole) + len(newline)
+            lines = [json.loads(line) for line in whole.splitlines()]
+        yield lines

@@ -1,0 +1,159 @@
+"""What the driver writes down of the trials: how each ended, in its directory, and all of it as MLflow's child runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from advise_ray.config import Config, load, to_yaml
+from advise_ray.errors import ConfigError, TrackingError
+from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.jsonl import read_lines
+from advise_ray.sweep.settings import FINETUNE, as_text
+from advise_ray.sweep.space import Settings
+from advise_ray.sweep.table import is_number, read_trials
+from advise_ray.sweep.trial import ENDED, Sweep
+from advise_ray.tracking import RunTracker
+from advise_ray.tracking.run_tracker import log
+
+HIDDEN = ("done", "epochs")
+"""Of a report: not figures."""
+
+
+class TrialCallback(tune.Callback):
+    """Called by Tune in the driver: one process writes to MLflow, whatever the number of trials."""
+
+    def __init__(self, sweep: Sweep, parent_id: str, num_trials: int, on_event: Callable[[str], None]) -> None:
+        self.sweep, self.parent_id, self.num_trials, self.on_event = sweep, parent_id, num_trials, on_event
+        self.trackers: dict[str, RunTracker] = {}
+        self.running: set[str] = set()
+        self.left = False
+        self.ended_before = {row["number"] for row in read_trials(sweep.directory)}
+        self.ended = len(self.ended_before)
+
+    @cached_property
+    def sending(self) -> ThreadPoolExecutor:
+        """In order, and Tune never waits for MLflow. Made at first use: before that Tune pickles its callbacks."""
+        return ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+
+    def sync(self) -> None:
+        """Send what MLflow has missed of trials that ended before the sweep went away."""
+        for row in read_trials(self.sweep.directory):
+            trial_dir = self.sweep.trial_dir(row["number"])
+            tracker = RunTracker(load(trial_dir / "config.yaml"), trial_dir)
+            if not tracker.complete:
+                self._start(tracker, row["settings"])
+                _finish(tracker, row)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        trial_dir, settings = self._of(trial)
+        if self.left or (trial_dir / ENDED).exists() or trial.trial_id in self.trackers:
+            return  # it tells again what it told, or is tried a second time
+        self.running.add(trial.trial_id)
+        config = self._begin(trial_dir, settings)
+        self.trackers[trial.trial_id] = RunTracker(config, trial_dir)
+        self.sending.submit(self._start, self.trackers[trial.trial_id], settings)
+
+    def _begin(self, trial_dir: Path, settings: Settings) -> Config:
+        """A trial's directory, with what it is."""
+        trial_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            config = self.sweep.stages(settings, trial_dir)["pretrain"]
+        except ConfigError:  # it fails as soon as it starts, with this error
+            config = self.sweep.config
+        tracking = config.tracking.model_copy(update={"run_name": None})
+        config = config.model_copy(update={"storage": self.sweep.config.storage, "tracking": tracking})
+        write_whole(trial_dir / "config.yaml", to_yaml(config))
+        write_whole(trial_dir / "settings.json", json.dumps(settings))
+        return config
+
+    def _start(self, tracker: RunTracker, settings: Settings) -> None:
+        own = {key: value for key, value in settings.items() if key.startswith(FINETUNE)}
+        name = f"{tracker.run_dir.name} {as_text(settings)}"
+        try:
+            tracker.start(str(self.sweep.device), name=name, parent_id=self.parent_id, params=own)
+            tracker.follow(tracker.run_dir / "metrics.jsonl")
+        except TrackingError as error:
+            log.warning("%s; trial %s goes on, and is logged by --resume", error, tracker.run_dir.name)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        self.running.discard(trial.trial_id)
+        told = read_lines(self._of(trial)[0] / "reports.jsonl")
+        self._end(trial, "FINISHED" if told and told[-1]["done"] else "PRUNED", None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        self.running.discard(trial.trial_id)
+        self._end(trial, "FAILED", _cause(trial))
+
+    def leave(self) -> None:
+        """Let go of trials that are under way: what they have done stays, and a resumed sweep goes on with them."""
+        self.left = True
+        for tracker in list(self.trackers.values()):
+            if not (tracker.run_dir / ENDED).exists():
+                self.sending.submit(_finish, tracker)
+        self.sending.shutdown()
+
+    @property
+    def complete(self) -> bool:
+        """Whether MLflow has all of the trials that have ended."""
+        return all(tracker.complete for tracker in self.trackers.values())
+
+    def _end(self, trial: Any, status: str, error: str | None) -> None:
+        trial_dir, settings = self._of(trial)
+        if self.left or (trial_dir / ENDED).exists():
+            return
+        if not (trial_dir / "config.yaml").exists():  # its process died before it could start
+            self._begin(trial_dir, settings)
+        told = read_lines(trial_dir / "reports.jsonl")
+        values = {name: value for name, value in (told[-1] if told else {}).items() if name not in HIDDEN}
+        row = {"number": int(trial_dir.name), "settings": settings, "status": status, "values": values, "error": error}
+        write_whole(trial_dir / ENDED, json.dumps(row))
+        if trial.trial_id in self.trackers:
+            self.sending.submit(_finish, self.trackers[trial.trial_id], row)
+        self.ended += 1
+        metric = self.sweep.config.tune.judged_by
+        outcome = f"{metric} {values[metric]:.4g}" if is_number(values.get(metric)) else (error or f"no {metric}")
+        how = "" if status == "FINISHED" else f", {status.lower()}"
+        self.on_event(
+            f"{self.ended:>3} of {self.num_trials}: trial {trial_dir.name} {as_text(settings)}: {outcome}{how}"
+        )
+
+    def _of(self, trial: Any) -> tuple[Path, Settings]:
+        given = trial.config["trial"]
+        return self.sweep.trial_dir(given["number"]), given["settings"]
+
+
+def _finish(tracker: RunTracker, row: dict[str, Any] | None = None) -> None:
+    """With how the trial ended; without, it was let go of."""
+    if tracker.run_id is None:  # it could not start
+        return
+    if row is None:
+        tracker.finish("KILLED")
+        return
+    told = _told(tracker)
+    summary = {name: value for name, value in row["values"].items() if is_number(value) and name not in told}
+    tags = {"trial.state": row["status"].lower()} | ({"trial.error": row["error"]} if row["error"] else {})
+    status = "FAILED" if row["status"] == "FAILED" else "FINISHED"
+    tracker.finish(status, [tracker.run_dir / "settings.json"], summary, tags)
+
+
+def _told(tracker: RunTracker) -> set[str]:
+    """Names that metrics.jsonl has."""
+    return {name for line in read_lines(tracker.run_dir / "metrics.jsonl") for name in line["values"]}
+
+
+def _cause(trial: Any) -> str:
+    """The innermost error in one line, out of the file that Tune writes it to at once."""
+    try:
+        lines = Path(trial.error_file).read_text().strip().splitlines()
+    except (OSError, TypeError):
+        return "its process died"
+    named = [line for line in lines if re.match(r"([a-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt)\b", line)]
+    return (named or lines)[-1].removeprefix("advise_ray.errors.")[:500]

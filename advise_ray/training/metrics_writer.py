@@ -1,0 +1,211 @@
+"""What a run writes down while it trains: metrics.jsonl, the clips it was trained on, the videos that failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from advise_ray.config import Config
+from advise_ray.errors import TrainingError
+from advise_ray.storage.atomic import require_folder
+from advise_ray.storage.retry import patiently
+from advise_ray.video.manifest import Video, read_rejects, write_rejects
+
+LOOK_EVERY_BATCHES = 10
+"""Batches from one look at the numbers to the next: each look waits for the device and talks to the other workers."""
+LOOK_EVERY_S = 2.0
+"""Slow batches are looked at sooner, so that a run that is told to end heeds it."""
+
+
+class MetricsWriter:
+    """Collects on every worker, writes on rank 0 (clips: each worker its own file). All workers call it in step."""
+
+    def __init__(self, config: Config, run_dir: Path, videos: list[Video], rank: int, num_workers: int) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.videos = videos
+        self.rank = rank
+        self.num_workers = num_workers
+        self.path = run_dir / "metrics.jsonl"
+        self.last_step, self.last_epoch, self.size = patiently(lambda: _last_written(self.path))
+        self.rejects = patiently(lambda: read_rejects(run_dir / "rejects.parquet"))
+        self.attempt = time.time_ns()
+        if num_workers > 1:
+            attempts = [self.attempt]
+            dist.broadcast_object_list(attempts)
+            self.attempt = attempts[0]
+        self._steps: list[tuple[int, int, float, float, torch.Tensor]] = []
+        self._clips: list[dict[str, Any]] = []
+        self._new_rejects: dict[str, str] = {}
+        self._batches, self._next_look, self._looked_s = 0, 1, time.perf_counter()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to flush: on all workers at the same batch."""
+        return self._batches >= self._next_look
+
+    def train_step(self, epoch: int, step: int, lr: float, totals: torch.Tensor) -> None:
+        """Note a training step (from 1) with what `Learner.train_step` returned; written at the next flush."""
+        self._steps.append((epoch, step, time.time(), lr, totals))
+
+    def block(self, block: dict[str, NDArray[Any]], step: int) -> None:
+        """Note a block's failed videos and, with `data.log_clips`, its training clips."""
+        self._batches += 1
+        for line in filter(None, str(block["failures"][0]).split("\n")):
+            video_id, reason = line.split("\t", 1)
+            self._new_rejects[video_id] = reason
+        if not (self.config.data.log_clips and block["train"][0]):
+            return
+        columns = zip(*(block[name][0] for name in ("videos", "clips", "rate_indices", "weights")), strict=True)
+        for index, (video, clip, rate_index, weight) in enumerate(columns):
+            self._clips.append(
+                {
+                    "epoch": int(block["epoch"][0]),
+                    "step": step,
+                    "worker": self.rank,
+                    "video_id": self.videos[video].video_id,
+                    "clip": int(clip),
+                    "rate_index": int(rate_index),
+                    "frame_indices": block["frame_indices"][0][index].tolist(),
+                    "weight": float(weight),
+                }
+            )
+
+    def flush(self, told: bool = False) -> tuple[NDArray[np.float64], bool]:
+        """Sum over the workers and write what has been noted since the last flush.
+
+        Args:
+            told: the first worker's answer to a question that all are to answer alike; the others' does not count.
+
+        Returns:
+            float64[3]: loss sum, correct clips and clips of these steps; and the first worker's answer.
+
+        Raises:
+            TrainingError: on all workers alike, when a loss is not finite or too many videos have failed.
+        """
+        batch_s = (time.perf_counter() - self._looked_s) / max(self._batches, 1)
+        first = float(self.rank == 0)
+        row = torch.tensor([[len(self._new_rejects), first * told, first * batch_s, 0]])
+        rows = torch.stack([totals for *_, totals in self._steps]) if self._steps else torch.zeros(0, 4)
+        summed = torch.cat([rows, row.to(rows.device)])
+        if self.num_workers > 1:
+            dist.all_reduce(summed)
+        numbers = summed.double().cpu().numpy()
+        _, told_first, batch_s, _ = numbers[-1]
+        self._batches, self._looked_s = 0, time.perf_counter()
+        self._next_look = int(np.clip(LOOK_EVERY_S / max(batch_s, 1e-9), 1, LOOK_EVERY_BATCHES))
+        if self.rank == 0:
+            self._write_steps(numbers[:-1])
+        self._write_clips()
+        if numbers[-1, 0]:
+            self._collect_rejects()
+        bad = np.flatnonzero(~np.isfinite(numbers[:-1]).all(axis=1))
+        if len(bad):
+            _, step, _, lr, _ = self._steps[int(bad[0])]
+            raise TrainingError(
+                f"step {step}: the loss or its gradient is not finite (learning rate {lr:.2g}); lower optim.lr, set "
+                "optim.grad_clip, or use train.precision=fp32"
+            )
+        self._steps.clear()
+        return numbers[:-1, :3].sum(axis=0), bool(told_first)
+
+    def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
+        """Write the line of an epoch that ended (from 0)."""
+        if self.rank == 0 and epoch > self.last_epoch:
+            self._append([{"time_s": time.time(), "epoch": epoch, "step": step, "values": values}])
+            self.last_epoch = epoch
+
+    def _write_steps(self, numbers: NDArray[np.float64]) -> None:
+        """Steps that are in the file already were done again after a crash, with the same numbers: not twice."""
+        lines = []
+        for (epoch, step, time_s, lr, _), (loss, correct, clips, grad_norm) in zip(self._steps, numbers, strict=True):
+            if step > self.last_step:
+                values = {
+                    "train/loss": loss / max(clips, 1),
+                    "train/top1": correct / max(clips, 1),
+                    "optim/lr": lr,
+                    "optim/grad_norm": grad_norm,
+                }
+                lines.append({"time_s": time_s, "epoch": epoch, "step": step, "values": values})
+                self.last_step = step
+        self._append(lines)
+
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        """One write of whole lines, on the disk before a checkpoint can speak of them."""
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+        def write() -> None:
+            with self.path.open("r+b" if self.size else "wb") as file:  # where a mount is away there is no such file
+                file.truncate(self.size)  # what an attempt before this one left
+                file.seek(self.size)
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+
+        patiently(write)
+        self.size += len(text)
+
+    def _write_clips(self) -> None:
+        if self._clips:
+            first_step = self._clips[0]["step"]
+            path = self.run_dir / "clips" / f"{self.attempt}-step_{first_step:08d}-worker_{self.rank:03d}.parquet"
+            table = pa.Table.from_pylist(self._clips)
+
+            def write() -> None:
+                path.parent.mkdir(exist_ok=True)
+                partial = path.with_suffix(".partial")
+                pq.write_table(table, partial)
+                partial.replace(path)
+
+            patiently(write)
+            self._clips.clear()
+
+    def _collect_rejects(self) -> None:
+        gathered: list[dict[str, str]] = [self._new_rejects] * self.num_workers
+        if self.num_workers > 1:
+            dist.all_gather_object(gathered, self._new_rejects)
+        known = len(self.rejects)
+        for rejects in gathered:
+            self.rejects.update(rejects)
+        self._new_rejects = {}
+        if len(self.rejects) == known:
+            return
+        if self.rank == 0:
+            paths = {video.video_id: video.path for video in self.videos}
+            rows = [{"video_id": i, "path": paths[i], "reason": reason} for i, reason in sorted(self.rejects.items())]
+            patiently(lambda: write_rejects(rows, self.run_dir / "rejects.parquet"))
+        if len(self.rejects) > self.config.data.max_failed_fraction * len(self.videos):
+            video_id, reason = min(self.rejects.items())
+            raise TrainingError(
+                f"{len(self.rejects)} of {len(self.videos)} videos cannot be decoded, more than "
+                f"data.max_failed_fraction={self.config.data.max_failed_fraction} allows; the first: {video_id}: "
+                f"{reason}; all are in {self.run_dir / 'rejects.parquet'}"
+            )
+
+
+def _last_written(path: Path) -> tuple[int, int, int]:
+    """The last training step, the last epoch and the bytes of a metrics file, which loses a torn last line."""
+    last_step, last_epoch = 0, -1
+    require_folder(path.parent)
+    if not path.exists():
+        return last_step, last_epoch, 0
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        os.truncate(path, len(whole.encode()))
+    for line in map(json.loads, whole.splitlines()):
+        if "train/loss" in line["values"]:
+            last_step = max(last_step, line["step"])
+        else:
+            last_epoch = max(last_epoch, line["epoch"])
+    return last_step, last_epoch, len(whole.encode())

@@ -1,0 +1,238 @@
+"""Decoding in a process of its own: a hang or a crash of native code costs one video, not the work around it.
+
+    with DecodeProcess(deadline_s=60) as decoder:
+        frames = decoder.decode("s3://bucket/a.mp4", np.arange(8), height_px=256, width_px=320)
+
+The process is started when it is first needed, killed at the deadline, and replaced when it has died or grown.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advise_ray.errors import UsageError, VideoDecodeError
+from advise_ray.storage import remote
+from advise_ray.storage.transports import StorageError
+from advise_ray.video import decode as decoding
+from advise_ray.video.decode import Limits, VideoInfo
+from advise_ray.video.readers import Source
+
+MAX_GROWTH_BYTES = 256 * 2**20
+"""A process that holds so much more than after its first video is replaced: decord has grown without end before."""
+
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS)
+"""What native code dies of by its own doing; the system's out-of-memory killer, say, sends others."""
+
+
+class DecodeProcess:
+    """`decode` and `probe` of `advise_ray.video.decode`, for local paths and URLs, within a deadline.
+
+    Not for threads: one call at a time.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection[Any, Any] | None = None
+        self._memory = [_SharedMemory(os.memfd_create("frames")) for _ in range(2)]
+        self._turn = 0
+        self._first_bytes = self._bytes = 0
+
+    def frames(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Memory for clips, uint8[B, T, H, W, 3], that the process writes to; two take turns.
+
+        What a Ray Data task returns is serialized before the next task begins, so that two are enough.
+        """
+        self._turn = 1 - self._turn
+        return self._memory[self._turn].view(shape)
+
+    def decode_into(
+        self,
+        frames: NDArray[np.uint8],
+        places: NDArray[np.int64],
+        location: str,
+        frame_indices: NDArray[np.int64],
+        *,
+        name: str,
+        **how: Any,
+    ) -> None:
+        """Decode the clips of one video to their places in what `frames` has handed out last.
+
+        Args:
+            places: int64[K], indices into the first axis of `frames`.
+            frame_indices: int64[K, T].
+            how: `decoder`, `stream_index`, `rotation_deg`, see `decode.decode`.
+
+        Raises:
+            VideoDecodeError: the file cannot be read, or not within the deadline, or the decoder crashed on it; the
+                places may have been written to.
+        """
+        target = (self._turn, frames.shape, places)
+        self._ask(name, ("decode", location, name, frame_indices, target, how))
+
+    def decode(self, location: str, frame_indices: NDArray[np.int64], *, name: str, **how: Any) -> NDArray[np.uint8]:
+        """See `decode.decode`: int64[T] → uint8[T, height_px, width_px, 3], in memory of its own.
+
+        Raises:
+            VideoDecodeError: as `decode_into`.
+        """
+        frames = self.frames((1, len(frame_indices), how.pop("height_px"), how.pop("width_px"), 3))
+        self.decode_into(frames, np.zeros(1, dtype=np.int64), location, frame_indices[None], name=name, **how)
+        return frames[0].copy()
+
+    def probe(self, location: str, name: str, limits: Limits) -> VideoInfo:
+        """See `decode.probe`.
+
+        Raises:
+            VideoDecodeError: as `decode_into`.
+        """
+        info: VideoInfo = self._ask(name, ("probe", location, name, limits))
+        return info
+
+    def resident_bytes(self) -> int:
+        """Memory that the process held after its last answer."""
+        return self._bytes
+
+    def close(self) -> None:
+        """End the process; the next call starts another one."""
+        if self._process is not None and self._pipe is not None:
+            self._pipe.close()
+            self._process.kill()
+            self._process.wait()
+        self._process = self._pipe = None
+
+    def __enter__(self) -> DecodeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, name: str, request: tuple[Any, ...]) -> Any:
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        assert self._process is not None
+        assert self._pipe is not None
+        try:
+            self._pipe.send(request)
+            if not self._pipe.poll(self.deadline_s):
+                raise VideoDecodeError(name, f"decoding took longer than {self.deadline_s:g} s", lasting=False)
+            outcome, self._bytes = self._pipe.recv()
+        except (EOFError, OSError):
+            died_of = -self._process.wait()
+            self.close()
+            reason = f"the decoder crashed on it ({_signal_name(died_of)})"
+            raise VideoDecodeError(name, reason, lasting=died_of in CRASHES) from None
+        except BaseException:  # too late or interrupted: its answer must not be taken for that to the next question
+            self.close()
+            raise
+        self._recycle()
+        if isinstance(outcome, VideoDecodeError):
+            raise outcome
+        return outcome
+
+    def _start(self) -> None:
+        self.close()
+        self._pipe, theirs = multiprocessing.Pipe()
+        files = (theirs.fileno(), *(memory.file for memory in self._memory))
+        self._process = subprocess.Popen(  # noqa: S603 (ourselves)
+            [sys.executable, "-m", "advise_ray.video.decode_process", *map(str, files)],
+            pass_fds=files,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is the driver's matter
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        theirs.close()
+        self._first_bytes = 0
+
+    def _recycle(self) -> None:
+        self._first_bytes = self._first_bytes or self._bytes
+        if self._bytes > self._first_bytes + MAX_GROWTH_BYTES:
+            self.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"exit code {-number}"
+
+
+class _SharedMemory:
+    """Memory without a name that parent and child both see: a pipe would copy the pictures twice more.
+
+    It grows to the largest row of clips, outlives the child, and is freed with the last view of it.
+    """
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self.memory: mmap.mmap | None = None
+
+    def view(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """The first bytes as uint8[shape]."""
+        num_bytes = math.prod(shape)
+        if self.memory is None or len(self.memory) < num_bytes:
+            if os.fstat(self.file).st_size < num_bytes:
+                os.ftruncate(self.file, num_bytes)
+            self.memory = mmap.mmap(self.file, num_bytes)
+        return np.frombuffer(self.memory, dtype=np.uint8, count=num_bytes).reshape(shape)
+
+    def __del__(self) -> None:
+        os.close(self.file)
+
+
+def _serve(pipe: Connection[Any, Any], memory: list[_SharedMemory]) -> None:
+    """What the process does until its parent hangs up."""
+    while True:
+        try:
+            kind, location, name, *request = pipe.recv()
+        except EOFError:
+            return
+        try:
+            source, answer = _source(location, name), None
+            if kind == "probe":
+                answer = decoding.probe(source, name, *request)
+            else:
+                frame_indices, (turn, shape, places), how = request
+                size = {"height_px": shape[2], "width_px": shape[3]}
+                frames = decoding.decode(source, frame_indices.ravel(), name=name, **size, **how)
+                memory[turn].view(shape)[places] = frames.reshape(-1, *shape[1:])
+            pipe.send((answer, _resident_bytes()))
+        except VideoDecodeError as error:
+            pipe.send((error, _resident_bytes()))
+
+
+def _source(location: str, name: str) -> Source:
+    if not remote.is_url(location):
+        return Path(location)
+    try:
+        return remote.read(location)
+    except (StorageError, UsageError) as error:
+        raise VideoDecodeError(name, str(error), lasting=False) from None
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _die_with_parent() -> None:
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _die_with_parent()
+    pipe_file, *memory_files = map(int, sys.argv[1:])
+    _serve(Connection(pipe_file), [_SharedMemory(file) for file in memory_files])
