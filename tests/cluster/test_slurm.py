@@ -81,3 +81,14 @@ def test_a_folder_that_the_nodes_do_not_share(slurm: Slurm, script: Path, recipe
     said = (script.parent / f"{job}.log").read_text()
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "storage.path is not shared: a file of the head does not exist" in line
+
+
+def test_a_node_without_ray(slurm: Slurm, script: Path, recipe: Path) -> None:
+    """The job ends, and does not wait for a head until its time is up."""
+    script.write_text(script.read_text().replace("until ray start", "until no-such-command start"))
+    job = slurm.submit(script, str(recipe))
+    eventually(lambda: slurm.job(job)["JobState"] == "FAILED", 60)
+    assert slurm.job(job)["ExitCode"] == "1:0"
+    said = (script.parent / f"{job}.log").read_text()
+    assert "no-such-command: command not found" in said
+    assert "error: Ray does not start on n1" in said
