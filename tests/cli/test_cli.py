@@ -17,7 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from advise_ray.backend import session
-from advise_ray.cli.main import main, progress
+from advise_ray.cli import progress
+from advise_ray.cli.main import main
 from advise_ray.config import load
 from advise_ray.video.decode import probe
 from advise_ray.video.manifest import read_manifest, write_manifest

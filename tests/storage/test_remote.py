@@ -110,7 +110,7 @@ def test_what_no_retry_can_change_is_said_at_once() -> None:
         raise OSError("When listing objects: AWS Error ACCESS_DENIED during ListObjectsV2 operation: no identity")
 
     with pytest.raises(StorageError, match=r"^access denied; check the credentials"):
-        remote._retrying(denied)
+        transports._retrying(denied)
     assert len(attempts) == 1
 
 
@@ -123,7 +123,7 @@ def test_what_may_pass_is_tried_again() -> None:
             raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
         return "here"
 
-    assert remote._retrying(flaky) == "here"
+    assert transports._retrying(flaky) == "here"
     with pytest.raises(StorageError, match=r"^cannot be reached \(Cannot connect"):
         remote.read("http://127.0.0.1:9/a.mp4")
 

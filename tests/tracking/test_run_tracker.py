@@ -160,7 +160,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_sent_anew_when_it_is_resumed(storag
 
 
 def test_a_long_backlog_arrives_complete(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking.run, "LAST_TRY_S", 0)  # for a server that is away, not for one that is busy
+    monkeypatch.setattr(tracking.run_tracker, "LAST_TRY_S", 0)  # for a server that is away, not for one that is busy
     config = config_of(storage)
     run_dir = new_run(config, "long")
     write(run_dir, "".join(line(step) for step in range(1, 3001)))
@@ -286,7 +286,7 @@ def test_a_server_that_dies_in_mid_run_gets_everything_once_when_it_is_back(
 def test_what_a_server_missed_at_the_end_is_synced_later(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking.run, "LAST_TRY_S", 2)
+    monkeypatch.setattr(tracking.run_tracker, "LAST_TRY_S", 2)
     config = config_of(tmp_path, f"tracking.uri=http://127.0.0.1:{server.port}", "tracking.experiment=later")
     run_dir = new_run(config, "later")
     tracker = follow(config, run_dir)
