@@ -1,4 +1,4 @@
-"""Ray Data from a lazy generator, a row at a time; what holds it back is a pace (`pace.py`), nothing else."""
+"""Ray Data from a lazy generator, a row at a time; what holds it back is a pace (`backpressure.py`), nothing else."""
 
 from __future__ import annotations
 

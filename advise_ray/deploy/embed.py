@@ -64,7 +64,7 @@ def embed(
     """Encode every video of a manifest or a folder, one clip after the other; an interrupted job goes on.
 
     Args:
-        source: see `inference.load`.
+        source: see `deploy.load.load`.
         footage: a manifest (Parquet), or a folder or URL of videos.
         step_s: seconds from one clip to the next; None: clips follow each other.
 

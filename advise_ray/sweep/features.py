@@ -40,7 +40,7 @@ def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable
         on_event: called with a line for people before and after each.
 
     Raises:
-        UsageError, ConfigError, CacheError: see `cache.job.CacheJob`.
+        UsageError, ConfigError, CacheError: see `cache.writer.CacheJob`.
     """
     wanted = {folder_of(config, sweep_dir): config for config in configs if takes_features(config)}
     for number, (folder, config) in enumerate(wanted.items(), 1):

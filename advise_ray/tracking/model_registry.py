@@ -47,7 +47,7 @@ def model_name(config: Config) -> str:
 
 
 def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) -> str:
-    """Log a checkpoint as a model of a run, models from code (`serving.py`); its `models:/` URI.
+    """Log a checkpoint as a model of a run, models from code (`deploy/serve.py`); its `models:/` URI.
 
     This package goes with it as code. A requirement by its name would be whatever an index has under that name.
     The run may have ended: its status stays as it is (`mlflow.pyfunc.log_model` would set it running).
@@ -71,7 +71,7 @@ def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) 
             name="model",
             flavor=SimpleNamespace(save_model=_save),
             run_id=run_id,
-            python_model=str(PACKAGE / "serving.py"),
+            python_model=str(PACKAGE / "deploy" / "serve.py"),
             code_paths=[str(PACKAGE)],
             artifacts={"checkpoint": str(bare)},
             signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),

@@ -18,7 +18,7 @@ Wanted = tuple[int, Video, NDArray[np.int64]]
 
 
 def group_of(wanted: list[Wanted]) -> pa.Table:
-    """The input of `DecodeFrames`: one row, since a row of a stream is a block (`rows.row_by_row`)."""
+    """The input of `DecodeFrames`: one row, since a row of a stream is a block (`generator_source.row_by_row`)."""
     videos = [{**vars(video), "row": row, "wanted": frames.tolist()} for row, video, frames in wanted]
     return pa.Table.from_pylist([{"videos": videos}])
 

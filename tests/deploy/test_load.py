@@ -85,7 +85,7 @@ def test_mlflow_has_the_model_and_serves_bytes_alone(
     required = {Requirement(line).name for line in (folder / "requirements.txt").read_text().splitlines()}
     assert {"mlflow", "torch", "timm"} <= required
     assert "advise-ray" not in required  # an index may have anything under that name
-    assert (folder / "code" / "advise_ray" / "serving.py").is_file()
+    assert (folder / "code" / "advise_ray" / "deploy" / "serve.py").is_file()
     best = client.get_model_version_by_alias("advise-ray-prp", "best")
     by_alias, by_version = (advise_ray.load(f"models:/advise-ray-prp{at}") for at in ("@best", f"/{best.version}"))
     assert by_alias.predict(path) == by_version.predict(path)

@@ -1,0 +1,75 @@
+"""Private API of Ray that we use: each name is there, and takes what we pass. A new Ray is tried by this in seconds."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import pytest
+
+V2 = "ray.train.v2._internal"
+CONTROLLER = f"{V2}.execution.controller:TrainController"
+CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    (f"{CONTROLLER}._step", ("self",), {}),
+    (f"{CONTROLLER}.run", ("self",), {}),
+    (f"{CONTROLLER}.get_result", ("self",), {}),
+    (f"{CONTROLLER}._shutdown_worker_group", ("self",), {}),
+    (f"{CONTROLLER}._make_and_handle_scaling_decision_for_non_running_worker_group", ("self", "state"), {}),
+    (f"{CONTROLLER}._start_worker_group", ("self", 1, {}), {}),
+    (f"{V2}.execution.worker_group:WorkerGroup._create_placement_group", ("self", "scaling", "context"), {}),
+    (f"{V2}.execution.worker_group.placement_group_handle:DefaultPlacementGroupHandle", ("group",), {}),
+    (f"{V2}.execution.scaling_policy:ResizeDecision", (1, {}), {}),
+    (f"{V2}.execution.scaling_policy:NoopDecision", (), {}),
+    (f"{V2}.exceptions:WorkerGroupStartupTimeoutError", (1,), {}),
+    (f"{V2}.constants:get_env_vars_to_propagate", (), {}),
+    (f"{V2}.util:time_monotonic", (), {}),
+    ("ray.train.torch:TorchTrainer._create_default_callbacks", ("self",), {}),
+    ("ray.experimental.internal_kv:_internal_kv_put", ("key", b"value"), {"namespace": b"n"}),
+    ("ray.experimental.internal_kv:_internal_kv_del", ("key",), {"namespace": b"n"}),
+    ("ray.experimental.internal_kv:_internal_kv_exists", ("key",), {"namespace": b"n"}),
+    ("ray._private.state:available_resources_per_node", (), {}),
+    ("ray._private.authentication.authentication_utils:is_token_auth_enabled", (), {}),
+    ("ray._private.grpc_utils:init_grpc_channel", ("address",), {}),
+    ("ray._private.services:canonicalize_bootstrap_address", ("address",), {}),
+    (
+        "ray._private.authentication.authentication_token_setup:maybe_enable_token_auth_if_token_available",
+        (),
+        {"warn_if_disabled": False},
+    ),
+    ("ray.autoscaler.v2.sdk:get_cluster_status", ("address",), {}),
+]
+
+
+def find(name: str) -> Any:
+    module, _, path = name.partition(":")
+    found = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize(("name", "arguments", "named"), CALLS, ids=[name for name, _, _ in CALLS])
+def test_a_private_name_takes_what_we_pass(name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    inspect.signature(find(name)).bind(*arguments, **named)
+
+
+def test_the_trainer_gives_its_controller_a_scaling_policy() -> None:
+    """`RayTrainer` replaces `_initialize_and_run_controller`, and in it the policy."""
+    assert "scaling_policy" in inspect.signature(find(CONTROLLER)).parameters
+    assert "scaling_policy=" in inspect.getsource(find("ray.train.torch:TorchTrainer.fit"))
+    assert "_initialize_and_run_controller" in inspect.getsource(find("ray.train.torch:TorchTrainer.fit"))
+
+
+def test_the_scaling_policy_has_all_that_ray_train_asks_for() -> None:
+    from advise_ray.backend.train_controller import _Policy
+
+    assert find(f"{V2}.execution.scaling_policy:ScalingPolicy").__abstractmethods__
+    assert not _Policy.__abstractmethods__
+
+
+def test_the_controller_has_what_we_read() -> None:
+    source = inspect.getsource(find(CONTROLLER))
+    assert "self._scaling_policy" in source
+    assert "self._worker_group" in source
+    assert "worker_group_cls" in source
