@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from advise_ray.cache.writer import CacheJob
 from advise_ray.config import Config, load
 from advise_ray.model.advise import build_advise
 from advise_ray.storage.jsonl import read_lines
-from advise_ray.training.clip_reader import ClipReader, plan_rows
+from advise_ray.training.clip_reader import ClipReader
 from advise_ray.training.learner import Learner
 from advise_ray.training.schedule import build_schedule
 from advise_ray.training.trainer import train
@@ -92,12 +93,12 @@ def _arms(ifm: str, manifest: Path, folder: Path, settings: tuple[str, ...]) -> 
     CacheJob(config, str(cache)).run()
     schedule = build_schedule(config, read_manifest(manifest))
     reader = ClipReader(config, videos(read_manifest(manifest)))
-    block = reader(_rows(config, manifest))
+    block = reader(next(schedule.batches()))
     learner = Learner(config, schedule, build_advise(config, 3), torch.device("cpu"))
     features = learner.features(block)
     rival = load(None, [*_flat(config), "model.kind=r3d50"])
     rival_learner = Learner(rival, schedule, build_advise(rival, 3), torch.device("cpu"))
-    cached = {**block, "features": features.permute(0, 2, 3, 4, 1)[None].half().numpy()}
+    cached = replace(block, frames=None, draws=None, features=features.permute(0, 2, 3, 4, 1).half().numpy())
     numbers = itertools.count()
     run = itertools.count()
     num_clips = config.train.global_batch_size
@@ -116,12 +117,6 @@ def _arms(ifm: str, manifest: Path, folder: Path, settings: tuple[str, ...]) -> 
         "tmm_only": lambda: _per_s(num_clips, lambda: learner.train_step(cached, next(numbers)).tolist()),
         "r3d50": lambda: _per_s(num_clips, lambda: rival_learner.train_step(block, next(numbers)).tolist()),
     }
-
-
-def _rows(config: Config, manifest: Path) -> dict[str, Any]:
-    """The first batch's plan."""
-    batch = next(build_schedule(config, read_manifest(manifest)).batches())
-    return {name: [value] for name, value in plan_rows(batch, 1)[0].items()}
 
 
 def _flat(config: Config) -> Iterator[str]:

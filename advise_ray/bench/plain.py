@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from typing import Any
 
 import numpy as np
 from decord import VideoReader, cpu
 from torch.utils.data import DataLoader, Dataset
 
 from advise_ray.config import Config, played_clip
+from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.learner import Learner
 from advise_ray.video import augment_draws
 from advise_ray.video.manifest import Video, videos
@@ -21,7 +21,7 @@ from advise_ray.video.sampling import keyed_rng, plan_clips
 STEPS, WARM_UP_STEPS = 16, 8
 
 
-class Clips(Dataset[dict[str, np.ndarray]]):
+class Clips(Dataset[ClipBlock]):
     """The clips of a video, decoded at their size: only the frames that are wanted, in one thread."""
 
     def __init__(self, config: Config, every: list[Video]) -> None:
@@ -30,7 +30,7 @@ class Clips(Dataset[dict[str, np.ndarray]]):
     def __len__(self) -> int:
         return 10_000
 
-    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, number: int) -> ClipBlock:
         video, size = self.videos[number % len(self.videos)], self.config.augment
         rng = keyed_rng("plain", number)
         clips = plan_clips(video.num_frames, played_clip(self.config), rng)
@@ -39,12 +39,12 @@ class Clips(Dataset[dict[str, np.ndarray]]):
             video.path, ctx=cpu(0), width=size.resize_width_px, height=size.resize_height_px, num_threads=1
         )
         unique, places = np.unique(wanted, return_inverse=True)
-        return {
-            "frames": reader.get_batch(unique).asnumpy()[places.reshape(wanted.shape)],
-            "draws": np.stack([augment_draws.draw(size, rng) for _ in clips]),
-            "targets": np.asarray([clip.rate_index for clip in clips]),
-            "weights": np.ones(len(clips), dtype=np.float32),
-        }
+        return ClipBlock(
+            targets=np.asarray([clip.rate_index for clip in clips]),
+            weights=np.ones(len(clips), dtype=np.float32),
+            frames=reader.get_batch(unique).asnumpy()[places.reshape(wanted.shape)],
+            draws=np.stack([augment_draws.draw(size, rng) for _ in clips]),
+        )
 
 
 def best_num_workers(config: Config, learner: Learner) -> int:
@@ -72,6 +72,8 @@ def plain_clips_per_s(config: Config, learner: Learner, workers: int) -> float:
     return config.train.global_batch_size * STEPS / (times[-1] - times[WARM_UP_STEPS])
 
 
-def _collate(items: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """A batch as `Learner` takes it, with its leading axis of 1."""
-    return {name: np.concatenate([item[name] for item in items])[None] for name in items[0]}
+def _collate(items: list[ClipBlock]) -> ClipBlock:
+    """A batch as `Learner` takes it."""
+    names = ("targets", "weights", "frames", "draws")
+    targets, weights, frames, draws = (np.concatenate([getattr(item, name) for item in items]) for name in names)
+    return ClipBlock(targets, weights, frames, draws)

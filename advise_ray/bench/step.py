@@ -6,13 +6,16 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from advise_ray.backend.peak_memory import PeakMemory
 from advise_ray.bench.machine import Row, machine
 from advise_ray.config import Config, load
+
+if TYPE_CHECKING:
+    from advise_ray.training.clip_block import ClipBlock
 
 STEP_CLIPS = (4, 8, 16)
 STEP_IFMS = ("open_clip:ViT-B-32", "open_clip:ViT-B-16")
@@ -98,14 +101,15 @@ def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
     }
 
 
-def _random_block(config: Config, clips: int) -> dict[str, Any]:
+def _random_block(config: Config, clips: int) -> ClipBlock:
+    from advise_ray.training.clip_block import ClipBlock
     from advise_ray.video.augment_draws import centre_crop
 
     size = config.augment
-    shape = (1, clips, config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
-    return {
-        "frames": np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8),
-        "draws": np.tile(centre_crop(size), (1, clips, 1)),
-        "targets": np.arange(clips)[None] % NUM_CLASSES,
-        "weights": np.ones((1, clips), dtype=np.float32),
-    }
+    shape = (clips, config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
+    return ClipBlock(
+        targets=np.arange(clips) % NUM_CLASSES,
+        weights=np.ones(clips, dtype=np.float32),
+        frames=np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8),
+        draws=np.tile(centre_crop(size), (clips, 1)),
+    )

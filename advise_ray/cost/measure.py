@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from advise_ray.config import Config, worker_counts
 from advise_ray.cost.predict import Rates, predict, workload
 from advise_ray.errors import TrainingError, VideoDecodeError
 from advise_ray.model.advise import AdViSe
-from advise_ray.training.clip_reader import ClipReader, DecodedFrames, plan_rows
+from advise_ray.training.clip_block import ClipBlock
+from advise_ray.training.clip_reader import ClipReader, DecodedFrames
 from advise_ray.training.learner import Learner
 from advise_ray.training.plan import Plan
 from advise_ray.training.schedule import Schedule
@@ -73,25 +75,26 @@ def measure_rates(
     learner = Learner(config, schedule, model, device)
     pixels = DecodedFrames(config)
     reader = ClipReader(config, videos, pixels)
-    rows = (
-        {name: [value] for name, value in plan_rows(batch, 1)[0].items()}
+    batches = (
+        batch
         for run in itertools.repeat(schedule)  # a short one is over before the rates are measured
         for batch in run.batches()
     )
-    blocks: list[dict[str, Any]] = []
+    blocks: list[ClipBlock] = []
 
     def decode() -> float:
-        blocks.append(reader(next(rows)))  # type: ignore[arg-type]
-        return float(blocks[-1]["weights"].sum())
+        blocks.append(reader(next(batches)))
+        return float(blocks[-1].weights.sum())
 
     with pixels.decoder as decoder:
         decode_clips_per_s = _per_s(decode)
         wholes = _whole_videos(config, [videos[row] for row in schedule.train_videos], decoder)
         decode_frames_per_s = _per_s(wholes)
-    block = max(blocks, key=lambda block: float(block["weights"].sum()))
-    num_clips, num_frames = block["frames"].shape[1:3]
-    shape = (1, num_clips, num_frames, *identity.frame_shape)
-    cached = {**block, "features": np.random.default_rng(0).standard_normal(shape).astype(np.float16)}
+    block = max(blocks, key=lambda block: float(block.weights.sum()))
+    num_clips, num_frames = len(block.targets), config.data.clip.num_frames
+    shape = (num_clips, num_frames, *identity.frame_shape)
+    features = np.random.default_rng(0).standard_normal(shape).astype(np.float16)
+    cached = replace(block, frames=None, draws=None, features=features)
     steps = itertools.count()
 
     def encode() -> float:

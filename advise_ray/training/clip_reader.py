@@ -15,6 +15,7 @@ from advise_ray.cache.part_file import Features
 from advise_ray.cache.store import FeatureStore
 from advise_ray.config import Config, played_clip
 from advise_ray.errors import VideoDecodeError
+from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.schedule import Batch, Schedule
 from advise_ray.video import augment_draws
 from advise_ray.video.decode_process import DecodeProcess
@@ -23,22 +24,14 @@ from advise_ray.video.sampling import Clip, keyed_rng, plan_clips, plan_val_clip
 
 GREY = 128
 """What a masked clip shows where its whole share of the batch failed."""
-Block = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
+"""What a source reads, by the names of `ClipBlock`: `frames` and `draws`, or `features`."""
 
 
 class ClipReader:
-    """Turns a plan row into clips.
+    """Reads the clips of a worker's share of a batch, from videos or from a feature cache.
 
-    Out of a row come, with a leading axis of 1 and B clips: what the source reads, `targets` int64[1, B], `weights`
-    float32[1, B], `frame_indices` int64[1, B, T], `rate_indices` int64[1, B], the row's own `videos` and `clips`, and
-    `failures`, one "video_id<tab>reason" a line. A source reads
-
-    - `frames` uint8[1, B, T, H, W, 3] and `draws` float32[1, B, D], the augmentation that is due (`DecodedFrames`), or
-    - `features` float16[1, B, T, h, w, C] (`CachedFeatures`).
-
-    With `pretext.masked_frames` there is also `hidden` bool[1, B, T].
-
-    A video that cannot be read becomes clips of weight 0 that show a valid clip of the same row, so that batch norm
+    Each video that cannot be read is replaced by a valid clip of the same share, with weight 0, so that batch norm
     sees only real clips.
     """
 
@@ -49,14 +42,13 @@ class ClipReader:
         self.videos = videos
         self.source = source or open_source(config)
 
-    def __call__(self, row: Block) -> Block:
-        train, epoch = bool(row["train"][0]), int(row["epoch"][0])
-        videos, clips = np.asarray(row["videos"][0]), np.asarray(row["clips"][0])
-        weights = np.array(row["weights"][0], dtype=np.float32)
+    def __call__(self, share: Batch) -> ClipBlock:
+        train, epoch, videos, clips = share.train, share.epoch, share.videos, share.clips
+        weights = np.array(share.weights, dtype=np.float32)
         read = self.source.start(len(videos))
         plans: list[Clip] = [Clip(np.empty(0, dtype=np.int64), 0)] * len(videos)
         failed = np.zeros(len(videos), dtype=bool)
-        failures = []
+        failures = {}
         for index in dict.fromkeys(videos.tolist()):
             video, places = self.videos[index], np.flatnonzero(videos == index)
             planned = self._plan(video, train, epoch)
@@ -71,34 +63,32 @@ class ClipReader:
                 self.source.read(read, VideoClips(video, places, frame_indices, drawn))
             except VideoDecodeError as error:
                 failed[places] = True
-                failures.append(f"{video.video_id}\t{error.reason}")
+                failures[video.video_id] = error.reason
         if failures:
             valid = np.flatnonzero(~failed)
             pictures = read[self.source.name]
             pictures[failed] = pictures[valid[0]] if len(valid) else self.source.blank
             weights[failed] = 0
-        rate_indices = np.asarray([[plan.rate_index for plan in plans]])
-        hidden = self._hidden(videos, clips, epoch) if self.config.pretext.masked_frames else {}
-        labels = np.asarray([[self.videos[index].label for index in videos]])
-        return {
-            **{name: row[name] for name in ("train", "epoch", "step")},
-            "videos": videos[None],
-            "clips": clips[None],
-            "weights": weights[None],
-            **{name: values[None] for name, values in (read | hidden).items()},
-            "targets": rate_indices if self.config.task == "prp" else labels,
-            "rate_indices": rate_indices,
-            "frame_indices": np.stack([plan.frame_indices for plan in plans])[None],
-            "failures": np.asarray(["\n".join(failures)]),
-        }
+        rate_indices = np.asarray([plan.rate_index for plan in plans])
+        labels = np.asarray([self.videos[index].label for index in videos])
+        return ClipBlock(
+            targets=rate_indices if self.config.task == "prp" else labels,
+            weights=weights,
+            **read,
+            hidden=self._hidden(videos, clips, epoch) if self.config.pretext.masked_frames else None,
+            share=share,
+            rate_indices=rate_indices,
+            frame_indices=np.stack([plan.frame_indices for plan in plans]),
+            failures=failures,
+        )
 
-    def _hidden(self, videos: NDArray[np.int64], clips: NDArray[np.int64], epoch: int) -> Block:
-        """`hidden` bool[B, T]: the frames of each clip that are to be predicted."""
+    def _hidden(self, videos: NDArray[np.int64], clips: NDArray[np.int64], epoch: int) -> NDArray[np.bool_]:
+        """bool[B, T]: the frames of each clip that are to be predicted."""
         hidden = np.zeros((len(videos), self.config.data.clip.num_frames), dtype=bool)
         for place, (index, clip) in enumerate(zip(videos.tolist(), clips.tolist(), strict=True)):
             rng = keyed_rng(self.config.seed, "hidden", epoch, self.videos[index].video_id, clip)
             hidden[place, rng.permutation(hidden.shape[1])[: self.config.pretext.masked_frames]] = True
-        return {"hidden": hidden}
+        return hidden
 
     def _plan(self, video: Video, train: bool, epoch: int) -> list[Clip]:
         clip, num_frames = played_clip(self.config), len(video.frames)
@@ -143,7 +133,7 @@ class DecodedFrames:
         self.config = config
         self.decoder = DecodeProcess(config.data.decode_timeout_s)
 
-    def start(self, num_clips: int) -> Block:
+    def start(self, num_clips: int) -> Arrays:
         """Room for the clips of a row."""
         size = self.config.augment
         shape = (num_clips, self.config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
@@ -153,7 +143,7 @@ class DecodedFrames:
         """Any frame can be decoded."""
         return frame_indices
 
-    def read(self, into: Block, clips: VideoClips) -> None:
+    def read(self, into: Arrays, clips: VideoClips) -> None:
         """Clips to their places.
 
         Raises:
@@ -181,7 +171,7 @@ class CachedFeatures:
         self.num_frames = config.data.clip.num_frames
         self.pinned = pinned
 
-    def start(self, num_clips: int) -> Block:
+    def start(self, num_clips: int) -> Arrays:
         """Room for the clips of a row."""
         import torch  # not where clips are decoded, whose processes need none
 
@@ -192,7 +182,7 @@ class CachedFeatures:
         """The frames that are shown for some."""
         return self.store.snap(video, frame_indices)
 
-    def read(self, into: Block, clips: VideoClips) -> None:
+    def read(self, into: Arrays, clips: VideoClips) -> None:
         """See `DecodedFrames.read`."""
         views = [0 if rng is None else int(rng.integers(self.store.identity.views)) for rng in clips.drawn]
         out: list[Features] = [into["features"][place] for place in clips.places]
@@ -205,16 +195,6 @@ def open_source(config: Config, *, pinned: bool = False) -> DecodedFrames | Cach
     return DecodedFrames(config) if location is None else CachedFeatures(config, location, pinned=pinned)
 
 
-def plan_rows(batch: Batch, num_workers: int) -> list[dict[str, Any]]:
-    """Each worker's share of a batch."""
-    shares = [np.split(column, num_workers) for column in (batch.videos, batch.clips, batch.weights)]
-    return [
-        {"train": batch.train, "epoch": batch.epoch, "step": batch.step, "videos": videos, "clips": clips}
-        | {"weights": weights}
-        for videos, clips, weights in zip(*shares, strict=True)
-    ]
-
-
 def read_here(
     config: Config,
     schedule: Schedule,
@@ -225,7 +205,7 @@ def read_here(
     *,
     pinned: bool,
     validation_first: bool = False,
-) -> Generator[Block]:
+) -> Generator[ClipBlock]:
     """A worker's blocks (see `Schedule.batches`), read in a thread of its own process, a few ahead of it.
 
     A local feature cache is read so in every run: the worker maps it, and nothing is copied between processes.
@@ -233,12 +213,10 @@ def read_here(
     source = open_source(config, pinned=pinned)
     reader = ClipReader(config, videos, source)
     batches = schedule.batches(start_step, validation_first=validation_first)
-    rows = (plan_rows(batch, num_workers)[rank] for batch in batches)
-    blocks = ({name: [value] for name, value in row.items()} for row in rows)
-    thread, begun = ThreadPoolExecutor(1, thread_name_prefix="clips"), deque[Future[Block]]()
+    thread, begun = ThreadPoolExecutor(1, thread_name_prefix="clips"), deque[Future[ClipBlock]]()
     try:
-        for block in blocks:
-            begun.append(thread.submit(reader, block))  # type: ignore[arg-type]
+        for batch in batches:
+            begun.append(thread.submit(reader, batch.shares(num_workers)[rank]))
             if len(begun) > source.ahead:
                 yield begun.popleft().result()
         while begun:

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
-from numpy.typing import NDArray
 from ray.data import DataContext
 from ray.train import DataConfig
 from ray.util.metrics import Counter
@@ -28,7 +27,8 @@ from advise_ray.backend.generator_source import row_by_row, rows
 from advise_ray.backend.reservation import Places
 from advise_ray.backend.resources import Shares
 from advise_ray.config import Config
-from advise_ray.training.clip_reader import ClipReader, plan_rows
+from advise_ray.training.clip_block import Row
+from advise_ray.training.clip_reader import ClipReader
 from advise_ray.training.schedule import Batch, Schedule
 
 
@@ -83,8 +83,8 @@ class StreamConfig(DataConfig):
 def _plan_rows(batches: Iterator[Batch], num_workers: int, ahead: int, pace: Any, pace_name: str) -> Iterator[pa.Table]:
     """A row for each worker's share of each batch, at most `ahead` batches before the workers."""
     for batch in paced(batches, ahead, pace):
-        for row in plan_rows(batch, num_workers):
-            yield pa.Table.from_pylist([{**row, "pace": pace_name}])
+        for share in batch.shares(num_workers):
+            yield pa.Table.from_pylist([{**share.to_row(), "pace": pace_name}])
 
 
 class ReadClips:
@@ -95,9 +95,9 @@ class ReadClips:
         self.clips = Counter("advise_ray_decode_clips", "Clips that decode actors have handed on.")
         self.busy_s = Counter("advise_ray_decode_busy_s", "Seconds that decode actors have worked, all together.")
 
-    def __call__(self, row: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def __call__(self, row: Row) -> Row:
         started_s = time.perf_counter()
-        block = self.reader(row)
-        self.clips.inc(block["weights"].size)
+        block = self.reader(Batch.from_row(row))
+        self.clips.inc(block.weights.size)
         self.busy_s.inc(time.perf_counter() - started_s)
-        return {**block, "pace": row["pace"]}
+        return {**block.to_row(), "pace": row["pace"]}

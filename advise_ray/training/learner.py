@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from advise_ray.config import Config
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.norm import synchronise_batch_norm
 from advise_ray.model.precision import autocast
+from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.optim import build_optimizer, learning_rate
 from advise_ray.training.schedule import Schedule
 
@@ -36,11 +34,10 @@ class Learner:
         self.parameters = model.temporal.trained_parameters()
         self.optimizer = build_optimizer(model.temporal, config.optim)
 
-    def train_step(self, block: dict[str, NDArray[Any]], step: int) -> torch.Tensor:
+    def train_step(self, block: ClipBlock, step: int) -> torch.Tensor:
         """One optimizer step on this worker's share of a batch.
 
         Args:
-            block: see `clips.ClipReader`.
             step: optimizer steps done before.
 
         Returns:
@@ -69,12 +66,12 @@ class Learner:
         correct = ((logits.argmax(1) == targets) * weights).sum()
         return torch.stack([losses.detach().sum(), correct, weights.sum(), grad_norm / self.num_workers])
 
-    def _forward(self, features: torch.Tensor, block: dict[str, NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, features: torch.Tensor, block: ClipBlock) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits, and how wrongly hidden frames are predicted, float[B]; 0 where none are hidden."""
         if not self.config.pretext.masked_frames:
             logits = self.trained(features)
             return logits, logits.new_zeros(len(logits))
-        logits, errors = self.trained(features, torch.tensor(block["hidden"][0], device=self.device))
+        logits, errors = self.trained(features, torch.tensor(block.hidden, device=self.device))
         return logits, errors.float()
 
     def learning_rate(self, step: int) -> float:
@@ -82,7 +79,7 @@ class Learner:
         return learning_rate(self.config.optim, step, self.schedule.steps_per_epoch, self.schedule.total_steps)
 
     @torch.inference_mode()
-    def val_step(self, block: dict[str, NDArray[Any]], confusion: torch.Tensor) -> torch.Tensor:
+    def val_step(self, block: ClipBlock, confusion: torch.Tensor) -> torch.Tensor:
         """Score this worker's share of a validation batch.
 
         Args:
@@ -98,17 +95,19 @@ class Learner:
         confusion.index_put_((targets, logits.argmax(1)), weights, accumulate=True)
         return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
 
-    def _labels(self, block: dict[str, NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-        targets = torch.tensor(block["targets"][0], device=self.device)
-        return targets, torch.tensor(block["weights"][0], device=self.device)
+    def _labels(self, block: ClipBlock) -> tuple[torch.Tensor, torch.Tensor]:
+        targets = torch.tensor(block.targets, device=self.device)
+        return targets, torch.tensor(block.weights, device=self.device)
 
-    def features(self, block: dict[str, NDArray[Any]]) -> torch.Tensor:
+    def features(self, block: ClipBlock) -> torch.Tensor:
         """What the frozen half makes of the clips, float32[B, C, T, s, s]: augmented and encoded here, or cached."""
-        if "features" in block:
-            cached = torch.as_tensor(block["features"][0]).to(self.device, non_blocking=True)
+        if block.features is not None:
+            cached = torch.as_tensor(block.features).to(self.device, non_blocking=True)
             return self.model.cached_features(cached)
+        assert block.frames is not None
+        assert block.draws is not None
         from advise_ray.model import augment  # torchvision takes a second to import; cached features need none
 
-        frames = torch.as_tensor(block["frames"][0]).to(self.device, non_blocking=True)
+        frames = torch.as_tensor(block.frames).to(self.device, non_blocking=True)
         size_px, interpolation = self.config.augment.crop_size_px, self.model.ifm.interpolation
-        return self.model.features(augment.apply(frames, block["draws"][0], size_px, interpolation))
+        return self.model.features(augment.apply(frames, block.draws, size_px, interpolation))

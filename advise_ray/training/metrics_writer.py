@@ -19,6 +19,7 @@ from advise_ray.config import Config
 from advise_ray.errors import TrainingError
 from advise_ray.storage.atomic import require_folder
 from advise_ray.storage.retry import patiently
+from advise_ray.training.clip_block import ClipBlock
 from advise_ray.video.manifest import Video, read_rejects, write_rejects
 
 LOOK_EVERY_BATCHES = 10
@@ -58,25 +59,26 @@ class MetricsWriter:
         """Note a training step (from 1) with what `Learner.train_step` returned; written at the next flush."""
         self._steps.append((epoch, step, time.time(), lr, totals))
 
-    def block(self, block: dict[str, NDArray[Any]], step: int) -> None:
+    def block(self, block: ClipBlock, step: int) -> None:
         """Note a block's failed videos and, with `data.log_clips`, its training clips."""
         self._batches += 1
-        for line in filter(None, str(block["failures"][0]).split("\n")):
-            video_id, reason = line.split("\t", 1)
-            self._new_rejects[video_id] = reason
-        if not (self.config.data.log_clips and block["train"][0]):
+        self._new_rejects |= block.failures
+        share = block.planned
+        if not (self.config.data.log_clips and share.train):
             return
-        columns = zip(*(block[name][0] for name in ("videos", "clips", "rate_indices", "weights")), strict=True)
-        for index, (video, clip, rate_index, weight) in enumerate(columns):
+        assert block.rate_indices is not None
+        assert block.frame_indices is not None
+        columns = zip(share.videos, share.clips, block.rate_indices, block.weights, block.frame_indices, strict=True)
+        for video, clip, rate_index, weight, frame_indices in columns:
             self._clips.append(
                 {
-                    "epoch": int(block["epoch"][0]),
+                    "epoch": share.epoch,
                     "step": step,
                     "worker": self.rank,
                     "video_id": self.videos[video].video_id,
                     "clip": int(clip),
                     "rate_index": int(rate_index),
-                    "frame_indices": block["frame_indices"][0][index].tolist(),
+                    "frame_indices": frame_indices.tolist(),
                     "weight": float(weight),
                 }
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.train
@@ -14,10 +14,8 @@ from ray.util.metrics import Gauge
 from advise_ray.backend import process_env, shutdown_notice
 from advise_ray.errors import AdviseRayError, InterruptedRunError
 from advise_ray.storage.retry import LASTING
+from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.worker_spec import WorkerSpec, streams
-
-if TYPE_CHECKING:
-    from advise_ray.training.clip_reader import Block
 
 
 def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
@@ -67,19 +65,19 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
         return {"error": f"{error.filename or spec.run_dir}: {error.strerror}; {mended}"}
 
 
-def _open_stream(rank: int) -> Generator[Block]:
+def _open_stream(rank: int) -> Generator[ClipBlock]:
     """This worker's blocks; the first is asked for at once. The first worker tells the stream's pace what is taken."""
     shard = ray.train.get_dataset_shard("clips")
     blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
     first = ThreadPoolExecutor(1).submit(next, blocks, None)
 
-    def stream() -> Generator[Block]:
+    def stream() -> Generator[ClipBlock]:
         pace = None
         begun = [block for block in [first.result()] if block is not None]  # none in a run that has no steps left
         for taken, block in enumerate(chain(begun, blocks), 1):
             if rank == 0:
                 pace = pace or ray.get_actor(str(block["pace"][0]))
                 pace.advance.remote(taken)
-            yield block
+            yield ClipBlock.from_row(block)
 
     return stream()

@@ -10,7 +10,8 @@ videos do not fill the last one, it is filled up with clips of weight 0.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,22 @@ class Batch:
     videos: NDArray[np.int64]
     clips: NDArray[np.int64]
     weights: NDArray[np.float32]
+
+    def shares(self, num_workers: int) -> list[Batch]:
+        """Each worker's equal share of the batch."""
+        columns = [np.split(column, num_workers) for column in (self.videos, self.clips, self.weights)]
+        return [Batch(self.train, self.epoch, self.step, *share) for share in zip(*columns, strict=True)]
+
+    def to_row(self) -> dict[str, Any]:
+        """A row of the plan, for Ray Data."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @staticmethod
+    def from_row(row: dict[str, NDArray[Any]]) -> Batch:
+        """The batch of a row, in which each array has a leading axis of 1."""
+        train, epoch, step = (row[name][0] for name in ("train", "epoch", "step"))
+        columns = (np.asarray(row[name][0]) for name in ("videos", "clips", "weights"))
+        return Batch(bool(train), int(epoch), int(step), *columns)
 
 
 @dataclass(frozen=True)

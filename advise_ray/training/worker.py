@@ -19,7 +19,8 @@ from advise_ray.errors import InterruptedRunError, TrainingError
 from advise_ray.storage.retry import patiently
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
-from advise_ray.training.clip_reader import Block, read_here
+from advise_ray.training.clip_block import ClipBlock
+from advise_ray.training.clip_reader import read_here
 from advise_ray.training.learner import Learner
 from advise_ray.training.metrics_writer import MetricsWriter
 from advise_ray.training.schedule import due
@@ -58,7 +59,7 @@ class Worker:
         device: torch.device,
         rank: int = 0,
         processes_on_node: int = 1,
-        blocks: Generator[Block] | None = None,
+        blocks: Generator[ClipBlock] | None = None,
         warned: Callable[[], bool] = lambda: False,
         told: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -129,17 +130,17 @@ class Worker:
                     raise self._interrupted()
         return self._end_epoch(epoch, totals)
 
-    def _next(self, totals: _Epoch) -> Block:
+    def _next(self, totals: _Epoch) -> ClipBlock:
         started_s = time.perf_counter()
         block = next(self.blocks)
         totals.wait_s += time.perf_counter() - started_s
-        totals.clips += float(block["weights"].sum())
+        totals.clips += float(block.weights.sum())
         return block
 
-    def _train_step(self, epoch: int, block: Block, totals: _Epoch) -> None:
+    def _train_step(self, epoch: int, block: ClipBlock, totals: _Epoch) -> None:
         step = self.state.step
-        if not block["train"][0] or int(block["step"][0]) != step:
-            raise TrainingError(f"step {step} got the batch of step {int(block['step'][0])}: this is a bug")
+        if not block.planned.train or block.planned.step != step:
+            raise TrainingError(f"step {step} got the batch of step {block.planned.step}: this is a bug")
         numbers = self.learner.train_step(block, step)
         self.recorder.block(block, step + 1)
         self.recorder.train_step(epoch, step + 1, self.learner.learning_rate(step), numbers)

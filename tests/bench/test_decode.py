@@ -21,7 +21,7 @@ def test_the_plain_loops_decode_the_clips_of_the_run(manifest: Path) -> None:
     config = bench.bench_config(manifest, clips_per_video=2, num_clips=64)
     table = read_manifest(manifest)
     blocks = list(read_here(config, build_schedule(config, table), videos(table), 0, 0, 1, pinned=False))
-    ours = [np.sort(indices) for block in blocks for indices in block["frame_indices"][0].reshape(-1, 2 * 8)]
+    ours = [np.sort(indices) for block in blocks for indices in block.frame_indices.reshape(-1, 2 * 8)]
     theirs = [np.sort(frames) for _, frames in bench._work(config)]
     assert len(ours) == len(theirs) == 2 * 16  # two epochs of sixteen videos
     np.testing.assert_array_equal(ours, theirs)

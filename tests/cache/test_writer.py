@@ -23,6 +23,7 @@ from advise_ray.evaluation.actions import Settings
 from advise_ray.evaluation.protocols import evaluate
 from advise_ray.training.clip_reader import ClipReader
 from advise_ray.training.local import train_here
+from advise_ray.training.schedule import Batch
 from advise_ray.training.trainer import train
 from advise_ray.video.manifest import read_manifest, write_manifest
 from tests.conftest import Configure
@@ -53,9 +54,8 @@ def views_shown(reader: ClipReader, store: FeatureStore, *, train: bool) -> set[
     """Of the first video, over a dozen epochs."""
     shown = set()
     for epoch in range(12):
-        row = {"train": train, "epoch": epoch, "step": 0, "videos": np.zeros(2, int), "clips": np.arange(2)}
-        block = reader({name: [value] for name, value in row.items()} | {"weights": [np.ones(2)]})
-        for features, frames in zip(block["features"][0], block["frame_indices"][0], strict=True):
+        block = reader(Batch(train, epoch, 0, np.zeros(2, int), np.arange(2), np.ones(2, np.float32)))
+        for features, frames in zip(block.features, block.frame_indices, strict=True):
             every = np.empty((3, *features.shape), dtype=np.float16)
             store.read_into(every, reader.videos[0], np.tile(frames, (3, 1)), [0, 1, 2])
             shown |= {view for view in range(3) if np.array_equal(every[view], features)}

@@ -15,12 +15,12 @@ import pytest
 
 from advise_ray.config import Config, flatten, load
 from advise_ray.training.clip_reader import GREY, ClipReader
+from advise_ray.training.schedule import Batch
 from advise_ray.video import augment_draws
 from advise_ray.video.manifest import Video
 
 NUM_FRAMES = 30
 FRAME_STEP, VIDEO_STEP = 8, 40
-Block = dict[str, Any]
 
 
 def write_video(path: Path, index: int) -> Path:
@@ -65,12 +65,9 @@ def reader(config: Config, tmp_path_factory: pytest.TempPathFactory) -> ClipRead
     return ClipReader(config, videos)
 
 
-def row(videos: list[int], clips: list[int], *, train: bool = True, epoch: int = 0, weights=None) -> Block:
-    """As the numpy batch of one row that Ray Data hands over."""
-    columns = {"videos": np.array([videos]), "clips": np.array([clips])}
-    weights = np.array([weights or [1.0] * len(videos)], dtype=np.float32)
-    single = {"train": np.array([train]), "epoch": np.array([epoch]), "step": np.array([7])}
-    return {**single, **columns, "weights": weights}
+def row(videos: list[int], clips: list[int], *, train: bool = True, epoch: int = 0, weights=None) -> Batch:
+    weights = np.array(weights or [1.0] * len(videos), dtype=np.float32)
+    return Batch(train, epoch, 7, np.array(videos), np.array(clips), weights)
 
 
 def test_pixels_frames_and_targets_belong_together(reader: ClipReader, config: Config) -> None:
@@ -78,16 +75,16 @@ def test_pixels_frames_and_targets_belong_together(reader: ClipReader, config: C
     seen = set()
     for epoch in range(4):
         block = reader(row(videos, clips, epoch=epoch))
-        assert (block["frames"].shape, block["frames"].dtype) == ((1, 8, 4, 120, 160, 3), np.uint8)
-        assert (block["draws"].shape, block["draws"].dtype) == ((1, 8, 10), np.float32)
-        assert levels(block["frames"][0], FRAME_STEP) == block["frame_indices"][0].tolist()
-        assert levels(block["frames"][0], VIDEO_STEP) == [[video] * 4 for video in videos]
-        for indices, target in zip(block["frame_indices"][0], block["targets"][0], strict=True):
+        assert (block.frames.shape, block.frames.dtype) == ((8, 4, 120, 160, 3), np.uint8)
+        assert (block.draws.shape, block.draws.dtype) == ((8, 10), np.float32)
+        assert levels(block.frames, FRAME_STEP) == block.frame_indices.tolist()
+        assert levels(block.frames, VIDEO_STEP) == [[video] * 4 for video in videos]
+        for indices, target in zip(block.frame_indices, block.targets, strict=True):
             stride = (indices[-1] - indices[0]) / 3
             assert config.data.clip.rates[target] == pytest.approx(stride, rel=0.35)  # ±20 % and whole frames
             seen.add(target)
-        assert block["weights"].tolist() == [[1.0] * 8]
-        assert block["failures"].tolist() == [""]
+        assert block.weights.tolist() == [1.0] * 8
+        assert block.failures == {}
     assert seen == {0, 1, 2}
 
 
@@ -96,50 +93,49 @@ def test_a_clip_does_not_depend_on_the_row_it_is_in(reader: ClipReader) -> None:
     for videos, clips, place in [([1], [1], 0), ([1, 0, 4], [1, 0, 0], 0), ([2, 3, 1, 1], [0, 0, 0, 1], 3)]:
         alone = reader(row(videos, clips))
         for name in ("frames", "draws", "frame_indices", "targets"):
-            np.testing.assert_array_equal(alone[name][0, place], together[name][0, 3])
+            np.testing.assert_array_equal(getattr(alone, name)[place], getattr(together, name)[3])
 
 
 def test_every_clip_of_every_epoch_is_drawn_anew(reader: ClipReader) -> None:
     blocks = [reader(row([0, 0, 1, 1], [0, 1, 0, 1], epoch=epoch)) for epoch in range(3)]
-    draws = np.concatenate([block["draws"][0] for block in blocks])
+    draws = np.concatenate([block.draws for block in blocks])
     assert len(np.unique(draws, axis=0)) == len(draws)
-    assert len({str(block["frame_indices"]) for block in blocks}) == 3
+    assert len({str(block.frame_indices) for block in blocks}) == 3
 
 
 def test_a_broken_video_shows_a_valid_one_and_counts_for_nothing(reader: ClipReader) -> None:
     whole = reader(row([0, 0, 2, 2], [0, 1, 0, 1]))
     block = reader(row([4, 4, 0, 0, 5, 5, 2, 2], [0, 1] * 4))
-    assert block["weights"].tolist() == [[0, 0, 1, 1, 0, 0, 1, 1]]
-    np.testing.assert_array_equal(block["frames"][0, [2, 3, 6, 7]], whole["frames"][0])
-    assert levels(block["frames"][0, [0, 1, 4, 5]], VIDEO_STEP) == [[0] * 4] * 4
-    assert levels(block["frames"][0, [0, 1, 4, 5]], FRAME_STEP) == [whole["frame_indices"][0, 0].tolist()] * 4
-    missing, cut = block["failures"][0].split("\n")
-    assert missing == "missing\tno such file"
-    assert cut.startswith("cut\t")
-    assert len(cut) > len("cut\t")
-    assert block["videos"].tolist() == [[4, 4, 0, 0, 5, 5, 2, 2]]
+    assert block.weights.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    np.testing.assert_array_equal(block.frames[[2, 3, 6, 7]], whole.frames)
+    assert levels(block.frames[[0, 1, 4, 5]], VIDEO_STEP) == [[0] * 4] * 4
+    assert levels(block.frames[[0, 1, 4, 5]], FRAME_STEP) == [whole.frame_indices[0].tolist()] * 4
+    assert list(block.failures) == ["missing", "cut"]
+    assert block.failures["missing"] == "no such file"
+    assert block.failures["cut"]
+    assert block.planned.videos.tolist() == [4, 4, 0, 0, 5, 5, 2, 2]
 
 
 def test_a_share_without_any_whole_video_is_grey(reader: ClipReader) -> None:
     block = reader(row([4, 4, 5, 5], [0, 1, 0, 1]))
-    assert (block["frames"] == GREY).all()
-    assert not block["weights"].any()
-    assert block["frames"].shape == (1, 4, 4, 120, 160, 3)
+    assert (block.frames == GREY).all()
+    assert not block.weights.any()
+    assert block.frames.shape == (4, 4, 120, 160, 3)
 
 
 def test_what_only_fills_the_batch_stays_without_weight(reader: ClipReader) -> None:
     block = reader(row([1, 1, 1, 1], [0, 1, 0, 1], weights=[1, 1, 0, 0]))
-    assert block["weights"].tolist() == [[1, 1, 0, 0]]
-    np.testing.assert_array_equal(block["frames"][0, :2], block["frames"][0, 2:])
+    assert block.weights.tolist() == [1, 1, 0, 0]
+    np.testing.assert_array_equal(block.frames[:2], block.frames[2:])
 
 
 def test_validation_is_the_same_after_every_epoch(reader: ClipReader, config: Config) -> None:
     first, later = (reader(row([1, 1, 1, 2], [0, 1, 2, 0], train=False, epoch=epoch)) for epoch in (0, 9))
     for name in ("frames", "draws", "frame_indices", "targets"):
-        np.testing.assert_array_equal(first[name], later[name])
-    np.testing.assert_array_equal(first["draws"][0], np.tile(augment_draws.centre_crop(config.augment), (4, 1)))
-    assert first["targets"].tolist() == [[0, 1, 2, 0]]  # every rate of every video
-    assert levels(first["frames"][0], FRAME_STEP) == first["frame_indices"][0].tolist()
+        np.testing.assert_array_equal(getattr(first, name), getattr(later, name))
+    np.testing.assert_array_equal(first.draws, np.tile(augment_draws.centre_crop(config.augment), (4, 1)))
+    assert first.targets.tolist() == [0, 1, 2, 0]  # every rate of every video
+    assert levels(first.frames, FRAME_STEP) == first.frame_indices.tolist()
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -147,9 +143,9 @@ def test_frames_that_belong_to_no_label_are_never_shown(reader: ClipReader, trai
     reader = copy.copy(reader)
     reader.videos = [dataclasses.replace(video, start_frame=10, end_frame=22) for video in reader.videos]
     block = reader(row([0, 0, 1, 1], [0, 1, 0, 1], train=train))
-    indices = block["frame_indices"][0]
+    indices = block.frame_indices
     assert (indices.min() >= 10, indices.max() < 22) == (True, True)
-    assert levels(block["frames"][0], FRAME_STEP) == indices.tolist()
+    assert levels(block.frames, FRAME_STEP) == indices.tolist()
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -159,6 +155,6 @@ def test_an_action_is_shown_as_it_was_filmed_and_named_by_its_label(
     reader = copy.copy(reader)
     reader.config = load(None, [*flat(config), "task=action", "data.clip.frame_stride=2", "data.val_clips_per_rate=2"])
     block = reader(row([0, 0, 1, 1], [0, 1, 0, 1], train=train))
-    assert block["targets"].tolist() == [[7, 7, 7, 7]]
-    assert (np.diff(block["frame_indices"][0]) == 2).all()
-    assert len(np.unique(block["frame_indices"][0, :, 0])) > 1
+    assert block.targets.tolist() == [7, 7, 7, 7]
+    assert (np.diff(block.frame_indices) == 2).all()
+    assert len(np.unique(block.frame_indices[:, 0])) > 1

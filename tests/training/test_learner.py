@@ -15,6 +15,7 @@ import torch
 from advise_ray.config import Config, load
 from advise_ray.model.advise import build_advise
 from advise_ray.model.norm import synchronise_batch_norm
+from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.learner import Learner
 from advise_ray.training.schedule import Schedule
 from advise_ray.video.augment_draws import draw
@@ -31,16 +32,14 @@ def learner(config: Config) -> Learner:
     return Learner(config, schedule, build_advise(config, NUM_CLASSES), torch.device("cpu"))
 
 
-def block(config: Config, step: int) -> dict[str, np.ndarray]:
+def block(config: Config, step: int) -> ClipBlock:
     rng = keyed_rng("block", step)
     size = config.augment
-    shape = (1, 4, config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
-    return {
-        "frames": rng.integers(256, size=shape, dtype=np.uint8),
-        "draws": np.stack([draw(size, rng) for _ in range(4)])[None],
-        "targets": rng.integers(NUM_CLASSES, size=(1, 4)),
-        "weights": np.ones((1, 4), dtype=np.float32),
-    }
+    shape = (4, config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
+    frames = rng.integers(256, size=shape, dtype=np.uint8)
+    draws = np.stack([draw(size, rng) for _ in range(4)])
+    targets = rng.integers(NUM_CLASSES, size=4)
+    return ClipBlock(targets, np.ones(4, dtype=np.float32), frames, draws)
 
 
 MODES = {
