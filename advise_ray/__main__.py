@@ -1,4 +1,8 @@
-"""The `advise-ray` command, and `python -m advise_ray`."""
+"""The `advise-ray` command, and `python -m advise_ray`.
+
+Effects on the whole process belong to the command and are in this file. `import advise_ray` has none of them.
+Setting the environment variable ADVISE_RAY_PLAIN_PROCESS=1 leaves them out.
+"""
 
 import atexit
 import contextlib
@@ -7,25 +11,47 @@ import sys
 
 from advise_ray.backend import process_env
 
+PLAIN = "ADVISE_RAY_PLAIN_PROCESS"
+RESTARTED = "ADVISE_RAY_RESTARTED"
+
 
 def run() -> None:
     """Run the command line."""
-    process_env.restart_prepared()
-    process_env.collect_rarely()
+    if os.environ.get(PLAIN, "") in ("", "0"):
+        _restart_with_environment()
+        process_env.collect_rarely()
+        _run_and_leave()
+    else:
+        _run()
+
+
+def _run() -> None:
+    from advise_ray.cli.main import main
+
+    main(prog_name="advise-ray")
+
+
+def _restart_with_environment() -> None:
+    """Start this command again with `process_env.ENVIRONMENT`: the C library reads it only when a process starts."""
+    missing = {name: value for name, value in process_env.ENVIRONMENT.items() if name not in os.environ}
+    if sys.platform == "linux" and missing and RESTARTED not in os.environ:
+        os.environ.update(missing, **{RESTARTED: "1"})
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (ourselves)
+
+
+def _run_and_leave() -> None:
     status: int | str | None = 1  # of a traceback
 
     def leave() -> None:
-        """Without taking apart what was imported, which takes Python 3.4 s (2 cores)."""
+        """End at once: Python takes seconds to free all imported modules."""
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status if isinstance(status, int) else 1)
 
-    atexit.register(leave)  # first, and so called last
-    from advise_ray.cli.main import main
-
+    atexit.register(leave)  # registered first, so it is called last
     try:
-        main(prog_name="advise-ray")
+        _run()
     except SystemExit as end:
         status = end.code or 0
         raise

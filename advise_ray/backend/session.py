@@ -66,12 +66,10 @@ def _connect() -> None:
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
         _own = not address
-        if _own:  # its processes have what this one has
-            process_env.prepare()
-        elif reason := auth_token.refused(str(address)):
+        if not _own and (reason := auth_token.refused(str(address))):
             raise UsageError(f"RAY_ADDRESS {address}: {reason}")
         try:
-            with _environ(_OF_OUR_OWN if _own else {}):
+            with _environ({**process_env.ENVIRONMENT, **_OF_OUR_OWN} if _own else {}):  # which its processes inherit
                 ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
         except Exception as error:  # it has no kind of its own for this
             reason = " ".join(str(error).split())[:300]

@@ -37,6 +37,12 @@ CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.
 """What native code dies of by its own doing; the system's out-of-memory killer, say, sends others."""
 
 
+def _environment() -> dict[str, str]:
+    """Without our allocator settings for processes that compute: a decoder would keep gigabytes of freed memory."""
+    kept = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES" or "trim" not in value}
+    return {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 class DecodeProcess:
     """`decode` and `probe` of `advise_ray.video.decode`, for local paths and URLs, within a deadline.
 
@@ -152,7 +158,7 @@ class DecodeProcess:
             pass_fds=files,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is the driver's matter
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=_environment(),
         )
         theirs.close()
         self._first_bytes = 0
