@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -136,3 +139,39 @@ def test_a_server_that_is_down_is_an_error_before_anything_starts(
     assert "error: tracking.uri: cannot log to http://127.0.0.1:9" in stderr
     assert "Traceback" not in stderr
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_imports_leave_a_process_as_it_was() -> None:
+    """A notebook keeps its environment, its garbage collector and its signals."""
+    code = """
+import gc, os, signal
+from advise_ray.backend.process_env import ENVIRONMENT
+def state():
+    return {name: os.environ.get(name) for name in ENVIRONMENT}, gc.get_threshold(), signal.getsignal(signal.SIGTERM)
+before = state()
+from advise_ray import Config, evaluate, load, train, tune
+from advise_ray.training.local import train_here
+assert state() == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_leaves_its_process_alone_where_that_is_asked() -> None:
+    env = {name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "GOMP_SPINCOUNT")}
+    code = """
+import gc, os, sys
+from advise_ray.__main__ import run
+sys.argv = ["advise-ray", "--version"]
+try:
+    run()
+except SystemExit:
+    print(os.environ.get("GOMP_SPINCOUNT"), gc.get_threshold()[0])
+"""
+    shown = {}
+    for plain in ("0", "1"):
+        own = env | {"ADVISE_RAY_PLAIN_PROCESS": plain}
+        done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        shown[plain] = done.stdout.splitlines()[-1]
+    assert shown == {"0": "3000 100000", "1": f"None {gc.get_threshold()[0]}"}

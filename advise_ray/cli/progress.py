@@ -9,12 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from advise_ray.training.metrics_lines import MetricsLine
+    from advise_ray.training.run_result import RunResult
 
 console = Console(stderr=True, highlight=False)
 TELL_EVERY_S = 60.0
@@ -98,14 +102,14 @@ def _by_tenths(description: str) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def training() -> Iterator[Callable[[dict[str, Any], int], None]]:
+def training() -> Iterator[Callable[[MetricsLine, int], None]]:
     """A bar over the steps; yields a function that takes the lines of metrics.jsonl and the number of steps."""
     with results_alone(), _bar(transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
-        def on_line(line: dict[str, Any], total_steps: int) -> None:
+        def on_line(line: MetricsLine, total_steps: int) -> None:
             values = line["values"]
-            if "train/loss" in values:
+            if line["kind"] == "step":
                 loss = f"loss {values['train/loss']:.3f}"
                 bar.update(task, completed=line["step"], total=total_steps, description=loss)
             else:
@@ -140,9 +144,9 @@ def _epoch_row(epoch: int, values: dict[str, float]) -> str:
     )
 
 
-def result_table(result: dict[str, Any]) -> str:
+def result_table(result: RunResult) -> str:
     """The outcome of a run, for people; paths are never cut, so that they can be copied."""
-    rows = {"epochs": result["epochs"], "steps": result["steps"], "clips seen": result["clips_seen"]}
+    rows: dict[str, Any] = {"epochs": result["epochs"], "steps": result["steps"], "clips seen": result["clips_seen"]}
     rows |= {name: f"{value:.4g}" for name, value in sorted(result["metrics"].items())}
     rows |= {name: f"{value:.3g}" for name, value in result["rates"].items()}
     if result.get("bound_by"):

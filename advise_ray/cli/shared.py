@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,14 +91,14 @@ def show_with_notes(summary: dict[str, Any], as_json: bool) -> None:
             click.echo(f"note: {note}", err=True)
 
 
-def show_outcome(result: dict[str, Any], as_json: bool, as_table: Callable[[dict[str, Any]], str], resume: str) -> None:
+def show_outcome(result: Mapping[str, Any], as_json: bool, table: str, resume: str) -> None:
     """Print what a run or a sweep came to, where to look at it, and the command that logs what MLflow has missed."""
     from advise_ray.cli import progress
 
     if as_json:
         click.echo(json.dumps(result))
         return
-    click.echo(as_table(result))
+    click.echo(table)
     progress.tell(f"MLflow UI: {result['mlflow_ui']}")
     if not result["tracking_complete"]:
         click.echo(f"MLflow missed a part; log it with: {resume}", err=True)

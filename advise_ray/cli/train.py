@@ -25,6 +25,7 @@ from advise_ray.cli.shared import (
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
+    from advise_ray.training.run_result import RunResult
 
 
 def _refuse_misuse(
@@ -115,7 +116,7 @@ def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: str |
     return load(recipe or "quickstart", (*overrides, f"data.manifest={json.dumps(str(manifest), ensure_ascii=False)}"))
 
 
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
+def _print_result(result: RunResult, as_json: bool) -> None:
     from advise_ray.cli import progress
 
-    show_outcome(result, as_json, progress.result_table, f"advise-ray train --resume {result['run_dir']}")
+    show_outcome(result, as_json, progress.result_table(result), f"advise-ray train --resume {result['run_dir']}")

@@ -50,4 +50,4 @@ def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None,
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
     from advise_ray.cli import progress
 
-    show_outcome(result, as_json, progress.sweep_table, f"advise-ray tune --resume {result['sweep_dir']}")
+    show_outcome(result, as_json, progress.sweep_table(result), f"advise-ray tune --resume {result['sweep_dir']}")

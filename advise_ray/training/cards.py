@@ -8,13 +8,14 @@ from typing import Any
 import pyarrow.compute as pc
 
 from advise_ray.config import Config, flatten
+from advise_ray.training.run_result import RunResult
 from advise_ray.video.manifest import read_rejects
 from advise_ray.video.pool import read_videos
 
 SHOWN = ("model.", "data.clip.", "augment.", "optim.", "train.epochs", "train.global_batch_size", "seed")
 
 
-def model_card(config: Config, result: dict[str, Any], classes: list[str]) -> str:
+def model_card(config: Config, result: RunResult, classes: list[str]) -> str:
     """What it is, what it was trained on, how, what it reached, and what it is not good for."""
     pretext = config.task == "prp"
     head = "how fast a video is played (playback-rate prediction)" if pretext else "actions"

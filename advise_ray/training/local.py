@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -31,7 +30,7 @@ from advise_ray.model.ifm import IFM
 from advise_ray.training import checkpoint
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
 from advise_ray.training.run_dir import begin, run_dir_of
-from advise_ray.training.run_result import write_result
+from advise_ray.training.run_result import RunResult, write_result
 from advise_ray.training.worker import Worker
 
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -43,7 +42,7 @@ def train_here(
     on_epoch: OnEpoch = lambda epoch, metrics: None,
     ifm: IFM | None = None,
     processes_on_node: int = 1,
-) -> dict[str, Any]:
+) -> RunResult:
     """Train to the end: in a new run directory, or from the last checkpoint of one with the same configuration.
 
     Args:

@@ -19,7 +19,9 @@ from advise_ray.config import Config
 from advise_ray.errors import TrainingError
 from advise_ray.storage.atomic import require_folder
 from advise_ray.storage.retry import patiently
+from advise_ray.training import metrics_lines
 from advise_ray.training.clip_block import ClipBlock
+from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.video.manifest import Video, read_rejects, write_rejects
 
 LOOK_EVERY_BATCHES = 10
@@ -124,7 +126,7 @@ class MetricsWriter:
     def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
         """Write the line of an epoch that ended (from 0)."""
         if self.rank == 0 and epoch > self.last_epoch:
-            self._append([{"time_s": time.time(), "epoch": epoch, "step": step, "values": values}])
+            self._append([MetricsLine(time_s=time.time(), kind="epoch", epoch=epoch, step=step, values=values)])
             self.last_epoch = epoch
 
     def _write_steps(self, numbers: NDArray[np.float64]) -> None:
@@ -138,11 +140,11 @@ class MetricsWriter:
                     "optim/lr": lr,
                     "optim/grad_norm": grad_norm,
                 }
-                lines.append({"time_s": time_s, "epoch": epoch, "step": step, "values": values})
+                lines.append(MetricsLine(time_s=time_s, kind="step", epoch=epoch, step=step, values=values))
                 self.last_step = step
         self._append(lines)
 
-    def _append(self, lines: list[dict[str, Any]]) -> None:
+    def _append(self, lines: list[MetricsLine]) -> None:
         """One write of whole lines, on the disk before a checkpoint can speak of them."""
         text = "".join(json.dumps(line) + "\n" for line in lines).encode()
 
@@ -205,9 +207,7 @@ def _last_written(path: Path) -> tuple[int, int, int]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         os.truncate(path, len(whole.encode()))
-    for line in map(json.loads, whole.splitlines()):
-        if "train/loss" in line["values"]:
-            last_step = max(last_step, line["step"])
-        else:
-            last_epoch = max(last_epoch, line["epoch"])
+    lines = metrics_lines.read(path)
+    last_step = max((line["step"] for line in metrics_lines.of_kind(lines, "step")), default=last_step)
+    last_epoch = max((line["epoch"] for line in metrics_lines.of_kind(lines, "epoch")), default=last_epoch)
     return last_step, last_epoch, len(whole.encode())

@@ -5,19 +5,64 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 from advise_ray.storage.atomic import write_whole
-from advise_ray.storage.jsonl import read_lines
 from advise_ray.tracking import ui_command
-from advise_ray.training import checkpoint, status
+from advise_ray.training import checkpoint, metrics_lines, status
 from advise_ray.training.plan import Plan
 from advise_ray.video.manifest import read_rejects
 
-Line = dict[str, Any]
+
+class RunResult(TypedDict):
+    """What `result.json` holds, and what `train --json` prints.
+
+    Attributes:
+        run_name: also the name of the run's directory.
+        run_dir: its path.
+        mlflow_run_id: None if the tracking server was never reached.
+        status: FINISHED, FAILED or KILLED.
+        checkpoint: the last one, or None.
+        best_checkpoint: the one with the highest `val/top1`, or None.
+        epochs: that ended.
+        steps: optimizer steps that the last checkpoint has.
+        clips_seen: by weight.
+        metrics: of the last epoch: `train/loss`, `train/top1`, `val/loss`, `val/top1`, …
+        rates: of the last epoch: `clips_per_s`, `data_wait_fraction`, `epoch_s`.
+        failed_videos: the number of rows of `rejects.parquet`.
+        val_videos_too_short: validation videos that the fastest rate does not fit.
+        parameters_trained: a number of weights.
+        ifm_sha256: of the frozen weights (`IFM.hash_weights`).
+        mlflow_ui: the command that shows the run.
+        bound_by: what limits the speed, in words, or None.
+        wall_s: of this start of the run.
+        ended_s: Unix time.
+        tracking_complete: MLflow has all of it; `--json` alone has this.
+    """
+
+    run_name: str
+    run_dir: str
+    mlflow_run_id: str | None
+    status: str
+    checkpoint: str | None
+    best_checkpoint: str | None
+    epochs: int
+    steps: int
+    clips_seen: int
+    metrics: dict[str, float]
+    rates: dict[str, float]
+    failed_videos: int
+    val_videos_too_short: int
+    parameters_trained: int
+    ifm_sha256: str
+    mlflow_ui: str
+    bound_by: str | None
+    wall_s: float
+    ended_s: float
+    tracking_complete: NotRequired[bool]
 
 
-def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: str, started_s: float) -> Line:
+def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: str, started_s: float) -> RunResult:
     """Sum up a run from its directory, into its `result.json`.
 
     Args:
@@ -27,35 +72,36 @@ def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: st
     last = checkpoint.latest(run_dir)
     best = checkpoint.best(run_dir)
     state = checkpoint.read_state(last) if last else checkpoint.State()
-    epoch = last_epoch(run_dir / "metrics.jsonl")
+    ended_epochs = metrics_lines.of_kind(metrics_lines.read(run_dir / "metrics.jsonl"), "epoch")
+    epoch = max(ended_epochs, key=lambda line: line["epoch"], default=None)
     values = dict(epoch["values"]) if epoch else {}
     metrics = {name.replace("epoch_", ""): value for name, value in values.items() if not name.startswith("rate/")}
-    result = {
-        "run_name": run_dir.name,
-        "run_dir": str(run_dir),
-        "mlflow_run_id": mlflow_run_id,
-        "status": ended,
-        "checkpoint": str(last) if last else None,
-        "best_checkpoint": str(best) if best else None,
-        "epochs": epoch["epoch"] + 1 if epoch else 0,
-        "steps": state.step,
-        "clips_seen": state.clips_seen,
-        "metrics": metrics,
-        "rates": {name.removeprefix("rate/"): value for name, value in values.items() if name.startswith("rate/")},
-        "failed_videos": len(read_rejects(run_dir / "rejects.parquet")),
-        "val_videos_too_short": plan.schedule.num_short_val_videos,
-        "parameters_trained": plan.parameters_trained,
-        "ifm_sha256": plan.ifm_sha256,
-        "mlflow_ui": ui_command(plan.config),
-        "bound_by": status.bound_by(plan.config, values),
-        "wall_s": round(time.monotonic() - started_s, 1),
-        "ended_s": time.time(),
-    }
+    result = RunResult(
+        run_name=run_dir.name,
+        run_dir=str(run_dir),
+        mlflow_run_id=mlflow_run_id,
+        status=ended,
+        checkpoint=str(last) if last else None,
+        best_checkpoint=str(best) if best else None,
+        epochs=epoch["epoch"] + 1 if epoch else 0,
+        steps=state.step,
+        clips_seen=state.clips_seen,
+        metrics=metrics,
+        rates={name.removeprefix("rate/"): value for name, value in values.items() if name.startswith("rate/")},
+        failed_videos=len(read_rejects(run_dir / "rejects.parquet")),
+        val_videos_too_short=plan.schedule.num_short_val_videos,
+        parameters_trained=plan.parameters_trained,
+        ifm_sha256=plan.ifm_sha256,
+        mlflow_ui=ui_command(plan.config),
+        bound_by=status.bound_by(plan.config, values),
+        wall_s=round(time.monotonic() - started_s, 1),
+        ended_s=time.time(),
+    )
     write_whole(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
     return result
 
 
-def last_epoch(path: Path) -> Line | None:
-    """The line of the last epoch that ended."""
-    ended = [line for line in read_lines(path) if "train/epoch_loss" in line["values"]]
-    return max(ended, key=lambda line: line["epoch"], default=None)
+def read_result(run_dir: Path) -> RunResult | None:
+    """`result.json` of a run; None if it has not ended."""
+    path = run_dir / "result.json"
+    return cast("RunResult", json.loads(path.read_text())) if path.is_file() else None

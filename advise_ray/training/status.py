@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from advise_ray.backend import nodes
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
 from advise_ray.storage.atomic import write_whole
-from advise_ray.storage.jsonl import read_lines
 from advise_ray.storage.remote import is_url
+from advise_ray.training import metrics_lines
+from advise_ray.training.metrics_lines import MetricsLine
 
 Row = dict[str, Any]
 SILENT_S = 60.0
@@ -42,9 +44,8 @@ def read(run_dir: Path) -> Row:
     config = load(run_dir / "config.yaml")
     noted = _json(run_dir / "status.json")
     result = _json(run_dir / "result.json")
-    lines = read_lines(run_dir / "metrics.jsonl")
-    steps = [line for line in lines if "train/loss" in line["values"]]
-    epochs = [line for line in lines if "rate/epoch_s" in line["values"]]
+    lines = metrics_lines.read(run_dir / "metrics.jsonl")
+    steps, epochs = metrics_lines.of_kind(lines, "step"), metrics_lines.of_kind(lines, "epoch")
     silent_s = time.time() - noted.get("time_s", (run_dir / "config.yaml").stat().st_mtime)
     ended = result.get("status") if result.get("ended_s", 0) >= noted.get("time_s", 0) else None  # else it was resumed
     status = ended or ("RUNNING" if silent_s < SILENT_S else "SILENT")
@@ -66,7 +67,7 @@ def read(run_dir: Path) -> Row:
     }
 
 
-def bound_by(config: Config, values: Row) -> str | None:
+def bound_by(config: Config, values: Mapping[str, float]) -> str | None:
     """What holds a run up, by its last epoch: what to change to make it faster."""
     waits = values.get("rate/data_wait_fraction")
     if waits is None:
@@ -83,7 +84,7 @@ def bound_by(config: Config, values: Row) -> str | None:
     return "the temporal module"
 
 
-def _eta_s(steps: list[Row], total: int | None) -> float | None:
+def _eta_s(steps: list[MetricsLine], total: int | None) -> float | None:
     """By the pace of the last steps that it noted, at most a hundred."""
     recent = steps[-100:]
     if total is None or len(recent) < 2 or recent[-1]["time_s"] <= recent[0]["time_s"]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
@@ -33,29 +31,28 @@ from advise_ray.errors import (
     UsageError,
 )
 from advise_ray.storage.atomic import write_whole
-from advise_ray.storage.jsonl import follow
 from advise_ray.storage.retry import PATIENCE_S, PAUSE_S, patiently
 from advise_ray.tracking import RunTracker
 from advise_ray.training import cards, checkpoint, status
 from advise_ray.training.clip_stream import ClipStream, StreamConfig
+from advise_ray.training.metrics_lines import MetricsLine, follow
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
 from advise_ray.training.ray_worker import run
 from advise_ray.training.run_dir import begin, run_dir_of
-from advise_ray.training.run_result import write_result
+from advise_ray.training.run_result import RunResult, read_result, write_result
 from advise_ray.training.worker_spec import streams
 
 log = logging.getLogger("advise_ray")
 
 NOTE_EVERY_S = 10.0
-Line = dict[str, Any]
-OnLine = Callable[[Line, int], None]
+OnLine = Callable[[MetricsLine, int], None]
 
 
-def _ignore(_line: Line, _total_steps: int) -> None:
+def _ignore(_line: MetricsLine, _total_steps: int) -> None:
     pass
 
 
-def train(config: Config, *, on_line: OnLine = _ignore) -> Line:
+def train(config: Config, *, on_line: OnLine = _ignore) -> RunResult:
     """Train as the configuration says, in a new run directory.
 
     Args:
@@ -81,7 +78,7 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> Line:
     return _TrainingRun(plan, run_dir, on_line).execute()
 
 
-def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> Line:
+def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> RunResult:
     """Go on with a run from its last checkpoint, with its own configuration; an ended run is only reported again.
 
     Raises:
@@ -90,16 +87,15 @@ def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> Line:
     run_dir = run_dir.absolute()
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"--resume: {run_dir} is not a run directory (it has no config.yaml)")
-    result_path = run_dir / "result.json"
-    if result_path.is_file():
-        result: Line = json.loads(result_path.read_text())
-        if result["status"] == "FINISHED":
-            try:
-                RunTracker.sync(run_dir)
-            except TrackingError as error:
-                log.warning("%s", error)
-                return result | {"tracking_complete": False}
-            return result | {"tracking_complete": True}
+    result = read_result(run_dir)
+    if result is not None and result["status"] == "FINISHED":
+        result["tracking_complete"] = True
+        try:
+            RunTracker.sync(run_dir)
+        except TrackingError as error:
+            log.warning("%s", error)
+            result["tracking_complete"] = False
+        return result
     last = checkpoint.latest(run_dir)
     plan = make_plan(load(run_dir / "config.yaml"), begun=last is not None)
     refuse_other_manifest(plan, last)
@@ -115,7 +111,7 @@ class _TrainingRun:
         self.waiting: str | None = None
         self.tagged_s = -math.inf
 
-    def execute(self) -> Line:
+    def execute(self) -> RunResult:
         if self.config.tracking.uri is not None:
             tracking.check(self.config)  # a server that is not there is told before anything is written
         begin(self.config, self.run_dir)
@@ -141,18 +137,19 @@ class _TrainingRun:
         except OSError as error:
             log.warning("that the run has ended cannot be noted: %s", error)
 
-    def _end(self, ended: str) -> Line:
+    def _end(self, ended: str) -> RunResult:
         if ended != "FINISHED":
             ray.shutdown()  # ends the run's actors, wherever they are
         result = patiently(lambda: write_result(self.plan, self.run_dir, self.tracker.run_id, ended, self.started_s))
         if self.tracker.run_id is None:
-            return result | {"tracking_complete": False}
+            result["tracking_complete"] = False
+            return result
         described, best = ([], None) if ended != "FINISHED" else (self._describe(result), result["best_checkpoint"])
         model = Path(best) if best is not None else None
         result["tracking_complete"] = self.tracker.finish(ended, described, model=model)
         return result
 
-    def _describe(self, result: Line) -> list[Path]:
+    def _describe(self, result: RunResult) -> list[Path]:
         """The cards of a run that has ended; a full disk, or a manifest that was moved, takes nothing else from it."""
         model, data = self.run_dir / "model_card.md", self.run_dir / "data_card.md"
         try:

@@ -1,0 +1,50 @@
+"""The lines of `metrics.jsonl`: one for each step and one for each epoch of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+from advise_ray.storage import jsonl
+
+
+class MetricsLine(TypedDict):
+    """One report of a run.
+
+    Attributes:
+        time_s: Unix time.
+        kind: `step`, with `train/loss`, `train/top1`, `optim/lr`, `optim/grad_norm` of one step; or `epoch`, with
+            `train/epoch_loss`, `train/epoch_top1`, `val/…` and `rate/…`.
+        epoch: from 0.
+        step: optimizer steps done, from 1.
+        values: metric → value.
+    """
+
+    time_s: float
+    kind: Literal["step", "epoch"]
+    epoch: int
+    step: int
+    values: dict[str, float]
+
+
+def read(path: Path) -> list[MetricsLine]:
+    """All complete lines; none if there is no file."""
+    return [_typed(line) for line in jsonl.read_lines(path)]
+
+
+def of_kind(lines: list[MetricsLine], kind: Literal["step", "epoch"]) -> list[MetricsLine]:
+    """The lines of steps, or of epochs."""
+    return [line for line in lines if line["kind"] == kind]
+
+
+def follow(path: Path) -> Iterator[list[MetricsLine]]:
+    """As `storage.jsonl.follow`."""
+    for lines in jsonl.follow(path):
+        yield [_typed(line) for line in lines]
+
+
+def _typed(line: dict[str, Any]) -> MetricsLine:
+    """Add `kind` to a line of a run that an earlier version began."""
+    kind = "epoch" if "train/epoch_loss" in line["values"] else "step"
+    return cast("MetricsLine", {"kind": kind, **line})
