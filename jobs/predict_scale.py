@@ -29,7 +29,7 @@ SETS = {
 @click.command()
 @click.option("--rates", type=click.Path(exists=True, path_type=Path), required=True, help="Of one GPU.")
 def main(rates: Path) -> None:
-    """Print the table of the README."""
+    """Print the table of RESULTS.md."""
     one = read_rates(rates)
     click.echo("| data set | GPUs | live, h | cached, h | to make the cache, h | cache, TB | pays from epoch |")
     click.echo("| --- | --- | --- | --- | --- | --- | --- |")

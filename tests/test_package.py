@@ -51,7 +51,7 @@ def test_a_wheel_has_its_recipes_and_runs_in_an_empty_folder(installed: Path, tm
 
 
 def test_the_shell_completes_commands(tmp_path: Path) -> None:
-    """As click's own line in the shell's start-up file asks for it (README, Settings)."""
+    """As click's own line in the shell's start-up file asks for it (`jobs/README.md`)."""
     command = [Path(sys.executable).parent / "advise-ray"]
     environment = {"_ADVISE_RAY_COMPLETE": "bash_complete", "COMP_WORDS": "advise-ray ev", "COMP_CWORD": "1"}
     result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)

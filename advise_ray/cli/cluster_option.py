@@ -27,7 +27,7 @@ OURS = ("cluster", "detach", "down")
 def cluster_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--cluster`, `--detach` and `--down`; all of its other options go with it."""
 
-    @click.option("--cluster", type=UserPath(), metavar="FILE", help="Run there: see README, Clusters.")
+    @click.option("--cluster", type=UserPath(), metavar="FILE", help="Run there: see cluster/README.md.")
     @click.option("--detach", is_flag=True, help="Of --cluster: leave the job to itself.")
     @click.option("--down", is_flag=True, help="Of --cluster: take the cluster down after.")
     @functools.wraps(command)

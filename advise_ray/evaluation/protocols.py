@@ -48,7 +48,7 @@ def evaluate(
         overrides: `key=value`, of the run's configuration; `model.tmm.arch=none` leaves its TMM out.
 
     Returns:
-        What `result.json` holds, see the README.
+        What `result.json` holds, see `jobs/README.md`.
 
     Raises:
         UsageError, ConfigError: before any video is read.

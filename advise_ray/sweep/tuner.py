@@ -43,7 +43,7 @@ def tune(config: Config, *, on_event: OnEvent = lambda line: None) -> Row:
     """Run a sweep in a new directory.
 
     Returns:
-        What `result.json` holds, see the README.
+        What `result.json` holds, see `jobs/README.md`.
 
     Raises:
         UsageError, ConfigError: before anything is written; every problem with the search space.
