@@ -20,6 +20,8 @@ from advise_ray.errors import RayError, UsageError
 _OF_OUR_OWN = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _begun: threading.Event | None = None
 _own = False
+_connected = False
+"""This process was connected by `connect`, and not by its caller, as a notebook's is."""
 
 
 def connect_ahead() -> None:
@@ -59,8 +61,17 @@ def connect() -> None:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process, and nothing is put in order
 
 
+def disconnect() -> None:
+    """Leave the Ray that `connect` joined or started, and with it all actors that this process has there.
+
+    A Ray to which the caller had connected before stays connected.
+    """
+    if _connected:
+        ray.shutdown()
+
+
 def _connect() -> None:
-    global _own
+    global _own, _connected
     verbose = logging.getLogger("advise_ray").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
     if not ray.is_initialized():
@@ -70,7 +81,8 @@ def _connect() -> None:
             raise UsageError(f"RAY_ADDRESS {address}: {reason}")
         try:
             with _environ({**process_env.ENVIRONMENT, **_OF_OUR_OWN} if _own else {}):  # which its processes inherit
-                ray.init(dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
+                ray.init(address or "local", dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
+            _connected = True
         except Exception as error:  # it has no kind of its own for this
             reason = " ".join(str(error).split())[:300]
             raise RayError(f"Ray did not start: {reason}; is the machine very busy, or RAY_ADDRESS wrong?") from error

@@ -26,3 +26,15 @@ def write_whole(path: Path, text: str) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_synced(path: Path, content: bytes | memoryview) -> None:
+    """Write a file and wait until it is on the disk, so that a power cut cannot leave it empty after a rename.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

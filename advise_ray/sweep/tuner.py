@@ -15,7 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import ray
 from filelock import FileLock, Timeout
 
 from advise_ray.backend import nodes, resource_wait, session
@@ -130,7 +129,7 @@ class _SweepRun:
                 run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, self.trial.worker_bundle)
         except (KeyboardInterrupt, InterruptedRunError):
             recorder.leave()
-            ray.shutdown()
+            session.disconnect()
             self._end("KILLED", recorder)
             raise InterruptedRunError(f"interrupted; go on with: advise-ray tune --resume {self.directory}") from None
         except BaseException:

@@ -22,7 +22,7 @@ from advise_ray.config import Config, flatten, to_yaml
 from advise_ray.config import load as load_config
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import TemporalModel
-from advise_ray.storage.atomic import require_folder
+from advise_ray.storage.atomic import require_folder, write_synced
 
 
 @dataclass
@@ -60,12 +60,12 @@ def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch
     partial.mkdir(parents=True)
     # Written by Python, whose OSError tells a full disk from storage that is away; the libraries' own errors do not.
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    (partial / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
+    write_synced(partial / "model.safetensors", safetensors.torch.save(tensors))
     buffer = io.BytesIO()
     torch.save(optimizer.state_dict(), buffer)
-    (partial / "optimizer.pt").write_bytes(buffer.getbuffer())
-    (partial / "config.yaml").write_text(to_yaml(config))
-    (partial / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
+    write_synced(partial / "optimizer.pt", buffer.getbuffer())
+    write_synced(partial / "config.yaml", to_yaml(config).encode())
+    write_synced(partial / "state.json", json.dumps(dataclasses.asdict(state)).encode())
     shutil.rmtree(path, ignore_errors=True)  # a step that was done again after a crash
     partial.rename(path)
     kept = {*list_checkpoints(run_dir)[-config.train.keep_checkpoints :], best(run_dir)}

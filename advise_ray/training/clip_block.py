@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -50,18 +51,16 @@ class ClipBlock:
 
     def to_row(self) -> Row:
         """One row for Ray Data."""
-        failures = "\n".join(f"{video_id}\t{reason}" for video_id, reason in self.failures.items())
-        row = {"failures": np.asarray([failures])}
+        row = {"failures": np.asarray([json.dumps(self.failures)])}
         row |= {f"planned_{name}": np.asarray(value)[None] for name, value in self.planned.to_row().items()}
         return row | {name: value[None] for name in ARRAYS if (value := getattr(self, name)) is not None}
 
     @staticmethod
     def from_row(row: Row) -> ClipBlock:
         """The block of a row; its arrays are views."""
-        lines = [line.split("\t", 1) for line in str(row["failures"][0]).split("\n") if line]
         planned = {name.removeprefix("planned_"): value for name, value in row.items() if name.startswith("planned_")}
         arrays = {name: row[name][0] for name in ARRAYS if name in row}
-        return ClipBlock(**arrays, share=Batch.from_row(planned), failures=dict(lines))
+        return ClipBlock(**arrays, share=Batch.from_row(planned), failures=json.loads(str(row["failures"][0])))
 
 
 ARRAYS = tuple(each.name for each in fields(ClipBlock) if each.name not in ("share", "failures"))

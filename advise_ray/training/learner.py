@@ -24,6 +24,7 @@ class Learner:
         self.schedule = schedule
         self.device = device
         self.num_workers = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.model = model.to(device)
         # As the features lie: oneDNN and cuDNN would else turn the kernels around in each step.
         model.temporal.to(memory_format=torch.channels_last_3d)
@@ -44,7 +45,8 @@ class Learner:
             float32[4] on the device, not yet summed over workers: sum of the clips' losses, correct clips, clips
             (by weight), and this worker's part of the gradient's norm.
         """
-        torch.manual_seed(self.config.seed * 1_000_003 + step)  # dropout: the same when a step is done again
+        # Dropout: another mask on each worker, and the same one when a step is done again.
+        torch.manual_seed((self.config.seed * 1_000_003 + step) * self.num_workers + self.rank)
         targets, weights = self._labels(block)
         total_weight = weights.sum()
         if self.num_workers > 1:

@@ -139,7 +139,7 @@ class _TrainingRun:
 
     def _end(self, ended: str) -> RunResult:
         if ended != "FINISHED":
-            ray.shutdown()  # ends the run's actors, wherever they are
+            session.disconnect()  # ends the run's actors, wherever they are
         result = patiently(lambda: write_result(self.plan, self.run_dir, self.tracker.run_id, ended, self.started_s))
         if self.tracker.run_id is None:
             result["tracking_complete"] = False
