@@ -193,7 +193,7 @@ def test_only_a_run_can_be_resumed(refused, workplace, name):
     [
         (
             ["train", "--resume", "runs/a", "--set", "seed=1"],
-            "--resume goes on with the run's own configuration; it takes no other",
+            "--resume uses the run's own configuration; remove --config, --set and --videos",
         ),
         (
             ["train", "--resume", "runs/a", "--dry-run"],
@@ -202,7 +202,7 @@ def test_only_a_run_can_be_resumed(refused, workplace, name):
         (["train", "--dry-run"], f"--dry-run needs data.manifest; {MAKE}"),
         (
             ["train", "--videos", ".", "--set", "data.manifest=a.parquet"],
-            "--videos and data.manifest name two data sets; give one",
+            "--videos and data.manifest are two data sets; give only one",
         ),
         (["data", "index", "--format=list", "--videos=.", "--out=a.parquet"], "--format list needs --annotations"),
     ],

@@ -107,7 +107,7 @@ def test_attention_pools_what_the_query_looks_for() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (["model.tmm.arch=none"], "model.sfu.temporal_centering: the average over time of centred features is 0"),
+        (["model.tmm.arch=none"], "model.sfu.temporal_centering: must be false with model.tmm.arch=none"),
         (
             ["model.tmm={arch: transformer, out_dim: 36, num_heads: 8}"],
             r"model.tmm: out_dim \(36\) must be a multiple of num_heads \(8\)",
