@@ -258,7 +258,7 @@ def test_what_config_show_prints_is_a_recipe(workplace):
 
 def test_the_schema_is_json_schema_with_the_meaning_of_each_key():
     schema = json.loads(run("config", "schema").stdout)
-    assert schema["properties"]["seed"]["description"] == "Every draw is keyed by it."
+    assert schema["properties"]["seed"]["description"] == "Seed of all random numbers."
     assert schema["$defs"]["OptimConfig"]["properties"]["lr"]["exclusiveMinimum"] == 0
     assert "\n| key | type | default | meaning |\n" in run("config", "schema", "--markdown").stdout
 
