@@ -140,7 +140,7 @@ def no_videos(path: Path, manifest: Path) -> None:
         (no_columns, f"{{path}} lacks the columns num_frames, codec; {MAKE}"),
         (
             no_videos,
-            "none of its 6 videos is there (the first: /gone/clockwise/00004.mp4); index them again where they are now",
+            "none of its videos (6) exists, such as /gone/clockwise/00004.mp4; if they were moved, run `advise-ray data index",
         ),
     ],
     ids=["missing", "not parquet", "empty", "columns", "videos gone"],
