@@ -140,7 +140,7 @@ def no_videos(path: Path, manifest: Path) -> None:
         (no_columns, f"{{path}} lacks the columns num_frames, codec; {MAKE}"),
         (
             no_videos,
-            "none of its videos (6) exists, such as /gone/clockwise/00004.mp4; if they were moved, run `advise-ray data index",
+            "none of its videos (6) exists, such as /gone/clockwise/00004.mp4; if they were moved, run",
         ),
     ],
     ids=["missing", "not parquet", "empty", "columns", "videos gone"],

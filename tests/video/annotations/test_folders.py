@@ -139,7 +139,7 @@ def test_a_folder_that_may_not_be_read_and_a_pipe_are_skipped_and_named(
     monkeypatch.setattr(os, "scandir", refuse)
     listing = read_folder(tmp_path)
     assert listing.classes == ["jump", "run"]
-    assert listing.skipped == {"secret": "Permission denied", "run/live.mp4": "a pipe, socket or device, no file"}
+    assert listing.skipped == {"secret": "Permission denied", "run/live.mp4": "a pipe, socket or device, not a file"}
     assert len(listing.notes) == 1
     assert listing.notes[0].endswith(", and 1 other cannot be read either")
     assert message(read_folder, tmp_path / "secret") == f"--videos: {tmp_path}/secret: Permission denied"
