@@ -128,12 +128,13 @@ def test_a_layer_gives_what_the_whole_model_holds_there(tmp_path: Path, name: st
         ({"name": "open_clip:ViT-B-33"}, "model.ifm.name: open_clip:ViT-B-33 is not known; similar names: ViT-B-32, "),
         (
             {"name": "timm:test_vit", "weights": "in21k"},
-            "model.ifm.weights: 'in21k' is neither a tag of this model nor a file; allowed: a tag (this model has r160_in1k), a file, "
-            "`package:NAME`, or `none` for random weights",
+            "model.ifm.weights: 'in21k' is neither a tag of this model nor a file; allowed: a tag (this model has "
+            "r160_in1k), a file, `package:NAME`, or `none` for random weights",
         ),
         (
             {"name": "open_clip:ViT-B-32", "weights": "laion3b"},
-            "model.ifm.weights: 'laion3b' is neither a tag of this model nor a file; allowed: a tag (this model has openai, ",
+            "model.ifm.weights: 'laion3b' is neither a tag of this model nor a file; allowed: a tag (this "
+            "model has openai, ",
         ),
         (
             {"name": "open_clip:ViT-S-32", "weights": "/nowhere/weights.pt"},
