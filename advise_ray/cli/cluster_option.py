@@ -33,7 +33,7 @@ def cluster_option(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--detach", is_flag=True, help="Only with --cluster: submit the job and return at once.")
     @click.option("--down", is_flag=True, help="Only with --cluster: shut the cluster down after the job.")
     @functools.wraps(command)
-    def here_or_there(cluster: Path | None, detach: bool, down: bool, **params: Any) -> None:
+    def command_or_job(cluster: Path | None, detach: bool, down: bool, **params: Any) -> None:
         if cluster is None:
             if detach or down:
                 raise click.UsageError("--detach and --down need --cluster")
@@ -41,12 +41,12 @@ def cluster_option(command: Callable[..., None]) -> Callable[..., None]:
             return
         if detach and down:
             raise click.UsageError("--detach and --down: give only one; --down would end the cluster under the job")
-        _run_there(click.get_current_context(), cluster, detach, down)
+        _run_on_cluster(click.get_current_context(), cluster, detach, down)
 
-    return here_or_there
+    return command_or_job
 
 
-def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None:
+def _run_on_cluster(ctx: click.Context, path: Path, detach: bool, down: bool) -> None:
     from advise_ray.cluster import ray_job
     from advise_ray.cluster.cluster_file import Launcher, read_cluster, refuse_impossible
     from advise_ray.cluster.launcher import take_down
@@ -58,10 +58,10 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
     arguments, config = _arguments(ctx)
     if config is not None and isinstance(cluster, Launcher):
         refuse_impossible(cluster, config)
-    theirs = config or _of_a_run(ctx) or Config()
-    env = ray_job.patience(theirs) | ray_job.secrets(theirs.secrets)
+    job_config = config or _config_of_run(ctx) or Config()
+    env = ray_job.patience(job_config) | ray_job.secrets(job_config.secrets)
     nodes = {"hosts": cluster.hosts, "least_nodes": cluster.least_nodes} if isinstance(cluster, Launcher) else {}
-    with _told_of_what_is_left(cluster, down), _job_server(cluster) as client:
+    with _warn_if_left_running(cluster, down), _job_server(cluster) as client:
         job_id = ray_job.submit(client, [json.dumps(nodes), *arguments], config, env, _tell)
         _tell(f"job {job_id}")
         if detach:
@@ -76,7 +76,7 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
 
 
 @contextlib.contextmanager
-def _told_of_what_is_left(cluster: Address | Launcher, down: bool) -> Iterator[None]:
+def _warn_if_left_running(cluster: Address | Launcher, down: bool) -> Iterator[None]:
     """Warn that the cluster may still run, if the command fails or is interrupted before `--down` shuts it down."""
     from advise_ray.cluster.cluster_file import Launcher
 
@@ -154,7 +154,7 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
         values = value if isinstance(value, tuple) else (value,)
         for each in values:
             flag = [param.opts[0]] if isinstance(param, click.Option) else []
-            arguments += flag if value is True else [*flag, _as_text(param, each)]
+            arguments += flag if value is True else [*flag, _argument_text(param, each)]
     if config is None:
         return arguments, None
     if ctx.params["recipe"] is None and config.data.manifest is None:  # `train` synthesizes its videos there
@@ -168,7 +168,7 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
     return [*arguments, "--config", RECIPE], config
 
 
-def _of_a_run(ctx: click.Context) -> Config | None:
+def _config_of_run(ctx: click.Context) -> Config | None:
     """Return the configuration of the run or sweep that the command resumes or uses, if this machine can read it."""
     from advise_ray import config as configuration
 
@@ -179,7 +179,7 @@ def _of_a_run(ctx: click.Context) -> Config | None:
     return None
 
 
-def _as_text(param: click.Parameter, value: Any) -> str:
+def _argument_text(param: click.Parameter, value: Any) -> str:
     from advise_ray.config import recipes
     from advise_ray.deploy.load import MLFLOW_URI
     from advise_ray.storage import remote

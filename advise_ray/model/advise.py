@@ -72,12 +72,12 @@ class TemporalModel(nn.Module):
 
     def tokens(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the TMM's output: float[B, C, T, s, s] → float[B, E, T', s', s']."""
-        tokens: torch.Tensor = self.tmm(self._seen(x))
+        tokens: torch.Tensor = self.tmm(self._tmm_input(x))
         return tokens
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Compute embeddings: float[B, C, T, s, s] → float[B, E], or float[B, E + C] with looks."""
-        return self._whole(self.pool(self.tokens(x)), x)
+        return self._with_looks(self.pool(self.tokens(x)), x)
 
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
         """Compute logits float[B, classes] from embeddings. The head of PRP uses only the first part, the motion."""
@@ -92,12 +92,12 @@ class TemporalModel(nn.Module):
         With `hidden` bool[B, T], also return the prediction error of the hidden frames, float[B]: the mean smooth L1
         distance to their features. These targets are frozen, so the representation cannot collapse.
         """
-        seen = self._seen(x)
+        seen = self._tmm_input(x)
         motion: torch.Tensor = self.pool(self.tmm(seen))
-        logits = self.classify(self._whole(motion, x))
-        return logits if hidden is None else (logits, self._mistaken(seen, hidden))
+        logits = self.classify(self._with_looks(motion, x))
+        return logits if hidden is None else (logits, self._prediction_error(seen, hidden))
 
-    def _mistaken(self, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    def _prediction_error(self, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Return the prediction error of the hidden frames, float[B]; see `forward`.
 
         The mean of the visible frames is subtracted from the features. If the mean of all frames were subtracted, the
@@ -112,10 +112,10 @@ class TemporalModel(nn.Module):
         distance = F.smooth_l1_loss(predicted, target, reduction="none").mean((1, 3, 4))
         return (distance * hidden).sum(1) / hidden.sum(1)
 
-    def _whole(self, motion: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _with_looks(self, motion: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return motion if self.looks is None else torch.cat([motion, self.looks(x)], dim=1)
 
-    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+    def _tmm_input(self, x: torch.Tensor) -> torch.Tensor:
         if self.looks is not None:
             x = self.looks.leave(x)
         return x if self.standardise is None else self.standardise(x)
@@ -200,18 +200,18 @@ def cached_advise(config: Config, num_classes: int, channels: int, grid_size: tu
 
 def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, int], IFM | Absent]) -> AdViSe:
     model, size_px = config.model, config.augment.crop_size_px
-    is_rival = model.kind == "r3d50"  # R3D-50 gets pixels instead of features
-    ifm = Pixels(size_px) if is_rival else make_ifm(model.ifm, size_px)
-    sfu = SFUConfig(temporal_centering=False) if is_rival else model.sfu
+    is_r3d50 = model.kind == "r3d50"  # R3D-50 gets pixels instead of features
+    ifm = Pixels(size_px) if is_r3d50 else make_ifm(model.ifm, size_px)
+    sfu = SFUConfig(temporal_centering=False) if is_r3d50 else model.sfu
     channels, grid_size = output_shape(sfu, ifm.feature_dim, ifm.grid_size)
-    dim = EMBEDDING_DIM if is_rival else embedding_dim(model.tmm, channels)
+    dim = EMBEDDING_DIM if is_r3d50 else embedding_dim(model.tmm, channels)
     if model.head.pooling == "attention" and dim % model.head.num_heads:
         raise ConfigError(
             [f"model.head.num_heads: {model.head.num_heads} does not divide the {dim} channels; use a divisor of {dim}"]
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        tmm = build_r3d50() if is_rival else build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
+        tmm = build_r3d50() if is_r3d50 else build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
         pool, weight = build_pool(model.head, dim), model.head.looks_weight
         sees_looks = weight > 0 and config.task == "action"
         motion_dim = pooled_dim(model.head, dim)

@@ -41,12 +41,12 @@ class Passage:
         ordered = sorted(times)
         gaps, lost = _gaps(ordered), self._lost()
         keys = {packet.time for packet in self.packets if packet.is_key}
-        best, start, leans = first, 0, False
+        best, start, depends = first, 0, False
         for place, time in enumerate(ordered):
             if place in gaps:
-                start, leans = place, True
-            leans = leans and time not in keys
-            if leans or time in lost or not self.is_whole.get(time, False):
+                start, depends = place, True
+            depends = depends and time not in keys
+            if depends or time in lost or not self.is_whole.get(time, False):
                 start = place + 1
             if start > 0:
                 best = max(best, range(start, place + 1), key=len)
@@ -59,14 +59,14 @@ class Passage:
         displayed before it.
         """
         lost: set[int | None] = set()
-        leans = leant = False
+        depends = depended = False
         key_time: int | None = None
         for packet in self.packets:
             if packet.is_key:
-                leans, leant, key_time = False, leans, packet.time
-            leans = leans or packet.is_lost
+                depends, depended, key_time = False, depends, packet.time
+            depends = depends or packet.is_lost
             is_leading = key_time is not None and packet.time is not None and packet.time < key_time
-            if leans or (leant and is_leading):
+            if depends or (depended and is_leading):
                 lost.add(packet.time)
         return lost
 

@@ -28,7 +28,7 @@ def deal(classes: Sequence[str], groups: Sequence[str], shares: Sequence[float])
     parts = [part for part, share in enumerate(shares) if share > 0]
     held: list[Counter[str]] = [Counter() for _ in shares]
     dealt: dict[str, int] = {}
-    for group in sorted(of_group, key=lambda name: (-of_group[name].total(), _lot(name))):
+    for group in sorted(of_group, key=lambda name: (-of_group[name].total(), _hash_of_name(name))):
         counts = of_group[group]
 
         def filled(part: int, counts: Counter[str] = counts) -> tuple[float, float]:
@@ -41,5 +41,5 @@ def deal(classes: Sequence[str], groups: Sequence[str], shares: Sequence[float])
     return [dealt[group] for group in groups]
 
 
-def _lot(name: str) -> bytes:
+def _hash_of_name(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=8).digest()

@@ -136,7 +136,7 @@ def probe(source: Source, name: str = "", limits: Limits = LIMITS) -> VideoInfo:
                 raise VideoDecodeError("", too_much, lasting=False)
             seen = _read_through(container, stream, limits.max_frames)
             can_begin_later = packets_tell(container, stream)
-            damage = _damage(seen, stream.frames, _breaks_off(source, size_bytes))
+            damage = _damage(seen, stream.frames, _is_truncated(source, size_bytes))
             fps = float(stream.average_rate or stream.guessed_rate or Fraction(25))
             info = VideoInfo(
                 num_frames=seen.num_frames,
@@ -209,14 +209,14 @@ def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
     return seen
 
 
-def _damage(seen: _Seen, num_frames_told: int, breaks_off: bool) -> str | None:
+def _damage(seen: _Seen, num_frames_told: int, is_truncated: bool) -> str | None:
     """Return a phrase that says what a damaged file has lost, or None if the file is complete."""
     if seen.num_packets == 0:
         raise VideoDecodeError("", "the video stream is empty")
-    if breaks_off or seen.is_damaged or seen.num_frames == 0:
+    if is_truncated or seen.is_damaged or seen.num_frames == 0:
         whole = min(seen.num_frames, seen.num_packets - seen.num_damaged)
         told = max(num_frames_told, seen.num_packets)
-        kind = "truncated" if breaks_off or seen.partial_packet else "damaged"
+        kind = "truncated" if is_truncated or seen.partial_packet else "damaged"
         return f"{kind}: {f'{whole} of {told}' if told > whole else whole} frames decode"
     return None
 
@@ -254,7 +254,7 @@ def _decord_agrees(source: Source, seen: _Seen) -> bool:
     return bool(np.abs(frames.astype(np.int16) - truth).mean((1, 2, 3)).max() < 1)
 
 
-def _breaks_off(source: Source, size_bytes: int) -> bool:
+def _is_truncated(source: Source, size_bytes: int) -> bool:
     """Return whether the container declares more bytes than the file has, in MP4's media data or Matroska's segment.
 
     The libraries read such a file to its end, and report no error if it ends between two frames.
@@ -262,7 +262,7 @@ def _breaks_off(source: Source, size_bytes: int) -> bool:
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(128)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
-            return _mp4_breaks_off(file, size_bytes)
+            return _is_truncated_mp4(file, size_bytes)
         segment = head.find(b"\x18\x53\x80\x67") + 4
         if not head.startswith(b"\x1a\x45\xdf\xa3") or segment < 4:
             return False
@@ -272,7 +272,7 @@ def _breaks_off(source: Source, size_bytes: int) -> bool:
         return declared != most and segment + length + declared > size_bytes
 
 
-def _mp4_breaks_off(file: BinaryIO, size_bytes: int) -> bool:
+def _is_truncated_mp4(file: BinaryIO, size_bytes: int) -> bool:
     start = 0
     while start + 8 <= size_bytes:
         file.seek(start)

@@ -43,15 +43,15 @@ def _lines(rows: Sequence[str], end: str = "\n") -> str:
     return "".join(row + end for row in rows)
 
 
-def _of(placed: Sequence[Placed], split: str) -> list[Placed]:
+def _in_split(placed: Sequence[Placed], split: str) -> list[Placed]:
     return [video for video in placed if video.split == split]
 
 
 def _ucf101(placed: Sequence[Placed], classes: Sequence[str]) -> dict[str, str]:
     return {
         "classInd.txt": _lines([f"{label} {name}" for label, name in enumerate(classes, 1)], "\r\n"),
-        "trainlist01.txt": _lines([f"{video.path} {video.label + 1}" for video in _of(placed, "train")], "\r\n"),
-        "testlist01.txt": _lines([video.path for video in _of(placed, "test")], "\r\n"),
+        "trainlist01.txt": _lines([f"{video.path} {video.label + 1}" for video in _in_split(placed, "train")], "\r\n"),
+        "testlist01.txt": _lines([video.path for video in _in_split(placed, "test")], "\r\n"),
     }
 
 
@@ -71,7 +71,7 @@ def _diving48(placed: Sequence[Placed], classes: Sequence[str]) -> dict[str, str
     for split in ("train", "test"):
         rows = [
             {"vid_name": video.stem, "label": video.label, "start_frame": 8, "end_frame": 112}
-            for video in _of(placed, split)
+            for video in _in_split(placed, split)
         ]
         texts[f"Diving48_V2_{split}.json"] = json.dumps(rows)
     return texts
@@ -87,7 +87,7 @@ def _ssv2(placed: Sequence[Placed], classes: Sequence[str]) -> dict[str, str]:
                 "template": f"Moving [something] {video.class_name}",
                 "placeholders": ["a disc"],
             }
-            for video in _of(placed, split)
+            for video in _in_split(placed, split)
         ]
         texts[f"{name}.json"] = json.dumps(rows)
     return texts
@@ -96,14 +96,14 @@ def _ssv2(placed: Sequence[Placed], classes: Sequence[str]) -> dict[str, str]:
 def _kinetics(placed: Sequence[Placed], _classes: Sequence[str]) -> dict[str, str]:
     texts = {}
     for split, name in (("train", "train"), ("test", "val")):
-        rows = [f"{video.class_name},{video.stem[:11]},10,14,{name}" for video in _of(placed, split)]
+        rows = [f"{video.class_name},{video.stem[:11]},10,14,{name}" for video in _in_split(placed, split)]
         texts[f"{name}.csv"] = _lines(["label,youtube_id,time_start,time_end,split", *rows], "\r\n")
     return texts
 
 
 def _list(placed: Sequence[Placed], _classes: Sequence[str]) -> dict[str, str]:
     return {
-        f"{split}.txt": _lines([f"{video.path} {video.label}" for video in _of(placed, split)])
+        f"{split}.txt": _lines([f"{video.path} {video.label}" for video in _in_split(placed, split)])
         for split in ("train", "test")
     }
 

@@ -52,8 +52,8 @@ def read_videos(data: DataConfig) -> pa.Table:
             row |= {"own_id": row["video_id"], "manifest": number, "label": labels[len(rows)]}
             rows.append(row if has_splits else {**row, "split": data.train_split})
     _hold_out(rows, data.train_split)
-    rows = _once(rows)
-    _name_apart(rows, data.manifests)
+    rows = _merge_duplicates(rows)
+    _make_ids_unique(rows, data.manifests)
     return pa.Table.from_pylist(rows, schema=POOL_SCHEMA)
 
 
@@ -120,7 +120,7 @@ def _hold_out(rows: Sequence[Row], train_split: str) -> None:
         log.warning("note: videos left out of training, because another manifest holds them out: %d", moved)
 
 
-def _once(rows: Sequence[Row]) -> list[Row]:
+def _merge_duplicates(rows: Sequence[Row]) -> list[Row]:
     """Keep the first row of each file (or part of a file), and fill its empty columns from the other rows."""
     first: dict[tuple[Any, ...], Row] = {}
     for row in rows:
@@ -134,7 +134,8 @@ def _once(rows: Sequence[Row]) -> list[Row]:
     return list(first.values())
 
 
-def _name_apart(rows: Sequence[Row], paths: Sequence[Path]) -> None:
+def _make_ids_unique(rows: Sequence[Row], paths: Sequence[Path]) -> None:
+    """Put the name of the manifest in front of each video_id that several files have."""
     counts = Counter(row["video_id"] for row in rows)
     stems = [path.stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else [f"{number}_{stem}" for number, stem in enumerate(stems)]

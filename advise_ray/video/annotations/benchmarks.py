@@ -128,7 +128,7 @@ def read_diving48(videos: str | Path, annotations: Path) -> Listing:
         list_file = annotations / f"Diving48_V2_{split_name}.json"
         for where, entry in _entries(list_file, f"the {split_name} list (V2)"):
             try:
-                label, start, end = (_whole(entry[key]) for key in ("label", "start_frame", "end_frame"))
+                label, start, end = (_integer(entry[key]) for key in ("label", "start_frame", "end_frame"))
                 video = ListedVideo(f"{entry['vid_name']}.mp4", listing.classes[label], split_name, start, end)
             except (KeyError, OverflowError, TypeError, ValueError):
                 listing.problems[where] = f"{entry!r}: expected vid_name, label, start_frame and end_frame"
@@ -143,7 +143,7 @@ def read_diving48(videos: str | Path, annotations: Path) -> Listing:
     return checked(listing, files)
 
 
-def _whole(value: Any) -> int:
+def _integer(value: Any) -> int:
     """Convert a number or a text to an integer.
 
     Raises:
@@ -160,14 +160,14 @@ def read_ssv2(videos: str | Path, annotations: Path) -> Listing:
     The longer names (`something-something-v2-train.json`) work too. The class is the template without the brackets of
     its placeholders. Test videos have labels only if `test-answers.csv` exists.
     """
-    labels = read_json(_named(annotations, "labels.json"), "the labels", dict)
+    labels = read_json(_find_list(annotations, "labels.json"), "the labels", dict)
     try:
         listing = Listing(sorted(labels, key=lambda name: int(labels[name])))
     except (TypeError, ValueError):
         raise UsageError(f"--annotations: {annotations}: a value in labels.json is not a number") from None
     files = Files(videos)
     for split_name, suffix in (("train", "train.json"), ("val", "validation.json"), ("test", "test.json")):
-        list_file = _named(annotations, suffix)
+        list_file = _find_list(annotations, suffix)
         if split_name == "test" and not list_file.exists():
             continue
         answers = _answers(annotations, listing) if split_name == "test" else {}
@@ -190,7 +190,7 @@ def read_ssv2(videos: str | Path, annotations: Path) -> Listing:
 
 def _answers(annotations: Path, listing: Listing) -> dict[str, str]:
     """Read lines such as `1420;Throwing something`, if the file exists. Invalid lines are added to the problems."""
-    path, answers = _named(annotations, "test-answers.csv"), {}
+    path, answers = _find_list(annotations, "test-answers.csv"), {}
     if path.exists():
         for number, line in lines(path, "the test answers"):
             video_id, separator, class_name = (part.strip() for part in line.partition(";"))
@@ -247,7 +247,7 @@ def _rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, str]]]:
         raise UsageError(f"--annotations: {path}:{reader.line_num}: {error}") from None
 
 
-def _named(folder: Path, suffix: str) -> Path:
+def _find_list(folder: Path, suffix: str) -> Path:
     """Return the file with this name, or a file whose longer name ends with it."""
     longer = sorted(folder.glob(f"*-{suffix}"))
     return longer[0] if longer and not (folder / suffix).exists() else folder / suffix

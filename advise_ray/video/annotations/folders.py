@@ -28,7 +28,7 @@ def read_folder(videos: str | Path) -> Listing:
     files = Files(videos)
     listing = Listing([], other_files=dict(Counter(map(kind_of, files.others))))
     if not (files.stored or files.unnameable):
-        raise UsageError(f"--videos: {videos}: {_nothing(listing.other_files)}")
+        raise UsageError(f"--videos: {videos}: {_describe_other_files(listing.other_files)}")
     for path in files.others:
         if (kind := kind_of(path)).startswith("sounds"):
             listing.skipped[path] = f"no video: {kind}"
@@ -37,7 +37,7 @@ def read_folder(videos: str | Path) -> Listing:
     return checked(listing, files)
 
 
-def _nothing(others: dict[str, int]) -> str:
+def _describe_other_files(others: dict[str, int]) -> str:
     if not others:
         return "the folder is empty, or has only hidden files"
     there = ", ".join(f"{kind}: {count}" for kind, count in sorted(others.items(), key=lambda each: -each[1])[:5])

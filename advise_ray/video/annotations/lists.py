@@ -35,12 +35,12 @@ def read_list(videos: str | Path, annotations: Path, split: int | None = None) -
         numbered = list(lines(list_file, "the list"))
         form = form_of([line for _, line in numbered], files, list_file)
         for number, line in numbered[form.header_lines :]:
-            _take(line, form, split_name, listing, files, f"{list_file}:{number}")
+            _add_line(line, form, split_name, listing, files, f"{list_file}:{number}")
     _number_labels(listing)
     return checked(listing, files)
 
 
-def _take(line: str, form: Form, split_name: str, listing: Listing, files: Files, where: str) -> None:
+def _add_line(line: str, form: Form, split_name: str, listing: Listing, files: Files, where: str) -> None:
     if line.startswith("#") and form.path_in(line, files) is None:
         return
     try:
