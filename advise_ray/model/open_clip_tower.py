@@ -101,7 +101,7 @@ def _prune_resnet(visual: Any, layer: int, name: str) -> int:
     """Do the same as `prune` for OpenCLIP's own ResNets, which have no such method. The stem is level 0."""
     levels = 5
     if not -levels <= layer < levels:
-        raise ConfigError([f"model.ifm.layer: {name} has no layer {layer}; its layers are 0 to {levels - 1}"])
+        raise ConfigError([f"model.ifm.layer: {name} has no layer {layer}: its layers are 0 to {levels - 1}"])
     index = layer % levels
     for above in range(index + 1, levels):
         setattr(visual, f"layer{above}", nn.Identity())

@@ -332,5 +332,5 @@ def test_compiled_it_computes_the_same() -> None:
 def test_without_a_compiler_it_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"^model.ifm.compile: torch.compile needs a C\+\+ compiler here"):
+    with pytest.raises(ConfigError, match=r"^model.ifm.compile: torch.compile needs a C\+\+ compiler; "):
         build("timm:test_vit", compile=True)
