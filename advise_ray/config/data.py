@@ -76,7 +76,8 @@ class DataConfig(Section):
     `validation` is used."""
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of the training videos that is held out for validation if `val_split` selects no videos. A hash of
-    video_id selects them. Videos cut from one recording (UCF101's groups) stay together."""
+    each video's group, or else of its video_id, selects them. Videos cut from one recording (UCF101's groups) stay
+    together."""
     val_clips_per_rate: Positive = 3
     """Number of validation clips for each video and each rate. `task: action` has one rate."""
     num_decode_actors: Positive | None = None

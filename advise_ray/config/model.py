@@ -38,8 +38,8 @@ class IFMConfig(Section):
     """Index of the feature level (ConvNets) or block (ViTs) whose output is used; -1 is the last. Later levels are not
     computed."""
     compile: bool = False
-    """Compile the image model with torch.compile. Use it only on GPUs: on CPUs it makes bf16 models slower (torch
-    2.14)."""
+    """Compile the image model with torch.compile. Use it only on GPUs: on CPUs bf16 models can become much
+    slower (torch 2.14)."""
 
 
 class SFUConfig(Section):
