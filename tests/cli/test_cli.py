@@ -154,7 +154,7 @@ def test_a_manifest_that_cannot_be_trained_on(refused, train, eight_videos, work
 def test_weights_that_the_image_model_does_not_have(refused, train):
     (said,) = refused(train, "model.ifm={name: 'open_clip:ViT-B-32', weights: nonsense}")
     assert said.startswith(
-        "model.ifm.weights: 'nonsense' is neither a tag of this model nor a file; allowed: a tag (this model has openai, "
+        "model.ifm.weights: 'nonsense' is neither a tag of this model nor a file; allowed: a tag (this model has openai"
     )
     assert said.endswith("), a file, `package:NAME`, or `none` for random weights")
 
