@@ -1,4 +1,4 @@
-"""What a machine has and lacks for a run, each told with its mend."""
+"""Checks whether a machine can run the package; each problem comes with a solution."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from advise_ray.errors import AdviseRayError, ConfigError
 
 LEAST_DISK_BYTES = 5 * 2**30
 LEAST_SHM_BYTES = 2 * 2**30
-"""Ray keeps decoded clips in shared memory; with too little of it, they go to disk."""
+"""Minimum free shared memory. Ray keeps decoded clips there; if it is too small, Ray uses the disk, which is slower."""
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "timm", "open_clip_torch", "decord2", "av", "pyarrow")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: what was found, and where it is not as it should be, what to do."""
+    """The result of one check: what was found and, if it is a problem, what to do."""
 
     name: str
     ok: bool
@@ -28,7 +28,7 @@ class Check:
 
 
 def examine(config: Config) -> list[Check]:
-    """Look at everything that a run with this configuration stands on."""
+    """Check everything that a run with this configuration needs."""
     return [_versions(), _devices(), _decoders(), _weights(config), _tracking(config), _disk(config), _shared_memory()]
 
 
@@ -44,12 +44,12 @@ def _devices() -> Check:
 
     cpus = len(os.sched_getaffinity(0))
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    bf16 = "with bf16" if computes_in_bf16("cpu") else "without bf16: they compute in fp32"
+    bf16 = "with bf16" if computes_in_bf16("cpu") else "without bf16 instructions (they compute in fp32)"
     return Check("devices", True, f"{cpus} CPUs {bf16}, GPUs: {', '.join(gpus) or 'none'}")
 
 
 def _decoders() -> Check:
-    """Write a video, read it with both decoders."""
+    """Write a video, and read it with both decoders."""
     import tempfile
 
     import numpy as np
@@ -66,7 +66,7 @@ def _decoders() -> Check:
                 decode(video, np.asarray([0, info.num_frames - 1]), height_px=240, width_px=320, decoder=decoder)
         except AdviseRayError as error:
             return Check("decoders", False, f"{error}; reinstall decord2 and av")
-    agree = "agree" if info.decoder == "decord" else "do not agree: PyAV, the slower one, will be used"
+    agree = "agree" if info.decoder == "decord" else "do not agree: the slower PyAV will be used"
     return Check("decoders", info.decoder == "decord", f"decord and PyAV read H.264 and {agree}")
 
 
@@ -106,7 +106,7 @@ def _disk(config: Config) -> Check:
 def _shared_memory() -> Check:
     shm = Path("/dev/shm")  # noqa: S108
     if not shm.exists():
-        return Check("shared memory", True, "no /dev/shm here: Ray uses the disk")
+        return Check("shared memory", True, "no /dev/shm on this machine: Ray uses the disk")
     free = shutil.disk_usage(shm).free
     found = f"{free / 2**30:.1f} GiB free in /dev/shm"
     if free < LEAST_SHM_BYTES:

@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each message says what is wrong, where, and what to do next."""
+"""The errors that users can see. Each message says what is wrong, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 
 class AdviseRayError(Exception):
-    """The work failed. The command line prints the message without a traceback and exits with `exit_code`."""
+    """Base class of all errors. The command line prints the message without a traceback and exits with `exit_code`."""
 
     exit_code = 1
 
 
 class UsageError(AdviseRayError):
-    """What was asked for cannot be done as asked: a missing file, a run directory in the way, too few CPUs."""
+    """The command cannot be executed as given: a file is missing, the run directory exists, or CPUs are too few."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration that does not hold; `problems` has one line for each thing that is wrong with it."""
+    """The configuration is invalid; `problems` has one line for each problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -30,10 +30,14 @@ class ConfigError(UsageError):
 
 
 class VideoDecodeError(AdviseRayError):
-    """One video that cannot be read; `reason` is a short phrase for `rejects.parquet`.
+    """A video cannot be read.
 
-    `lasting`: the file itself is to blame, so that trying again would not help. `detail`: what the library said.
-    `part`: of a damaged file, what is known of the part that can be read (`video.decode.VideoInfo`).
+    Attributes:
+        video: Name of the video.
+        reason: A short phrase for `rejects.parquet`.
+        lasting: Whether the file itself is the cause, so that retries do not help.
+        detail: The message of the library.
+        part: The `video.decode.VideoInfo` of the readable part of a damaged file, or None.
     """
 
     def __init__(self, video: str, reason: str, lasting: bool = True, detail: str = "", part: Any = None) -> None:
@@ -49,23 +53,23 @@ class VideoDecodeError(AdviseRayError):
 
 
 class TrainingError(AdviseRayError):
-    """A run that stopped: too many failed videos, a loss that is not finite, a worker that kept dying."""
+    """A run stopped: too many videos failed, the loss is not finite, or a worker died too often."""
 
 
 class EvaluationError(AdviseRayError):
-    """A protocol that could not be carried out: too many videos that cannot be decoded."""
+    """An evaluation failed: too many videos cannot be decoded."""
 
 
 class CacheError(AdviseRayError):
-    """A feature cache that was not finished: no room, or too many videos that cannot be decoded."""
+    """A feature cache was not finished: the disk is full, or too many videos cannot be decoded."""
 
 
 class SweepError(AdviseRayError):
-    """A sweep of which no trial came to its end."""
+    """No trial of a sweep finished."""
 
 
 class ResourcesError(AdviseRayError):
-    """What a run waited for did not come in time."""
+    """The CPUs, GPUs or nodes that a run waited for did not become available in time."""
 
 
 class RayError(AdviseRayError):
@@ -73,15 +77,15 @@ class RayError(AdviseRayError):
 
 
 class ClusterError(AdviseRayError):
-    """A cluster that cannot be started, reached or used as it is."""
+    """A cluster cannot be started, reached or used."""
 
 
 class ExportError(AdviseRayError):
-    """A model that a format cannot hold, or not truly."""
+    """The format cannot represent the model, or its outputs differ."""
 
 
 class TrackingError(AdviseRayError):
-    """The tracking server cannot be reached or refused what was sent."""
+    """The tracking server cannot be reached, or rejected the data."""
 
 
 class InterruptedRunError(AdviseRayError):

@@ -1,4 +1,4 @@
-"""The commands: they parse, call the rest of the package, and print.
+"""The `advise-ray` command line: each command parses its options, calls the rest of the package, and prints.
 
-Nothing else may import this package; `main` has all commands.
+No other part of the package may import `advise_ray.cli`. The module `main` has all commands.
 """

@@ -1,4 +1,4 @@
-"""`advise-ray bench`."""
+"""The command `advise-ray bench`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from advise_ray.cli.shared import json_option, set_option
 
 @main.group()
 def bench() -> None:
-    """Measure speed and memory on this machine, rivals in the same run."""
+    """Measure speed and memory on this machine, and compare with other methods."""
 
 
 @bench.command()
 @json_option
 def step(as_json: bool) -> None:
-    """Time and memory of a training step: AdViSe against an R3D-50 that is trained end to end."""
+    """Measure time and memory of a training step, and compare AdViSe with an R3D-50 that is trained end to end."""
     from advise_ray.bench import step as bench_step
 
     def show(row: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ def step(as_json: bool) -> None:
 @bench.command()
 @json_option
 def decode(as_json: bool) -> None:
-    """Clips per second that our pipeline decodes, against a plain decord loop and against decoding everything."""
+    """Measure decoded clips per second, and compare with a plain decord loop and with decoding whole videos."""
     from advise_ray.bench import decode as bench_decode
 
     def show(name: str, figures: dict[str, float]) -> None:
@@ -54,11 +54,11 @@ def decode(as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--ifm", "ifms", multiple=True, metavar="NAME", help="Only this image model; repeatable.")
+@click.option("--ifm", "ifms", multiple=True, metavar="NAME", help="Measure only this image model; repeatable.")
 @set_option
 @json_option
 def pipeline(ifms: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
-    """Clips per second of whole training: live, from a feature cache, a plain PyTorch program, and the limits."""
+    """Measure training clips per second: live, from a feature cache, and in a plain PyTorch program; and the limits."""
     from advise_ray.bench import pipeline as bench_pipeline
 
     def show(ifm: str, arm: str, clips_per_s: float) -> None:

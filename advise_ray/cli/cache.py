@@ -1,4 +1,4 @@
-"""`advise-ray cache`."""
+"""The command `advise-ray cache`."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ from advise_ray.cli.shared import (
 @main.command()
 @config_option
 @set_option
-@click.option("--out", metavar="DIR_OR_URL", required=True, help="The cache: a folder, or s3://, gs://, hdfs://.")
-@click.option("--dry-run", is_flag=True, help="Say how many bytes and hours it takes, and what takes less.")
+@click.option(
+    "--out", metavar="DIR_OR_URL", required=True, help="Where to write the cache: a folder, or s3://, gs://, hdfs://."
+)
+@click.option("--dry-run", is_flag=True, help="Print its size and time, and settings that need less; write nothing.")
 @rates_option
 @json_option
 @cluster_option
 def cache(
     recipe: str | None, overrides: tuple[str, ...], out: str, dry_run: bool, rates: Path | None, as_json: bool
 ) -> None:
-    """Compute the frozen features of a manifest once; train from them by --set data.features=DIR.
+    """Compute the image model's features of all videos once. To train on them: --set data.features=DIR.
 
-    An interrupted job goes on where it was; videos that the manifest has got since are added.
+    Run the same command again to continue an interrupted job, or to add videos that are new in the manifest.
     """
     if rates is not None and not dry_run:
-        raise click.UsageError("--rates is for --dry-run")
+        raise click.UsageError("--rates needs --dry-run")
     config = load(recipe or "quickstart", overrides)
     from advise_ray.cache.writer import CacheJob
     from advise_ray.cli import progress
@@ -45,7 +47,7 @@ def cache(
     if dry_run:
         from advise_ray.training.plan import make_plan
 
-        # A cache is made before what it serves: that has neither its features nor its first weights yet.
+        # The training that will use this cache has no features and no initial weights yet.
         config = load(recipe or "quickstart", (*overrides, "data.features=null"))
         show_with_notes(job.summary() | {"cost": estimate(make_plan(config, begun=True), rates)}, as_json)
         return

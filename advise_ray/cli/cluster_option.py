@@ -1,4 +1,4 @@
-"""`--cluster FILE`: the same command as a job on a Ray cluster."""
+"""The option `--cluster FILE`: runs a command as a job on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -25,26 +25,28 @@ OURS = ("cluster", "detach", "down")
 
 
 def cluster_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--cluster`, `--detach` and `--down`; all of its other options go with it."""
+    """Add `--cluster`, `--detach` and `--down` to a command. The job gets all other options of the command."""
 
-    @click.option("--cluster", type=UserPath(), metavar="FILE", help="Run there: see cluster/README.md.")
-    @click.option("--detach", is_flag=True, help="Of --cluster: leave the job to itself.")
-    @click.option("--down", is_flag=True, help="Of --cluster: take the cluster down after.")
+    @click.option(
+        "--cluster", type=UserPath(), metavar="FILE", help="Run as a job on this cluster (see cluster/README.md)."
+    )
+    @click.option("--detach", is_flag=True, help="Only with --cluster: submit the job and return at once.")
+    @click.option("--down", is_flag=True, help="Only with --cluster: shut the cluster down after the job.")
     @functools.wraps(command)
-    def here_or_there(cluster: Path | None, detach: bool, down: bool, **params: Any) -> None:
+    def command_or_job(cluster: Path | None, detach: bool, down: bool, **params: Any) -> None:
         if cluster is None:
             if detach or down:
-                raise click.UsageError("--detach and --down are for --cluster")
+                raise click.UsageError("--detach and --down need --cluster")
             command(**params)
             return
         if detach and down:
-            raise click.UsageError("--down takes the cluster from under a job that --detach leaves; give one")
-        _run_there(click.get_current_context(), cluster, detach, down)
+            raise click.UsageError("--detach and --down: give only one; --down would end the cluster under the job")
+        _run_on_cluster(click.get_current_context(), cluster, detach, down)
 
-    return here_or_there
+    return command_or_job
 
 
-def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None:
+def _run_on_cluster(ctx: click.Context, path: Path, detach: bool, down: bool) -> None:
     from advise_ray.cluster import ray_job
     from advise_ray.cluster.cluster_file import Launcher, read_cluster, refuse_impossible
     from advise_ray.cluster.launcher import take_down
@@ -52,18 +54,18 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
 
     cluster = read_cluster(path)
     if down and not isinstance(cluster, Launcher):
-        raise click.UsageError(f"--down: {path} is an address; who keeps that cluster takes it down")
+        raise click.UsageError(f"--down: {path} is the address of a cluster; this command cannot shut it down")
     arguments, config = _arguments(ctx)
     if config is not None and isinstance(cluster, Launcher):
         refuse_impossible(cluster, config)
-    theirs = config or _of_a_run(ctx) or Config()
-    env = ray_job.patience(theirs) | ray_job.secrets(theirs.secrets)
+    job_config = config or _config_of_run(ctx) or Config()
+    env = ray_job.patience(job_config) | ray_job.secrets(job_config.secrets)
     nodes = {"hosts": cluster.hosts, "least_nodes": cluster.least_nodes} if isinstance(cluster, Launcher) else {}
-    with _told_of_what_is_left(cluster, down), _job_server(cluster) as client:
+    with _warn_if_left_running(cluster, down), _job_server(cluster) as client:
         job_id = ray_job.submit(client, [json.dumps(nodes), *arguments], config, env, _tell)
         _tell(f"job {job_id}")
         if detach:
-            _tell(f"follow it with: {_ray(cluster, f'job logs --follow {job_id}')}")
+            _tell(f"follow the job with: {_ray(cluster, f'job logs --follow {job_id}')}")
             click.echo(job_id)
             return
         code, output = _follow(client, job_id, env, cluster)
@@ -74,21 +76,21 @@ def _run_there(ctx: click.Context, path: Path, detach: bool, down: bool) -> None
 
 
 @contextlib.contextmanager
-def _told_of_what_is_left(cluster: Address | Launcher, down: bool) -> Iterator[None]:
-    """Machines that `--down` was to end, and that stay since something else ended first."""
+def _warn_if_left_running(cluster: Address | Launcher, down: bool) -> Iterator[None]:
+    """Warn that the cluster may still run, if the command fails or is interrupted before `--down` shuts it down."""
     from advise_ray.cluster.cluster_file import Launcher
 
     try:
         yield
     except BaseException:
         if down and isinstance(cluster, Launcher):
-            _tell(f"the cluster may still be up, and cost money; end it with: ray down {cluster.path}")
+            _tell(f"the cluster may still be running and cost money; shut it down with: ray down {cluster.path}")
         raise
 
 
 @contextlib.contextmanager
 def _job_server(cluster: Address | Launcher) -> Iterator[JobSubmissionClient]:
-    """Of a cluster that is there, else of one that is brought up."""
+    """Connect to the job server of the cluster; start the cluster first if it is not running."""
     from advise_ray.cluster import ray_job
     from advise_ray.cluster.cluster_file import Address
     from advise_ray.cluster.launcher import bring_up, head_address, tunnel
@@ -115,17 +117,17 @@ def _follow(
     try:
         return ray_job.follow(client, job_id, _tell)
     except KeyboardInterrupt:
-        ended = f"; it goes on; end it with: {_ray(cluster, f'job stop {job_id}')}"
+        ended = f"; the job goes on; stop it with: {_ray(cluster, f'job stop {job_id}')}"
         with contextlib.suppress(click.Abort, KeyboardInterrupt):
             if click.confirm(f"\nStop job {job_id} too?", err=True):
-                _tell("it saves and ends; once more leaves it to itself")
+                _tell("the job saves its state and ends; press Ctrl-C again to stop waiting for it")
                 ray_job.stop(client, job_id, env)
-                ended = ", and the job stopped"
+                ended = "; the job has stopped"
         raise InterruptedRunError(f"interrupted{ended}") from None
 
 
 def _ray(cluster: Address | Launcher, command: str) -> str:
-    """The line that does something with Ray's own tool."""
+    """Return the shell command that runs `ray COMMAND` on the cluster."""
     from advise_ray.cluster.cluster_file import Address
 
     if isinstance(cluster, Address):
@@ -134,7 +136,7 @@ def _ray(cluster: Address | Launcher, command: str) -> str:
 
 
 def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
-    """The command line again, its paths absolute, and its configuration, resolved here, where it goes as a file."""
+    """Return the job's command line, with absolute paths, and its configuration, if the job gets one as a file."""
     from advise_ray.cluster.shipment import RECIPE
     from advise_ray.config import flatten
 
@@ -152,10 +154,10 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
         values = value if isinstance(value, tuple) else (value,)
         for each in values:
             flag = [param.opts[0]] if isinstance(param, click.Option) else []
-            arguments += flag if value is True else [*flag, _as_text(param, each)]
+            arguments += flag if value is True else [*flag, _argument_text(param, each)]
     if config is None:
         return arguments, None
-    if ctx.params["recipe"] is None and config.data.manifest is None:  # `train` alone makes its videos there
+    if ctx.params["recipe"] is None and config.data.manifest is None:  # `train` synthesizes its videos there
         asked = {"storage.path", *(override.partition("=")[0] for override in ctx.params["overrides"])}
         given = [
             f"{key}={json.dumps(value)}"
@@ -166,8 +168,8 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
     return [*arguments, "--config", RECIPE], config
 
 
-def _of_a_run(ctx: click.Context) -> Config | None:
-    """The configuration of the run or sweep that a command goes on with or uses, as far as it can be read here."""
+def _config_of_run(ctx: click.Context) -> Config | None:
+    """Return the configuration of the run or sweep that the command resumes or uses, if this machine can read it."""
     from advise_ray import config as configuration
 
     for name in ("run_dir", "sweep_dir", "target"):
@@ -177,7 +179,7 @@ def _of_a_run(ctx: click.Context) -> Config | None:
     return None
 
 
-def _as_text(param: click.Parameter, value: Any) -> str:
+def _argument_text(param: click.Parameter, value: Any) -> str:
     from advise_ray.config import recipes
     from advise_ray.deploy.load import MLFLOW_URI
     from advise_ray.storage import remote

@@ -1,4 +1,4 @@
-"""`advise-ray data`: manifests, and videos to try things on."""
+"""The command `advise-ray data`: writes and checks manifests, and synthesizes videos for experiments."""
 
 from __future__ import annotations
 
@@ -18,39 +18,49 @@ if TYPE_CHECKING:
     from advise_ray.video.decode import Limits
 
 timeout_option = click.option(
-    "--timeout-s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help="For one video."
+    "--timeout-s",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Time limit per video.",
 )
-max_pixels_option = click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger pictures.")
-max_frames_option = click.option("--max-frames", type=click.IntRange(1), help="Refuse videos of more frames.")
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(1), help="Reject videos with larger frames (width × height)."
+)
+max_frames_option = click.option("--max-frames", type=click.IntRange(1), help="Reject videos with more frames.")
 max_duration_option = click.option(
-    "--max-duration-s", type=click.FloatRange(0, min_open=True), help="Refuse longer videos."
+    "--max-duration-s", type=click.FloatRange(0, min_open=True), help="Reject longer videos."
 )
 
 
 @main.group()
 def data() -> None:
-    """Data sets: make a manifest, make videos to try things on."""
+    """Work with data sets: write a manifest, check it, describe it, or synthesize videos."""
 
 
 @data.command()
-@click.option("--format", "layout", type=click.Choice(list(LAYOUTS)), required=True)
-@click.option("--videos", required=True, metavar="DIR_OR_URL", help="Folder of the videos, local or s3://, http://, ….")
-@click.option("--annotations", type=UserPath(), help="Folder (or file) of the data set's lists.")
+@click.option("--format", "layout", type=click.Choice(list(LAYOUTS)), required=True, help="Layout of the data set.")
+@click.option(
+    "--videos", required=True, metavar="DIR_OR_URL", help="Folder of the videos: local, or s3://, http://, …."
+)
+@click.option("--annotations", type=UserPath(), help="Folder or file with the data set's annotations.")
 @click.option(
     "--split",
     type=click.IntRange(1),
-    help="Official split (ucf101, hmdb51; else 1), or which lists (list).",
+    help="Number of the official split (ucf101, hmdb51; default 1) or of the lists (list).",
 )
 @click.option("--out", type=UserPath(), required=True, help="Manifest to write (Parquet).")
 @click.option(
     "--test-fraction",
     type=click.FloatRange(0, 0.5, min_open=True),
-    help="Hold out so many of the videos for testing; 0.25 makes four official splits.",
+    help="Fraction of the videos to hold out for testing; 0.25 makes four official splits.",
 )
 @click.option(
-    "--group-by", metavar="REGEX", help="What is held out whole: what this finds in the path, such as a person."
+    "--group-by",
+    metavar="REGEX",
+    help="Only with --test-fraction: keep videos together whose paths have the same match, such as a person's name.",
 )
-@click.option("--keep-damaged", is_flag=True, help="Keep the longest part of a damaged video that can be read.")
+@click.option("--keep-damaged", is_flag=True, help="Keep the longest readable part of a damaged video.")
 @timeout_option
 @max_pixels_option
 @max_frames_option
@@ -72,7 +82,7 @@ def index(
     max_duration_s: float | None,
     as_json: bool,
 ) -> None:
-    """Read every video once and write the manifest; a second time, read only what has changed."""
+    """Read every video and write the manifest. If it exists, read only new and changed videos."""
     from advise_ray import dataset
     from advise_ray.cli import progress
     from advise_ray.storage import remote
@@ -80,11 +90,11 @@ def index(
 
     videos = remote.local_or_url(videos)
     if (annotations is None) != (layout == "folder"):
-        raise click.UsageError(f"--format {layout} needs {'no ' if layout == 'folder' else ''}--annotations")
+        raise click.UsageError(f"--format {layout} {'takes no' if layout == 'folder' else 'needs'} --annotations")
     if split is not None and layout not in ("ucf101", "hmdb51", "list"):
-        raise click.UsageError(f"--split: {layout} has no numbered splits")
+        raise click.UsageError(f"--split: --format {layout} has no numbered splits")
     if group_by is not None and test_fraction is None:
-        raise click.UsageError("--group-by says what --test-fraction holds out; give both")
+        raise click.UsageError("--group-by needs --test-fraction")
     listing = lists.read(layout, videos, annotations, split)
     if test_fraction is not None:
         listing = lists.hold_out(listing, test_fraction, group_by)
@@ -103,8 +113,8 @@ def index(
 
 @data.command()
 @click.argument("manifest", type=UserPath())
-@click.option("--out", type=UserPath(), help="Rejects to write (Parquet); default: MANIFEST.check.parquet.")
-@click.option("--drop", type=UserPath(), metavar="FILE", help="Write a manifest without them.")
+@click.option("--out", type=UserPath(), help="File for the rejected videos (Parquet); default: MANIFEST.check.parquet.")
+@click.option("--drop", type=UserPath(), metavar="FILE", help="Also write a manifest without the rejected videos.")
 @timeout_option
 @max_pixels_option
 @max_frames_option
@@ -121,7 +131,7 @@ def check(
     max_duration_s: float | None,
     as_json: bool,
 ) -> None:
-    """Decode every video of a manifest to its end; exit 1 if any of them fails, or is not what it was."""
+    """Decode every video of a manifest completely. Exit with 1 if a video fails, or its file has changed."""
     from advise_ray import dataset
     from advise_ray.cli import progress
 
@@ -142,12 +152,12 @@ def check(
 
 @data.command()
 @click.argument("manifest", type=UserPath())
-@click.option("--out", type=UserPath(), required=True, help="Page to write (HTML).")
+@click.option("--out", type=UserPath(), required=True, help="HTML file to write.")
 @config_option
 @set_option
 @json_option
 def stats(manifest: Path, out: Path, recipe: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Write a page that shows a data set: durations, sizes, classes, which rates fit, clips as the model gets them."""
+    """Write a page about a data set: durations, sizes, classes, which rates fit, and clips as the model gets them."""
     from advise_ray import dataset
 
     show(dataset.write_report(manifest.absolute(), out.absolute(), load(recipe, overrides)), as_json)
@@ -155,11 +165,18 @@ def stats(manifest: Path, out: Path, recipe: str | None, overrides: tuple[str, .
 
 @data.command()
 @click.argument("directory", type=UserPath(file_okay=False))
-@click.option("--videos", "num_videos", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--format", "layout", type=click.Choice(list(LAYOUTS)), default="folder", show_default=True)
+@click.option("--videos", "num_videos", type=click.IntRange(1), default=64, show_default=True, help="Number of videos.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random motions.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(list(LAYOUTS)),
+    default="folder",
+    show_default=True,
+    help="Layout of the files.",
+)
 def synth(directory: Path, num_videos: int, seed: int, layout: str) -> None:
-    """Write small labelled motion videos: eight classes that differ in how things move, not in looks."""
+    """Write small labelled videos of eight classes that differ in motion, not in appearance."""
     from advise_ray.cli import progress
     from advise_ray.video.synth import synthesize
 

@@ -1,4 +1,4 @@
-"""`advise-ray evaluate`."""
+"""The command `advise-ray evaluate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from advise_ray.cli.shared import UserPath, json_option, set_option
 
 
 class _Split(click.ParamType):
-    """A number from 1, or `all`."""
+    """A positive integer, or `all`."""
 
     name = "N|all"
 
@@ -28,18 +28,24 @@ class _Split(click.ParamType):
     "--protocol",
     type=click.Choice(["pretext", "multiview", "linear", "knn", "retrieval"]),
     required=True,
-    help="pretext: playback rates, and what that rests on; multiview: the classes that it was fine-tuned on; "
-    "linear, knn, retrieval: what its features are worth.",
+    help="pretext: accuracy of playback-rate prediction, and which cues it uses; multiview: accuracy on the classes "
+    "of the fine-tuning; linear, knn, retrieval: quality of the frozen embeddings.",
 )
-@click.option("--manifest", type=UserPath(), help="Other videos than the run's.")
-@click.option("--split", type=_Split(), help="Official split (ucf101, hmdb51), or all of them: mean and deviation.")
-@click.option("--clips", type=click.IntRange(1), default=10, show_default=True, help="Spread over each video.")
-@click.option("--crops", type=click.IntRange(1), help="Of each clip, side by side; default: 3 for multiview, else 1.")
-@click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="knn: neighbours that vote.")
+@click.option("--manifest", type=UserPath(), help="Use these videos instead of the run's.")
 @click.option(
-    "--temperature", type=click.FloatRange(0, min_open=True), default=0.07, show_default=True, help="knn: of the votes."
+    "--split", type=_Split(), help="Number of an official split (ucf101, hmdb51), or all: mean and deviation."
 )
-@click.option("--attentive", is_flag=True, help="linear: a probe with attention over time and space.")
+@click.option("--clips", type=click.IntRange(1), default=10, show_default=True, help="Clips per video, evenly spaced.")
+@click.option("--crops", type=click.IntRange(1), help="Crops per clip; default: 3 for multiview, else 1.")
+@click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="knn: number of neighbours.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, min_open=True),
+    default=0.07,
+    show_default=True,
+    help="knn: temperature of the votes.",
+)
+@click.option("--attentive", is_flag=True, help="linear: use a probe with attention over time and space.")
 @set_option
 @json_option
 @cluster_option
@@ -56,16 +62,16 @@ def evaluate(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Evaluate a run (its best checkpoint), one of its checkpoints, or a recipe as it is before training.
+    """Evaluate a run (its best checkpoint), a checkpoint, or the untrained model of a recipe.
 
-    With --set model.tmm.arch=none --set model.sfu.temporal_centering=false: the image model alone.
+    To evaluate only the image model: --set model.tmm.arch=none --set model.sfu.temporal_centering=false.
     """
     from advise_ray.cli import progress
     from advise_ray.evaluation import protocols
     from advise_ray.evaluation.actions import Settings
 
     if attentive and protocol != "linear":
-        raise click.UsageError("--attentive is for --protocol linear")
+        raise click.UsageError("--attentive needs --protocol linear")
     settings = Settings(clips, crops, k, temperature, attentive)
     with progress.counting("encoding videos") as on_progress:
         result = protocols.evaluate(

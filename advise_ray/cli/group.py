@@ -1,4 +1,4 @@
-"""The `advise-ray` command: parse, call, print. Everything heavy is imported inside the commands."""
+"""The `advise-ray` command group. Slow imports, such as torch and Ray, are inside the commands."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
 class _Main(click.Group):
-    """Errors become one message and an exit code, never a traceback (unless `-v` asks for one)."""
+    """Prints errors as one message and sets the exit code. Prints a traceback only with `-v`."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AdviseRayError as error:
             if ctx.params.get("verbose") and not isinstance(error, InterruptedRunError):
-                logging.getLogger("advise_ray").exception("where it happened:")
+                logging.getLogger("advise_ray").exception("traceback of the error:")
             for line in str(error).splitlines():
                 click.echo(f"error: {line}", err=True)
             sys.exit(error.exit_code)
-        except BrokenPipeError:  # whoever read our output has gone: click ends quietly
+        except BrokenPipeError:  # the reader of our output has exited: click then ends without a message
             raise
         except OSError as error:
             click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
@@ -36,17 +36,17 @@ class _Main(click.Group):
         except KeyboardInterrupt:
             _end_interrupted()
         except Exception as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # it hit Ray with a lock in its hands
+            if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C interrupted Ray while it held a lock
                 _end_interrupted()
             raise
 
 
 @click.group(cls=_Main, context_settings=SETTINGS)
-@click.option("-v", "--verbose", is_flag=True, help="Show Ray's own messages, and where an error came from.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress: results, warnings and errors alone.")
+@click.option("-v", "--verbose", is_flag=True, help="Show Ray's messages and the tracebacks of errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress, only results, warnings and errors.")
 @click.version_option(__version__, prog_name="advise-ray")
 def main(verbose: bool, quiet: bool) -> None:
-    """Train video models cheaply: a frozen image model, a small temporal module, playback-rate prediction, on Ray."""
+    """Train video models on Ray: a small temporal module on a frozen image model, with playback-rate prediction."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     if verbose:
         logging.getLogger("advise_ray").setLevel(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""`advise-ray models`, `config`, `status` and `doctor`: what there is to choose from, and how things are."""
+"""The commands `advise-ray models`, `config`, `status` and `doctor`: they show choices and state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from advise_ray.errors import AdviseRayError
 @main.command()
 @json_option
 def models(as_json: bool) -> None:
-    """List temporal modules, and image models with their weights' tag, size, features and grid at 224 px."""
+    """List the temporal modules and the image models: weights, parameters, features, and grid size at 224 px."""
     from advise_ray.config import TMMConfig
     from advise_ray.model.catalogue import IMAGE_MODELS, weights_are_here
 
@@ -37,21 +37,21 @@ def models(as_json: bool) -> None:
 
 @main.group()
 def config() -> None:
-    """The configuration: what a recipe resolves to, and every key there is."""
+    """Show the configuration: the values of a recipe, or all keys."""
 
 
 @config.command("show")
 @config_option
 @set_option
 def show_config(recipe: str | None, overrides: tuple[str, ...]) -> None:
-    """Print the resolved configuration (YAML); without --config the defaults."""
+    """Print the resolved configuration (YAML). Without --config: the defaults."""
     from advise_ray.config import to_yaml
 
     click.echo(to_yaml(load(recipe, overrides)), nl=False)
 
 
 @config.command()
-@click.option("--markdown", is_flag=True, help="A reference table instead of a JSON schema.")
+@click.option("--markdown", is_flag=True, help="Print a reference table instead of a JSON schema.")
 def schema(markdown: bool) -> None:
     """Print the schema of the configuration (JSON Schema)."""
     from advise_ray import config as configuration
@@ -66,7 +66,7 @@ def schema(markdown: bool) -> None:
 @click.argument("run_dir", metavar="RUN", type=UserPath())
 @json_option
 def status(run_dir: Path, as_json: bool) -> None:
-    """Say how a run is doing, live or ended: epoch, clips/s, data wait, nodes, when it ends, what holds it up."""
+    """Show the state of a running or ended run: epoch, clips/s, data wait, nodes, time left, and the bottleneck."""
     from advise_ray.cli import progress
     from advise_ray.training.status import read
 

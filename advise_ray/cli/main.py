@@ -1,4 +1,4 @@
-"""The `advise-ray` command, whole: importing a module of commands adds them to the group."""
+"""The `advise-ray` command with all of its subcommands; importing a module adds its commands to the group."""
 
 from advise_ray.cli import bench, cache, data, evaluate, inspect, model, train, tune
 from advise_ray.cli.group import main

@@ -1,7 +1,7 @@
-"""The other end of `--cluster`: what Ray's job server starts on the head. `python -m advise_ray.cli.on_head NODES …`.
+"""The job that `--cluster` submits. Ray's job server runs `python -m advise_ray.cli.on_head NODES …` on the head.
 
-That is the first `python` in the PATH of `ray start`, which is not always the one that runs Ray. With `--unmarked`
-before NODES it is for a log that people read, as a Slurm job's.
+Ray uses the first `python` in the PATH of `ray start`, which is not always the Python that runs Ray. With `--unmarked`
+before NODES the output has no marks for a program that reads it; Slurm jobs use this, because people read their logs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ POLL_S = 1.0
 
 
 def run() -> None:
-    """Run the command, or say that this is not Ray's Python."""
+    """Run the command, or exit with an error if this Python has no Ray."""
     if find_spec("ray") is None:
         sys.exit(
-            f"error: the head's python ({sys.executable}) has no Ray; start Ray there with the bin folder of its "
-            "environment first in PATH"
+            f"error: the python of the cluster's head ({sys.executable}) has no Ray; put the bin folder of Ray's "
+            "environment first in PATH before you run `ray start` there"
         )
     if sys.argv[1] == "--unmarked":
         _run(sys.argv[2], sys.argv[3:])
@@ -33,7 +33,7 @@ def run() -> None:
 
 
 def _run_marked(nodes: str, arguments: list[str]) -> None:
-    """`_run`, for who reads its log from elsewhere: its standard output is the last line, marked."""
+    """Call `_run`, and print its standard output as one marked last line, which the submitting machine reads."""
     from advise_ray.cluster.ray_job import RESULT
 
     out = io.StringIO()
@@ -46,10 +46,10 @@ def _run_marked(nodes: str, arguments: list[str]) -> None:
 
 
 def _run(nodes: str, arguments: list[str]) -> None:
-    """Wait for the nodes, check them, run the command.
+    """Wait for the nodes, check them, and run the command.
 
     Args:
-        nodes: JSON, what the cluster file says of them.
+        nodes: The cluster file's expectations of the nodes, as JSON.
     """
     from advise_ray.backend import reservation
     from advise_ray.cli.main import main
@@ -73,7 +73,7 @@ def _run(nodes: str, arguments: list[str]) -> None:
 
 
 def _connect(wait_s: float) -> None:
-    """A head that is still starting is waited for."""
+    """Connect to Ray; retry for `wait_s` seconds while the head starts."""
     from advise_ray.backend import session
     from advise_ray.errors import RayError
 
@@ -88,7 +88,7 @@ def _connect(wait_s: float) -> None:
 
 
 def _recipe(arguments: list[str]) -> Path | None:
-    """The configuration that the command will work by: the one that came with it, or a run's own."""
+    """Return the path of the command's configuration: the recipe that came with it, or that of the run it uses."""
     from advise_ray.config import recipes
 
     for name in _values(arguments, "--config"):
@@ -105,8 +105,10 @@ def _values(arguments: list[str], option: str) -> list[str]:
 
 
 def _read_everywhere(arguments: list[str]) -> list[str]:
-    """The files that all nodes read though no recipe names them, and that the head sees: what it does not see either,
-    the command itself tells of."""
+    """Return existing files that all nodes must read but that no recipe names.
+
+    Missing files are left out: the command itself reports them.
+    """
     from advise_ray.cluster.preflight import some_videos
 
     read = []

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar, and a row for each epoch, on stderr."""
+"""Shows progress on stderr: a progress bar, and a line after each epoch; and formats results as tables."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True, highlight=False)
 TELL_EVERY_S = 60.0
-"""A line of a log that is renewed."""
+"""Minimum time between two `waiting` lines in a log."""
 
 
 def tell(line: str) -> None:
-    """One line of what is going on, unless `--quiet`."""
+    """Print a line on stderr, unless `--quiet` is set."""
     console.print(line, markup=False, soft_wrap=True)
 
 
 class _Bar(Progress):
-    """A bar, or in its place what is waited for."""
+    """A progress bar that can show a note in its place, such as what the run waits for."""
 
     note = ""
 
@@ -45,7 +45,7 @@ _told_s = -math.inf
 
 
 def waiting(line: str | None) -> None:
-    """What is waited for; None: nothing any more. On a terminal a line that changes, in a log one a minute."""
+    """Show what the program waits for; None ends it. A terminal shows one changing line, a log one line per minute."""
     global _status, _told_s
     if console.is_terminal and _shown:
         _shown[-1].note = line or ""
@@ -64,16 +64,15 @@ def waiting(line: str | None) -> None:
 
 
 def results_alone() -> AbstractContextManager[object]:
-    """Meanwhile what is printed goes to stderr. Ray prints its warnings about tasks and actors to stdout, which is for
-    results."""
+    """Redirect stdout to stderr. Ray prints its warnings about tasks and actors to stdout, which is for results."""
     return redirect_stdout(sys.stderr)
 
 
 @contextmanager
 def counting(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that is counted, in a log a line for each tenth; yields a function (done, total).
+    """Show a progress bar, or, in a log, a line after each tenth of the work; yields a function (done, total).
 
-    What fails leaves its message alone, and where there was nothing to do there is no bar.
+    The bar disappears if the work fails, or if there was nothing to do.
     """
     if not console.is_terminal:
         with results_alone():
@@ -103,7 +102,7 @@ def _by_tenths(description: str) -> Callable[[int, int], None]:
 
 @contextmanager
 def training() -> Iterator[Callable[[MetricsLine, int], None]]:
-    """A bar over the steps; yields a function that takes the lines of metrics.jsonl and the number of steps."""
+    """Show a progress bar over steps; yields a function that takes a line of metrics.jsonl and the number of steps."""
     with results_alone(), _bar(transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
@@ -145,13 +144,13 @@ def _epoch_row(epoch: int, values: dict[str, float]) -> str:
 
 
 def result_table(result: RunResult) -> str:
-    """The outcome of a run, for people; paths are never cut, so that they can be copied."""
+    """Format the result of a run as a table. Paths are never cut, so that users can copy them."""
     rows: dict[str, Any] = {"epochs": result["epochs"], "steps": result["steps"], "clips seen": result["clips_seen"]}
     rows |= {name: f"{value:.4g}" for name, value in sorted(result["metrics"].items())}
     rows |= {name: f"{value:.3g}" for name, value in result["rates"].items()}
     if result.get("bound_by"):
         rows["bound by"] = result["bound_by"]
-    named = f", named in {result['run_dir']}/rejects.parquet" if result["failed_videos"] else ""
+    named = f", listed in {result['run_dir']}/rejects.parquet" if result["failed_videos"] else ""
     rows |= {"failed videos": f"{result['failed_videos']}{named}", "wall time": f"{result['wall_s']:.0f} s"}
     rows |= {"checkpoint": result["checkpoint"], "best": result["best_checkpoint"], "run directory": result["run_dir"]}
     width = max(map(len, rows))
@@ -159,7 +158,7 @@ def result_table(result: RunResult) -> str:
 
 
 def status_table(found: dict[str, Any]) -> str:
-    """How a run is doing, for people."""
+    """Format the state of a run as a table."""
     rows: dict[str, Any] = {"epoch": f"{found['epoch']} of {found['epochs']}"}
     rows["step"] = f"{found['step']} of {found['steps'] or '?'}"
     rows |= {name: f"{value:.4g}" for name, value in found["values"].items()}
@@ -174,13 +173,13 @@ def status_table(found: dict[str, Any]) -> str:
         used += f", {node['gpus'] - node['free_gpus']:g} of {node['gpus']:g} GPUs" if node["gpus"] else ""
         rows[f"node {node['address']}"] = f"{used} reserved"
     if found["status"] == "SILENT":
-        rows["last heard of"] = f"{found['silent_s'] / 60:.0f} min ago: its driver or its storage is gone"
+        rows["last update"] = f"{found['silent_s'] / 60:.0f} min ago: its driver has died or cannot reach its storage"
     width = max(map(len, rows))
     return "\n".join([f"{found['run_name']}: {found['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])
 
 
 def evaluation_table(result: dict[str, Any]) -> str:
-    """What a protocol found, for people: each metric, over several splits with its deviation, and its findings."""
+    """Format the result of a protocol as a table: metrics (with deviations over several splits) and findings."""
     deviations = result["deviations"]
     rows = {
         name: f"{value:.4g}" + (f" ± {deviations[name]:.2g}" if name in deviations else "")
@@ -194,7 +193,7 @@ def evaluation_table(result: dict[str, Any]) -> str:
 
 
 def sweep_table(result: dict[str, Any]) -> str:
-    """The outcome of a sweep, for people."""
+    """Format the result of a sweep as a table."""
     best = result["best"]
     rows: dict[str, Any] = {name: result[name] for name in ("trials", "finished", "pruned", "failed")}
     if best is not None:

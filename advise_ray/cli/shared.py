@@ -1,4 +1,4 @@
-"""What the commands share: options, loading a configuration, printing a result."""
+"""Shared by the commands: options, loading the configuration, and printing results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class UserPath(click.Path):
-    """A path, also with `~`: shells leave it as it is behind `--out=`, and in quotes."""
+    """A path that may begin with `~`, which shells do not expand after `--out=` or in quotes."""
 
     def __init__(self, *, file_okay: bool = True) -> None:
         super().__init__(file_okay=file_okay, path_type=Path)
@@ -27,17 +27,19 @@ class UserPath(click.Path):
 
 
 config_option = click.option(
-    "--config", "recipe", metavar="FILE", help="A recipe (YAML), or the name of a shipped one."
+    "--config", "recipe", metavar="FILE", help="Recipe (YAML), or the name of a shipped recipe."
 )
-set_option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key; repeatable.")
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."
+)
 rates_option = click.option(
-    "--rates", type=UserPath(), help="Of --dry-run: a YAML with the rates of hardware elsewhere."
+    "--rates", type=UserPath(), help="Only with --dry-run: YAML with another machine's throughput."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print only one JSON object on stdout.")
 
 
 def checked_by(check: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Have a command's options checked first, before it runs, and before machines are brought up for it."""
+    """Return a decorator that checks a command's options before the command runs or a cluster is started for it."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -51,7 +53,7 @@ def checked_by(check: Callable[..., None]) -> Callable[[Callable[..., None]], Ca
 
 
 def load(recipe: str | None, overrides: tuple[str, ...]) -> Config:
-    """The configuration of a recipe, by file or by shipped name, with overrides; without one, of the defaults."""
+    """Load a recipe (a file or the name of a shipped recipe) with overrides; without a recipe, the defaults."""
     from advise_ray import config as configuration
     from advise_ray.config import recipes
 
@@ -59,7 +61,10 @@ def load(recipe: str | None, overrides: tuple[str, ...]) -> Config:
 
 
 def estimate(plan: Plan, rates: Path | None) -> dict[str, Any] | None:
-    """What a plan costs, by the rates of a file or by those of this machine; why not, where they cannot be measured."""
+    """Predict the cost of a plan with the throughput in a file, or measured on this machine.
+
+    If it cannot be measured, print the reason and return None.
+    """
     from advise_ray.cost import measure, predict
     from advise_ray.errors import TrainingError
 
@@ -71,7 +76,7 @@ def estimate(plan: Plan, rates: Path | None) -> dict[str, Any] | None:
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:
-    """Print a result: one JSON object, or a line for each value."""
+    """Print a result as one JSON object, or as a line for each value."""
     if as_json:
         click.echo(json.dumps(values))
         return
@@ -83,7 +88,7 @@ def show(values: dict[str, Any], as_json: bool) -> None:
 
 
 def show_with_notes(summary: dict[str, Any], as_json: bool) -> None:
-    """Print a result; its `notes` go where warnings go."""
+    """Print a result; print its `notes` to stderr."""
     notes = summary["notes"]
     show(summary if as_json else {name: value for name, value in summary.items() if name != "notes"}, as_json)
     if not as_json:
@@ -92,7 +97,7 @@ def show_with_notes(summary: dict[str, Any], as_json: bool) -> None:
 
 
 def show_outcome(result: Mapping[str, Any], as_json: bool, table: str, resume: str) -> None:
-    """Print what a run or a sweep came to, where to look at it, and the command that logs what MLflow has missed."""
+    """Print the result of a run or a sweep, MLflow's address, and how to log what MLflow has missed."""
     from advise_ray.cli import progress
 
     if as_json:
@@ -101,20 +106,20 @@ def show_outcome(result: Mapping[str, Any], as_json: bool, table: str, resume: s
     click.echo(table)
     progress.tell(f"MLflow UI: {result['mlflow_ui']}")
     if not result["tracking_complete"]:
-        click.echo(f"MLflow missed a part; log it with: {resume}", err=True)
+        click.echo(f"MLflow did not record everything; to record the rest: {resume}", err=True)
 
 
 def _show_cost(cost: dict[str, Any] | None) -> None:
     if cost is None:
         return
     for kind in ("live", "cached"):
-        click.echo(f"predicted, {kind}: {cost[f'{kind}_hours']:.3g} h ({cost[f'{kind}_epoch_s']:.3g} s an epoch)")
+        click.echo(f"predicted, {kind}: {cost[f'{kind}_hours']:.3g} h ({cost[f'{kind}_epoch_s']:.3g} s per epoch)")
     size = f"{cost['cache_bytes'] / 1e9:.3g} GB"
     pays = cost["cache_pays_from_epoch"]
-    pays = f"it pays from epoch {pays} on" if pays else "it never pays"
-    click.echo(f"predicted, to make the whole cache: {cost['cache_hours']:.3g} h and {size}; {pays}")
+    pays = f"it saves time from epoch {pays} on" if pays else "it never saves time"
+    click.echo(f"predicted, to write the whole cache: {cost['cache_hours']:.3g} h and {size}; {pays}")
     click.echo(f"decode cores that keep one worker busy, live: {cost['decode_cores_per_worker']:.2g}")
-    click.echo(f"by these rates: {_readable(cost['rates'])}")
+    click.echo(f"predicted from this throughput: {_readable(cost['rates'])}")
 
 
 def _readable(value: Any) -> str:

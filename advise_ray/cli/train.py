@@ -1,4 +1,4 @@
-"""`advise-ray train`."""
+"""The command `advise-ray train`."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def _refuse_misuse(
 ) -> None:
     if run_dir is not None:
         if recipe is not None or overrides or videos is not None:
-            raise click.UsageError("--resume goes on with the run's own configuration; it takes no other")
+            raise click.UsageError("--resume uses the run's own configuration; remove --config, --set and --videos")
         if dry_run:
             raise click.UsageError(f"--resume has no --dry-run; use --config {run_dir / 'config.yaml'} --dry-run")
     elif rates is not None and not dry_run:
-        raise click.UsageError("--rates is for --dry-run")
+        raise click.UsageError("--rates needs --dry-run")
 
 
 @main.command()
 @config_option
 @set_option
-@click.option("--videos", metavar="DIR_OR_URL", help="Train on this folder of videos; no labels needed.")
-@click.option("--resume", "run_dir", type=UserPath(), help="Go on with this run.")
-@click.option("--dry-run", is_flag=True, help="Say what would happen, and how long it takes; write nothing.")
+@click.option("--videos", metavar="DIR_OR_URL", help="Train on this folder of videos; labels are not needed.")
+@click.option("--resume", "run_dir", type=UserPath(), help="Continue this run.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and the predicted time; write nothing.")
 @rates_option
 @json_option
 @checked_by(_refuse_misuse)
@@ -66,7 +66,7 @@ def train(
     rates: Path | None,
     as_json: bool,
 ) -> None:
-    """Train a temporal module. Without --config: the quickstart recipe, on synthesized videos if none are given."""
+    """Train a temporal module. Without --config: the quickstart recipe, on synthesized videos if you give no videos."""
     from advise_ray.cli import progress
 
     if run_dir is not None:
@@ -98,14 +98,14 @@ def train(
 
 
 def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: str | None, dry_run: bool) -> Config:
-    """The configuration, with a manifest made of `--videos`, or of synthesized ones where nothing else is named."""
+    """Return the configuration; write a manifest of `--videos`, or of synthesized videos if no data set is given."""
     config = load(recipe or "quickstart", overrides)
     if config.data.manifest is not None:
         if videos is not None:
-            raise click.UsageError("--videos and data.manifest name two data sets; give one")
+            raise click.UsageError("--videos and data.manifest are two data sets; give only one")
         return config
     if videos is None and recipe is not None:
-        return config  # planning says what is missing
+        return config  # the planner reports that the manifest is missing
     if dry_run:
         raise click.UsageError("--dry-run needs data.manifest; make one with `advise-ray data index`")
     from advise_ray import dataset

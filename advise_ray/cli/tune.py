@@ -1,4 +1,4 @@
-"""`advise-ray tune`."""
+"""The command `advise-ray tune`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from advise_ray.cli.shared import UserPath, checked_by, config_option, json_opti
 
 def _refuse_misuse(*, recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, **_: Any) -> None:
     if sweep_dir is not None and (recipe is not None or overrides):
-        raise click.UsageError("--resume goes on with the sweep's own configuration; it takes no other")
+        raise click.UsageError("--resume uses the sweep's own configuration; remove --config and --set")
     if sweep_dir is None and recipe is None:
-        raise click.UsageError("--config: name a recipe with a `search`, such as sweep_spatial")
+        raise click.UsageError("--config: give a recipe with a `search` section, such as sweep_spatial")
 
 
 @main.command()
 @config_option
 @set_option
-@click.option("--resume", "sweep_dir", type=UserPath(), help="Go on with this sweep.")
+@click.option("--resume", "sweep_dir", type=UserPath(), help="Continue this sweep.")
 @json_option
 @checked_by(_refuse_misuse)
 @cluster_option
 def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, as_json: bool) -> None:
-    """Search over the spatial and temporal design: a recipe with `search` and `tune`, trials over one feature cache."""
+    """Search for the best settings. The recipe needs the sections `search` and `tune`; trials share a feature cache."""
     from advise_ray.backend import session
     from advise_ray.cli import progress
 

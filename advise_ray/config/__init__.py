@@ -1,7 +1,8 @@
-"""The typed configuration: one flat name space of dotted keys for recipes, `--set`, Tune and MLflow.
+"""The typed configuration: recipes, `--set`, Ray Tune and MLflow all use the same dotted keys.
 
-`load` merges a recipe with overrides and returns a frozen `Config`, or raises `ConfigError` with every problem at
-once. No value is resolved by mutation later: what follows from other values is a function (`videos_per_step`, …).
+`load` merges a recipe with overrides and returns a frozen `Config`, or raises one `ConfigError` that lists every
+problem. A `Config` never changes after that: functions such as `videos_per_step` compute the values that depend on
+others.
 """
 
 from advise_ray.config.data import AugmentConfig, ClipConfig, DataConfig

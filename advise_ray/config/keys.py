@@ -1,4 +1,4 @@
-"""The schema as one flat name space of dotted keys: for `--set`, MLflow, Tune and the reference."""
+"""Converts the schema to a flat list of dotted keys, for `--set`, MLflow, Ray Tune and the reference page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from advise_ray.config.section import Section
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Dotted key → value, in the order of the schema: the names that MLflow, Tune and `--set` use."""
+    """Return a mapping of dotted keys to values, in the order of the schema, for MLflow, Ray Tune and `--set`."""
 
     def walk(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for name, value in section.items():
@@ -27,7 +27,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key of the schema with its pydantic field."""
+    """Yield every dotted key of the schema with its pydantic field."""
     for name, info in section.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
             yield from fields(info.annotation, f"{prefix}{name}.")
@@ -38,13 +38,13 @@ def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[
 _ABOUT = (
     "# Every setting",
     "",
-    "The same dotted keys in a recipe (YAML), after `--set`, and among MLflow's parameters. This is what",
-    "`advise-ray config schema --markdown` prints; a test holds the two against each other.",
+    "Recipes (YAML), `--set` and MLflow's parameters all use these dotted keys. The command",
+    "`advise-ray config schema --markdown` prints this page, and a test checks that it is up to date.",
 )
 
 
 def reference() -> str:
-    """`jobs/SETTINGS.md`: every key as a Markdown table of name, type, default and meaning."""
+    """Return the text of `jobs/SETTINGS.md`: a Markdown table with the name, type, default and meaning of every key."""
     rows = [*_ABOUT, "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, info in fields():
         default = json.dumps(info.default, default=str) if info.default is not None else "unset"
@@ -54,7 +54,7 @@ def reference() -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    """A type as people say it: `int or null`, `list of float`."""
+    """Return a readable name of a type, such as `int or null` or `list of float`."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type_name(inner[0])

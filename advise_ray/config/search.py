@@ -1,4 +1,4 @@
-"""Keys of `search` and `tune`: which settings a sweep tries, and how it chooses among them."""
+"""Keys of `search` and `tune`: the search space of a sweep, and how trials are chosen and compared."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ KINDS = ("choice", "grid", "uniform", "loguniform", "randint", "quniform")
 
 
 class Space(Section):
-    """What one key may be: exactly one of these, or one for each value of another key (`given`, `cases`)."""
+    """Search space of one key: one of the distributions, or one space per value of another key (`given`, `cases`)."""
 
     choice: tuple[Any, ...] | None = Field(None, min_length=1)
-    """One of these, by lot."""
+    """A random value of this list."""
     grid: tuple[Any, ...] | None = Field(None, min_length=1)
-    """Each of these."""
+    """Every value of this list."""
     uniform: Interval | None = None
-    """Between the two."""
+    """A number between the two bounds, uniformly distributed."""
     loguniform: Interval | None = None
-    """Between the two, as likely in each order of magnitude."""
+    """A number between the two bounds, whose logarithm is uniformly distributed."""
     randint: tuple[int, int] | None = None
-    """A whole number from the first on, below the second."""
+    """A random integer, at least the first bound and below the second."""
     quniform: tuple[float, float, float] | None = None
-    """Between the first two, rounded to a multiple of the third."""
+    """A number between the first two values, rounded to a multiple of the third."""
     given: str | None = None
-    """Another searched key, on whose value this one's space depends."""
+    """Another searched key; its value selects the space from `cases`."""
     cases: dict[str, Space] | None = None
-    """Value of that key, as YAML writes it → the space; a value without one leaves the recipe's."""
+    """Maps values of the `given` key, as YAML writes them, to spaces. For a value without a space, the recipe's value
+    is used."""
 
     @model_validator(mode="before")
     @classmethod
     def _constant_case(cls, values: Any) -> Any:
-        """In `cases`, a plain value is a choice of one."""
+        """Convert a plain value in `cases` to a choice of one value."""
         if isinstance(values, dict) and isinstance(cases := values.get("cases"), dict):
             spaces = {key: case if isinstance(case, dict) else {"choice": [case]} for key, case in cases.items()}
             return {**values, "cases": {text_of(key): case for key, case in spaces.items()}}
@@ -47,7 +48,7 @@ class Space(Section):
         kinds = [kind for kind in (*KINDS, "given") if getattr(self, kind) is not None]
         if len(kinds) != 1 or (self.given is None) != (self.cases is None):
             raise ValueError(
-                f"exactly one of {', '.join(KINDS)}, or given with cases; got {', '.join(kinds) or 'none'}"
+                f"needs exactly one of {', '.join(KINDS)}, or given with cases; got {', '.join(kinds) or 'none'}"
             )
         bounds = self.uniform or self.loguniform or self.randint or self.quniform
         if bounds is not None and not bounds[0] < bounds[1]:
@@ -64,58 +65,60 @@ class Space(Section):
 
     @property
     def values(self) -> tuple[Any, ...] | None:
-        """Where they can be counted."""
+        """All values of the space, or None if the space is continuous or depends on another key."""
         if self.randint is not None:
             return tuple(range(*self.randint))
         return self.grid or self.choice
 
     def case(self, value: Any) -> Space | None:
-        """The space that holds where the key of `given` has this value."""
+        """Return the space for this value of the `given` key, or None."""
         assert self.cases is not None
         return self.cases.get(text_of(value))
 
 
 class TuneConfig(Section):
-    """How a sweep goes over its search space."""
+    """How a sweep chooses, runs and compares its trials."""
 
     objective: Literal["pretext", "linear", "knn", "finetune", "delta"] = "pretext"
-    """What a trial is: PRP pretraining and its validation; the same and a linear probe or nearest neighbours on its
-    result; the same and a fine-tuning; or that beside a fine-tuning from scratch, for ΔAcc."""
+    """What a trial runs. `pretext`: pretraining and its validation; `linear` and `knn`: pretraining, then a linear
+    probe or nearest neighbours on its features; `finetune`: pretraining, then fine-tuning; `delta`: the same, and
+    fine-tuning from scratch too, for ΔAcc."""
     metric: str | None = None
-    """What the best trial has most, or least, of; unset: the objective's own (`val/top1`, `linear/top1`, `knn/top1`,
-    `acc_ft`, `delta_acc`)."""
+    """Metric that selects the best trial. If unset, the objective's metric: `val/top1`, `linear/top1`, `knn/top1`,
+    `acc_ft` or `delta_acc`."""
     mode: Literal["max", "min"] = "max"
-    """Whether more or less of it is better."""
+    """Whether a higher (`max`) or a lower (`min`) metric is better."""
     finetune: str = "finetune_quickstart"
-    """Recipe of the fine-tuning, a file or a shipped name; it takes the data, the model and the seed of the trial.
-    Searched keys that begin with `finetune.` are its own."""
+    """Recipe of the fine-tuning: a file or the name of a shipped recipe. Its data, model and seed are taken from the
+    trial. Searched keys that begin with `finetune.` change only the fine-tuning."""
     num_trials: Positive = 16
-    """Trials of a random or TPE search; a grid has as many as it has."""
+    """Number of trials of a random or TPE search. A grid search runs every combination instead."""
     searcher: Literal["grid", "random", "tpe"] = "grid"
-    """Every combination, settings by lot, or Optuna's tree-structured Parzen estimator."""
+    """`grid`: every combination; `random`: random settings; `tpe`: Optuna's tree-structured Parzen estimator."""
     scheduler: Literal["none", "asha"] = "none"
-    """`asha` stops trials early that are worse than most were at the same epoch."""
+    """`asha` stops a trial early if it is worse than most other trials were at the same epoch."""
     time_budget_s: Annotated[float, Field(gt=0)] | None = None
-    """Seconds after which no trial goes on."""
+    """Maximum time of the sweep, in seconds. After it all trials stop."""
     max_concurrent: Positive | None = None
-    """Trials at once; unset, as many as there are CPUs, or GPUs, for."""
+    """Maximum number of trials that run at the same time. If unset, as many as the CPUs and GPUs allow."""
 
     @model_validator(mode="after")
     def _can_stop_early(self) -> TuneConfig:
         if self.scheduler == "asha" and self.metric is None and self.objective != "pretext":
             raise ValueError(
-                f"tune.scheduler: asha compares trials while they train, and {self.objective}'s own metric comes at "
-                "their end; set tune.metric to one of every epoch, such as finetune/val/top1"
+                f"tune.scheduler: asha compares trials after each epoch, but the metric of the objective "
+                f"{self.objective} exists only at the end of a trial; set tune.metric to a metric that is measured in "
+                "every epoch, such as finetune/val/top1"
             )
         return self
 
     @property
     def judged_by(self) -> str:
-        """The metric that counts."""
+        """The metric that selects the best trial."""
         own = {"pretext": "val/top1", "finetune": "acc_ft", "delta": "delta_acc"}
         return self.metric or own.get(self.objective, f"{self.objective}/top1")
 
 
 def text_of(value: Any) -> str:
-    """As YAML writes it."""
+    """Return the value as YAML writes it."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""What all sections of a configuration share: strictness, and the types of their values."""
+"""The base class of all sections of the configuration, and the types of their values."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 
 def absolute(path: str) -> str:
-    """A path as it is from any working directory: Ray's workers run in others.
+    """Return the absolute path, because Ray's workers have another working directory.
 
     Raises:
-        ValueError: it is a URL, or has a shell's variable in it.
+        ValueError: The path is a URL, or contains a shell variable.
     """
     if "://" in path:
         raise ValueError("must be a local path (on a cluster: one that all nodes share), not a URL")
     if (variable := re.search(r"\$(\w+|{\w+})", path)) and not Path(path).exists():
-        raise ValueError(f"{path}: {variable[0]} is not replaced here; write it out, or give it with --set in a shell")
+        raise ValueError(f"{path}: shell variables such as {variable[0]} are not expanded; write the full path")
     return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 (Path's own raises for an unknown user)
 
 
 def absolute_or_url(location: str) -> str:
-    """A URL as it is, a path as `absolute` makes it."""
+    """Return a URL unchanged, and a path as an absolute path."""
     return location if "://" in location else absolute(location)
 
 
@@ -36,12 +36,12 @@ Cpus = Annotated[float, Field(ge=0.25)]
 
 
 class Section(BaseModel):
-    """A group of keys: frozen, strict about names, its numbers finite."""
+    """A group of keys. It is frozen, and rejects unknown keys and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_is_default(cls, values: Any) -> Any:
-        """`optim:` with nothing under it, as when all its lines are commented out."""
+        """Treat an empty section (`optim:` with all its lines commented out) as the defaults."""
         return {} if values is None else values

@@ -1,4 +1,4 @@
-"""AdViSe assembled: frozen image model → SFU → trained TMM and head (paper, figure 2)."""
+"""The AdViSe model: frozen image model → SFU → trained TMM and head (paper, figure 2)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from advise_ray.model.tmm import build_tmm, embedding_dim
 
 
 class TemporalModel(nn.Module):
-    """All that is trained, wrapped in DDP and saved: TMM, pooling, head, and what belongs to them.
+    """The trained part of the model: TMM, pooling, head and their additions. It is wrapped in DDP and saved.
 
-    The embedding is the pooled output of the TMM (E numbers) and, where there are `looks`, behind it the clip's mean
-    feature (C numbers).
+    The embedding is the pooled output of the TMM (E numbers). With `looks`, the clip's mean feature (C numbers) is
+    appended to it.
 
-    With `freeze_tmm` (linear probe) the TMM is as frozen as the image model: no gradients, and eval mode always, so
-    that its batch-norm statistics do not move either.
+    With `freeze_tmm` (linear probe) the TMM is frozen: it gets no gradients and stays in eval mode, so that its
+    batch-norm statistics do not change either.
 
     Args:
-        standardise: brings x to deviation 1 before the TMM; None: it is taken as it is.
-        looks: of the embedding; they are computed before x is centred here.
-        decoder: predicts hidden frames from the TMM's output.
+        tmm: The temporal module.
+        pool: Pools the TMM's output to an embedding.
+        head: Classifies embeddings.
+        standardise: Scales x to standard deviation 1 before the TMM. None: x is not scaled.
+        looks: Computes the clip's mean feature, before x is centred over time.
+        decoder: Predicts the features of masked frames from the TMM's output.
+        freeze_tmm: Whether the TMM is frozen.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class TemporalModel(nn.Module):
         self.head_dim = next(layer.in_features for layer in head.modules() if isinstance(layer, nn.Linear))
 
     def train(self, mode: bool = True) -> TemporalModel:
-        """As every module, but for a frozen TMM, which stays in eval mode."""
+        """Set the training mode. A frozen TMM stays in eval mode."""
         super().train(mode)
         self.tmm.train(mode and not self.freeze_tmm)
         if self.standardise is not None:
@@ -63,62 +67,62 @@ class TemporalModel(nn.Module):
         return self
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """The parameters that gradients flow to."""
+        """Return the parameters that get gradients."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def tokens(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, C, T, s, s] → what the TMM gives, float[B, E, T', s', s']."""
-        tokens: torch.Tensor = self.tmm(self._seen(x))
+        """Compute the TMM's output: float[B, C, T, s, s] → float[B, E, T', s', s']."""
+        tokens: torch.Tensor = self.tmm(self._tmm_input(x))
         return tokens
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, C, T, s, s] → embedding float[B, E], with looks float[B, E + C]."""
-        return self._whole(self.pool(self.tokens(x)), x)
+        """Compute embeddings: float[B, C, T, s, s] → float[B, E], or float[B, E + C] with looks."""
+        return self._with_looks(self.pool(self.tokens(x)), x)
 
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Embedding → logits float[B, classes]. The head of PRP sees the motion alone, which comes first."""
+        """Compute logits float[B, classes] from embeddings. The head of PRP uses only the first part, the motion."""
         logits: torch.Tensor = self.head(embedding[:, : self.head_dim])
         return logits
 
     def forward(
         self, x: torch.Tensor, hidden: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """float[B, C, T, s, s] → logits float[B, classes].
+        """Compute logits: float[B, C, T, s, s] → float[B, classes].
 
-        With `hidden` bool[B, T] also how wrongly the hidden frames are predicted from the others, float[B]: the mean
-        smooth L1 distance to their features. What is predicted is frozen, so nothing can collapse.
+        With `hidden` bool[B, T], also return the prediction error of the hidden frames, float[B]: the mean smooth L1
+        distance to their features. These targets are frozen, so the representation cannot collapse.
         """
-        seen = self._seen(x)
+        seen = self._tmm_input(x)
         motion: torch.Tensor = self.pool(self.tmm(seen))
-        logits = self.classify(self._whole(motion, x))
-        return logits if hidden is None else (logits, self._mistaken(seen, hidden))
+        logits = self.classify(self._with_looks(motion, x))
+        return logits if hidden is None else (logits, self._prediction_error(seen, hidden))
 
-    def _mistaken(self, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """How wrongly hidden frames are predicted, float[B]; see `forward`.
+    def _prediction_error(self, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the prediction error of the hidden frames, float[B]; see `forward`.
 
-        Features are taken relative to the mean of the visible frames. Relative to the mean of all frames, the visible
-        ones would sum to minus the hidden ones, and so give them away.
+        The mean of the visible frames is subtracted from the features. If the mean of all frames were subtracted, the
+        visible frames would sum to minus the hidden ones, and so reveal them.
         """
         assert self.decoder is not None
         mask = hidden[:, None, :, None, None]
         seen_frames = (~hidden).sum(1).view(-1, 1, 1, 1, 1)
         target = seen - seen.masked_fill(mask, 0.0).sum(2, keepdim=True) / seen_frames
-        with kept_averages(self.tmm):  # those that evaluation uses are of whole clips
+        with kept_averages(self.tmm):  # evaluation uses averages over complete clips
             predicted = self.decoder(self.tmm(target.masked_fill(mask, 0.0)))
         distance = F.smooth_l1_loss(predicted, target, reduction="none").mean((1, 3, 4))
         return (distance * hidden).sum(1) / hidden.sum(1)
 
-    def _whole(self, motion: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _with_looks(self, motion: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return motion if self.looks is None else torch.cat([motion, self.looks(x)], dim=1)
 
-    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+    def _tmm_input(self, x: torch.Tensor) -> torch.Tensor:
         if self.looks is not None:
             x = self.looks.leave(x)
         return x if self.standardise is None else self.standardise(x)
 
 
 class Absent(nn.Module):
-    """What stands in the image model's place where its features come from a cache, SFU's fixed part and all."""
+    """Replaces the image model if its features come from a cache. The cache already contains SFU's pooling."""
 
     interpolation = "bilinear"
 
@@ -127,11 +131,11 @@ class Absent(nn.Module):
         self.feature_dim, self.grid_size = channels, grid_size
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Not to be called."""
-        raise RuntimeError("the image model is not here: its features come from a cache")
+        """Raise RuntimeError, because features come from a cache."""
+        raise RuntimeError("the image model is not loaded, because its features come from a cache")
 
     def hash_weights(self) -> str:
-        """Of no weights."""
+        """Return an empty string, because there are no weights."""
         return ""
 
 
@@ -146,68 +150,68 @@ class AdViSe(nn.Module):
 
     @torch.no_grad()
     def features(self, clips: torch.Tensor) -> torch.Tensor:
-        """The frozen half: uint8[B, T, H, W, 3] → float32[B, C, T, s, s]."""
+        """Compute the frozen features of clips: uint8[B, T, H, W, 3] → float32[B, C, T, s, s]."""
         return self.sfu.arrange(self.frame_features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]))
 
     @torch.no_grad()
     def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
-        """What of it depends on a frame alone, whatever clip it is in: uint8[N, H, W, 3] → float16[N, C, s, s].
+        """Compute the features of single frames, independent of their clip: uint8[N, H, W, 3] → float16[N, C, s, s].
 
-        In the format of a cache, so that training from one is the same; the rival's pixels stay as they are.
+        The format is that of a cache, so that training from a cache gives equal results. Pixels of R3D-50 stay float32.
         """
         features = self.sfu.compress(self.ifm(frames))
         return features if isinstance(self.ifm, Pixels) else features.half()
 
     def cached_features(self, clips: torch.Tensor) -> torch.Tensor:
-        """The same from a cache: float16[B, T, s, s, C] → float32[B, C, T, s, s], channels last in memory."""
+        """Arrange features from a cache: float16[B, T, s, s, C] → float32[B, C, T, s, s], channels last in memory."""
         return self.sfu.arrange(clips.permute(0, 1, 4, 2, 3))
 
     def encode(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8[B, T, H, W, 3] → embedding float[B, E]."""
+        """Compute embeddings of clips: uint8[B, T, H, W, 3] → float[B, E]."""
         return self.temporal.embed(self.features(clips))
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8[B, T, H, W, 3] → logits float[B, classes]."""
+        """Compute logits of clips: uint8[B, T, H, W, 3] → float[B, classes]."""
         logits: torch.Tensor = self.temporal(self.features(clips))
         return logits
 
 
 def build_advise(config: Config, num_classes: int, ifm: IFM | None = None) -> AdViSe:
-    """The model with its image model's weights and a fresh TMM and head, drawn by `config.seed`.
+    """Build the model with the image model's weights, and a TMM and a head that `config.seed` initialises.
 
     Args:
-        ifm: the image model, where the caller has it already: `build_ifm` takes seconds.
+        ifm: The image model, if the caller already has it, because `build_ifm` is slow.
 
     Raises:
-        ConfigError: what does not fit together, and why.
+        ConfigError: Settings do not fit together. The message says which and why.
     """
     return _assemble(config, num_classes, build_ifm if ifm is None else lambda _config, _size_px: ifm)
 
 
 def empty_advise(config: Config, num_classes: int) -> AdViSe:
-    """The same without the image model's weights, which the driver sends."""
+    """Build the model without the image model's weights; the driver sends them."""
     return _assemble(config, num_classes, empty_ifm)
 
 
 def cached_advise(config: Config, num_classes: int, channels: int, grid_size: tuple[int, int]) -> AdViSe:
-    """The same without an image model, for features of a cache, which have so many channels and cells."""
+    """Build the model without an image model, for features of a cache with this number of channels and grid size."""
     return _assemble(config, num_classes, lambda _config, _size_px: Absent(channels, grid_size))
 
 
 def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, int], IFM | Absent]) -> AdViSe:
     model, size_px = config.model, config.augment.crop_size_px
-    is_rival = model.kind == "r3d50"  # it sees its pixels as they are
-    ifm = Pixels(size_px) if is_rival else make_ifm(model.ifm, size_px)
-    sfu = SFUConfig(temporal_centering=False) if is_rival else model.sfu
+    is_r3d50 = model.kind == "r3d50"  # R3D-50 gets pixels instead of features
+    ifm = Pixels(size_px) if is_r3d50 else make_ifm(model.ifm, size_px)
+    sfu = SFUConfig(temporal_centering=False) if is_r3d50 else model.sfu
     channels, grid_size = output_shape(sfu, ifm.feature_dim, ifm.grid_size)
-    dim = EMBEDDING_DIM if is_rival else embedding_dim(model.tmm, channels)
+    dim = EMBEDDING_DIM if is_r3d50 else embedding_dim(model.tmm, channels)
     if model.head.pooling == "attention" and dim % model.head.num_heads:
         raise ConfigError(
-            [f"model.head.num_heads: {model.head.num_heads} heads do not divide {dim} channels; use a divisor"]
+            [f"model.head.num_heads: {model.head.num_heads} does not divide the {dim} channels; use a divisor of {dim}"]
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        tmm = build_r3d50() if is_rival else build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
+        tmm = build_r3d50() if is_r3d50 else build_tmm(model.tmm, channels, config.data.clip.num_frames, grid_size)
         pool, weight = build_pool(model.head, dim), model.head.looks_weight
         sees_looks = weight > 0 and config.task == "action"
         motion_dim = pooled_dim(model.head, dim)

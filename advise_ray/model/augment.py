@@ -1,4 +1,4 @@
-"""Augmentation applied to a whole batch, on the device that holds it; `advise_ray.video.augment_draws` draws it."""
+"""Applies augmentation to a batch on its device. `advise_ray.video.augment_draws` draws the parameters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ Operation = Callable[[torch.Tensor, float], torch.Tensor]
 def apply(
     frames: torch.Tensor, draws: NDArray[np.float32], crop_size_px: int, interpolation: str = "bilinear"
 ) -> torch.Tensor:
-    """Crop, resize, flip and recolour clips: one draw for all frames of a clip, one call for all of its frames.
+    """Crop, resize, flip and recolour clips. All frames of a clip get the same parameters.
 
     Args:
         frames: uint8[B, T, H, W, 3].
-        draws: float32[B, D], see `advise_ray.video.augment_draws.draw`.
-        interpolation: of crops that are resized; the image model's own.
+        draws: Parameters float32[B, D], see `advise_ray.video.augment_draws.draw`.
+        crop_size_px: Height and width of the result.
+        interpolation: Interpolation that resizes crops; it should be the image model's.
 
     Returns:
         uint8[B, T, crop, crop, 3].
@@ -47,7 +48,7 @@ def _change(
     grey: float,
     *operations: float,
 ) -> torch.Tensor:
-    """uint8[T, 3, H, W] → the same; what would change nothing is not computed."""
+    """Change images uint8[T, 3, H, W]; the shape stays. Operations without an effect are skipped."""
     if flip:
         images = tv.horizontal_flip(images)
     for which, level in zip(operations[::2], operations[1::2], strict=True):
@@ -72,7 +73,7 @@ def _shear(images: torch.Tensor, x: float, y: float) -> torch.Tensor:
 
 
 def _shift(images: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """By whole pixels; at most by 150 of the 331 that RandAugment's authors had."""
+    """Shift images by whole pixels; the maximum is 150 of 331 pixels, as in RandAugment."""
     most = 150 / 331
     by = [float(int(x * most * images.shape[-1])), float(int(y * most * images.shape[-2]))]
     return tv.affine(images, 0.0, by, 1.0, [0.0, 0.0], tv.InterpolationMode.BILINEAR)

@@ -1,4 +1,4 @@
-"""Image models that people use, with the figures to choose by. Any other of timm and open_clip works too."""
+"""Frequently used image models and their key figures. All other models of timm and OpenCLIP work too."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Listed:
-    """An image model and a tag of its weights; parameters (in millions), channels and grid are those at 224 px.
+    """An image model with a tag of its weights. Parameters (in millions), channels and grid size are those at 224 px.
 
     Attributes:
-        imagenet_percent: published top-1 on ImageNet: zero-shot for open_clip's (its `docs/openclip_results.csv`), of
-            the model's own classifier for EfficientNet-Lite (its repository in `tensorflow/tpu`). None: neither exists.
+        imagenet_percent: Published top-1 accuracy on ImageNet: zero-shot for OpenCLIP (its
+            `docs/openclip_results.csv`), and of the model's classifier for EfficientNet-Lite (its repository in
+            `tensorflow/tpu`). None: not published.
     """
 
     name: str
@@ -63,14 +64,14 @@ IMAGE_MODELS = (
 
 
 def imagenet_percent(name: str, weights: str) -> float | None:
-    """Published top-1 of an image model with these weights, if it is listed."""
+    """Return the published top-1 accuracy of an image model with these weights, or None if it is not listed."""
     return next(
         (model.imagenet_percent for model in IMAGE_MODELS if (model.name, model.weights) == (name, weights)), None
     )
 
 
 def weights_are_here(model: Listed) -> bool:
-    """Whether the weights lie on this machine: in an installed package or in a hub's cache. Asks no network."""
+    """Return whether the weights are on this machine, in an installed package or in a hub's cache. Uses no network."""
     library, _, name = model.name.partition(":")
     if model.weights.startswith("package:"):
         package = model.weights.removeprefix("package:")

@@ -1,4 +1,4 @@
-"""From the TMM's output to an embedding, and from that to classes."""
+"""Pooling of the TMM's output to an embedding, and classifiers on the embedding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MeanPool(nn.Module):
 
 
 class AttentivePool(nn.Module):
-    """A learnt query looks at all cells of all frames (the attentive probe of V-JEPA, arXiv 2404.08471)."""
+    """Attention of a learnt query over all cells of all frames (the attentive probe of V-JEPA, arXiv 2404.08471)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class MeanMaxPool(nn.Module):
 
 
 class Looks(nn.Module):
-    """A clip's looks: its mean feature, at mean 0 and deviation 1 by channel, times a weight.
+    """A clip's looks (appearance): its mean feature, with each channel at mean 0 and std 1, times a weight.
 
-    Beside what moves it is the other of two streams (arXiv 1406.2199), out of one image model.
+    Motion and looks are two streams (arXiv 1406.2199) from one image model.
     """
 
     def __init__(self, channels: int, weight: float, *, centres: bool) -> None:
@@ -52,7 +52,7 @@ class Looks(nn.Module):
         self.weight, self.centres = weight, centres
 
     def leave(self, x: torch.Tensor) -> torch.Tensor:
-        """What the TMM sees of the features float[B, C, T, s, s]: all, or without their mean over time."""
+        """Return the TMM's input: the features float[B, C, T, s, s], minus their mean over time if `centres` is set."""
         return x - x.mean(2, keepdim=True) if self.centres else x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ class Looks(nn.Module):
 
 
 def build_pool(config: HeadConfig, dim: int) -> nn.Module:
-    """float[B, dim, T, s, s] → embedding float[B, pooled_dim(config, dim)]."""
+    """Build a module float[B, dim, T, s, s] → embedding float[B, pooled_dim(config, dim)]."""
     if config.pooling == "attention":
         pool: nn.Module = AttentivePool(dim, config.num_heads)
     else:
@@ -73,12 +73,12 @@ def build_pool(config: HeadConfig, dim: int) -> nn.Module:
 
 
 def pooled_dim(config: HeadConfig, dim: int) -> int:
-    """Channels of the embedding of motion, of a TMM that gives `dim`."""
+    """Return the number of channels of the pooled embedding, for a TMM with `dim` output channels."""
     return 2 * dim if config.pooling == "mean_max" else dim
 
 
 def build_head(config: HeadConfig, in_dim: int, num_classes: int) -> nn.Sequential:
-    """An MLP float[B, in_dim] → logits float[B, num_classes]; one layer makes it linear."""
+    """Build an MLP float[B, in_dim] → logits float[B, num_classes]. With one layer it is linear."""
     layers: list[nn.Module] = []
     for _ in range(config.num_layers - 1):
         layers += [nn.Linear(in_dim, config.hidden_dim), nn.BatchNorm1d(config.hidden_dim), nn.ReLU(inplace=True)]

@@ -1,4 +1,4 @@
-"""The image foundation model: frozen, from timm or open_clip, one patch-feature grid a frame."""
+"""The frozen image foundation model (IFM), from timm or OpenCLIP. It computes a feature grid for each frame."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from advise_ray.model.tower import Tower
 from advise_ray.model.weights import one_line
 
 CPU_CHUNK_PX = 2**18
-"""Pixels that go through the model at once on a CPU: activations then stay in its caches. Measured with lite0 in bf16
-on 2 cores at 128 px: 2.7 times as fast as 256 frames at once."""
+"""Pixels per chunk on a CPU. Small chunks are faster, because their activations stay in the CPU's caches."""
 
 
 class IFM(nn.Module):
-    """A frozen image model as a function from frames to feature grids.
+    """A frozen image model: a function from frames to feature grids.
 
-    It cannot be trained by mistake: `train()` leaves it in eval mode, no parameter asks for a gradient, and `forward`
+    It cannot be trained by mistake: `train()` leaves it in eval mode, no parameter requires gradients, and `forward`
     records none.
 
     Attributes:
-        dtype: number format of its weights; `arithmetic` says what is computed in.
-        feature_dim: channels of the grid (D).
-        grid_size: (h, w) at the input size that it was built for.
-        interpolation: how images were resized for it when it was trained, `bicubic`, `bilinear`, …
+        dtype: Number format of the weights. The arithmetic may use another format, see `precision.arithmetic`.
+        feature_dim: Channels of the grid (D).
+        grid_size: (h, w) of the grid at the input size that the model was built for.
+        interpolation: Interpolation that resized images in the model's training: `bicubic`, `bilinear`, …
     """
 
     mean: torch.Tensor
@@ -44,8 +43,8 @@ class IFM(nn.Module):
     def __init__(self, tower: Tower, dtype: torch.dtype, input_size_px: int, *, compiled: bool = False) -> None:
         super().__init__()
         self.backbone = tower.backbone.eval().requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)
-        self.backbone.to(arithmetic(dtype, "cpu"))  # rounded to `dtype` for good, whatever it is computed in
-        # For pixels from 0 to 255. They belong to the weights and travel with them: tags of one architecture differ.
+        self.backbone.to(arithmetic(dtype, "cpu"))  # weights stay rounded to `dtype`
+        # For pixels from 0 to 255. They are buffers, sent with the weights, because they differ between weight tags.
         self.register_buffer("mean", torch.tensor(tower.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(tower.std).view(1, 3, 1, 1) * 255)
         self.interpolation = tower.interpolation
@@ -55,35 +54,35 @@ class IFM(nn.Module):
         features = self(torch.zeros(1, input_size_px, input_size_px, 3, dtype=torch.uint8))
         self.feature_dim = features.shape[1]
         self.grid_size: tuple[int, int] = (features.shape[2], features.shape[3])
-        if compiled:  # at the first batch; the last chunk of a batch is smaller, hence dynamic
+        if compiled:  # compiles at the first batch; dynamic, because the last chunk of a batch is smaller
             self._grid = torch.compile(tower.grid, dynamic=True)
 
     @torch.no_grad()
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8[N, H, W, 3], RGB → [N, D, h, w] in what is computed in, normalised with the model's mean and std."""
+        """Normalise RGB frames and compute grids: uint8[N, H, W, 3] → [N, D, h, w] in the format of the arithmetic."""
         if frames.device.type != "cpu":
             return self.encode(frames)
         frames_at_once = max(1, CPU_CHUNK_PX // (frames.shape[1] * frames.shape[2]))
         return torch.cat([self.encode(chunk) for chunk in frames.split(frames_at_once)])
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """The same, all frames at once."""
+        """Compute the grids of all frames at once, without chunks."""
         images = frames.movedim(-1, 1)  # NHWC in memory is channels-last already: no copy
         normalised = torch.addcmul(-self.mean / self.std, images, 1 / self.std)  # from uint8 in one pass
         return self._grid(normalised.to(arithmetic(self.dtype, frames.device.type)))
 
     def _apply(self, fn: Any, recurse: bool = True) -> IFM:
-        """Of `to(device)` and its like: there, another format may be the fast one."""
+        """Handle `to(device)` and similar calls: choose the arithmetic's format for the new device."""
         super()._apply(fn, recurse)
         self.backbone.to(arithmetic(self.dtype, self.mean.device.type))
         return self
 
     def train(self, mode: bool = True) -> IFM:
-        """Stay in eval mode, whoever asks: batch-norm statistics and dropout of a frozen model never move."""
+        """Do nothing: the model stays in eval mode, so that batch norm and dropout never change."""
         return self
 
     def hash_weights(self) -> str:
-        """SHA-256 over names, shapes and bytes of all parameters and buffers in `dtype`, the same on any device."""
+        """Return the SHA-256 of all parameters and buffers (names, shapes, bytes) in `dtype`, equal on any device."""
         digest = hashlib.sha256()
         for name, held in sorted(self.state_dict().items()):
             is_weight = name.startswith("backbone.") and held.is_floating_point()
@@ -94,29 +93,29 @@ class IFM(nn.Module):
 
 
 def build_ifm(config: IFMConfig, input_size_px: int) -> IFM:
-    """The image model with its weights, as `config` names them.
+    """Build the image model and load its weights.
 
     Raises:
-        ConfigError: the name or the layer is not known, the weights are not there or do not fit.
+        ConfigError: The name or the layer is unknown, or the weights do not exist or do not fit.
     """
     return _build(config, input_size_px, config.weights)
 
 
 @functools.lru_cache(maxsize=1)
 def kept_ifm(config: IFMConfig, input_size_px: int) -> IFM:
-    """The same, and the same one again: it is frozen, and many short runs in one process need not build it anew."""
+    """Return a cached image model, for many short runs in one process. Sharing is safe, because it is frozen."""
     return build_ifm(config, input_size_px)
 
 
 def empty_ifm(config: IFMConfig, input_size_px: int) -> IFM:
-    """The image model without its weights, for a state dict that another process sends: no file, no network."""
+    """Build the image model without weights, for a state dict from another process. Needs no file and no network."""
     return _build(config, input_size_px, "none")
 
 
 def _build(config: IFMConfig, input_size_px: int, weights: str) -> IFM:
     compilers = [os.environ.get("CXX", "g++"), "g++", "clang++"]
     if config.compile and not torch.cuda.is_available() and not any(map(shutil.which, compilers)):
-        problem = "model.ifm.compile: torch.compile needs a C++ compiler here; apt-get install g++, or set it to false"
+        problem = "model.ifm.compile: torch.compile needs a C++ compiler; run apt-get install g++, or set it to false"
         raise ConfigError([problem])
     library, _, name = config.name.partition(":")
     build = {"timm": build_timm, "open_clip": build_open_clip}[library]
@@ -126,6 +125,11 @@ def _build(config: IFMConfig, input_size_px: int, weights: str) -> IFM:
             warnings.simplefilter("ignore")
             tower = build(name, weights, input_size_px, config.layer)
         return IFM(tower, DTYPES[config.precision], input_size_px, compiled=config.compile)
-    except (ArithmeticError, AssertionError, RuntimeError, ValueError) as error:  # a size below or between its patches
-        problem = f"augment.crop_size_px: {config.name} cannot take {input_size_px} px: {one_line(error)}"
+    except (
+        ArithmeticError,
+        AssertionError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # the size is smaller than a patch, or no multiple of it
+        problem = f"augment.crop_size_px: {config.name} does not support {input_size_px} px: {one_line(error)}"
         raise ConfigError([problem]) from None

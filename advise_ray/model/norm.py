@@ -1,6 +1,6 @@
-"""Batch norm whose statistics are those of the whole global batch, on CPU as well.
+"""Batch norm with statistics over the global batch of all workers, also on CPUs.
 
-torch's own SyncBatchNorm refuses CPU tensors as soon as a process group exists.
+torch's SyncBatchNorm rejects CPU tensors if a process group exists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 @contextlib.contextmanager
 def kept_averages(module: nn.Module) -> Iterator[None]:
-    """In training, norm by the batch and leave the running averages as they are."""
+    """Context in which batch norms in training mode do not update their running averages."""
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
     before = [norm.momentum for norm in norms]
     for norm in norms:
@@ -32,19 +32,19 @@ def kept_averages(module: nn.Module) -> Iterator[None]:
 
 
 class CrossWorkerBatchNorm(_BatchNorm):
-    """Batch norm over all workers, for any number of axes behind the channel axis; each has as many rows."""
+    """Batch norm over all workers, for any number of axes after the channels. All workers need equal batch sizes."""
 
     def _check_input_dim(self, x: torch.Tensor) -> None:
         pass
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, C, …] → the same shape."""
+        """Normalise float[B, C, …]; the shape stays."""
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        # Mean first, then the mean square around it: stable where |mean| >> std, as torch's own formulation.
-        # In fp32 also where autocast hands over bf16.
+        # The mean first, then the mean square of the differences: stable if |mean| >> std, as in torch's formulation.
+        # Computed in fp32 also if autocast gives bf16.
         mean = _mean_over_workers(x.mean(axes, dtype=torch.float32))
         centred = x - mean.view(shape)
         variance = _mean_over_workers(centred.square().mean(axes))
@@ -67,7 +67,7 @@ class CrossWorkerBatchNorm(_BatchNorm):
 
 
 class _SumOverWorkers(torch.autograd.Function):
-    """A sum that gradients flow through: each worker's input moves the losses of all."""
+    """A sum over workers with gradients, because the input of each worker changes the losses of all workers."""
 
     @staticmethod
     def forward(_ctx: Any, local: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ def _mean_over_workers(local: torch.Tensor) -> torch.Tensor:
 
 
 def synchronise_batch_norm(module: ModuleT, device: torch.device) -> ModuleT:
-    """Replace every batch norm by one over all workers; names and values in the state dict stay as they are."""
+    """Replace every batch norm by one over all workers. Names and values in the state dict do not change."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():

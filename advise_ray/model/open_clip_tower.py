@@ -1,4 +1,4 @@
-"""Image models of open_clip: its own ViTs and ResNets, and models of timm within a CLIP."""
+"""Builds image models of OpenCLIP: its own ViTs and ResNets, and models of timm inside a CLIP model."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> 
     if not is_folder and name not in open_clip.list_models():
         raise unknown_name(f"open_clip:{name}", open_clip.list_models())
     if not is_folder and (open_clip.get_model_config(name).get("text_cfg") or {}).get("hf_model_name"):
-        problem = f"model.ifm.name: open_clip:{name} has a text half that only the hub has, and workers do not ask it"
-        raise ConfigError([f"{problem}; name a model of open_clip's own"])
+        problem = (
+            f"model.ifm.name: open_clip:{name} needs a text model from the Hugging Face hub, which workers do not use"
+        )
+        raise ConfigError([f"{problem}; use a model with OpenCLIP's own text model"])
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights != "none" and not is_folder and weights not in tags and not Path(weights).is_file():
         raise no_weights(weights, tags)
     if weights in tags:
         _check_activation(name, weights)
     if is_folder and weights not in ("none", IFMConfig().weights):
-        problem = (
-            f"model.ifm.weights: {weights!r}, but open_clip:{name} has weights of its own; leave it out, or `none`"
-        )
+        problem = f"model.ifm.weights: open_clip:{name} has its own weights; remove {weights!r}, or set it to `none`"
         raise ConfigError([problem])
-    # A file says nothing about its mean and std, random weights have none: then those of the model's first tag hold.
+    # Files and random weights come without mean and std; then those of the model's first tag are used.
     usual = open_clip.get_pretrained_cfg(name, tags[0]) if tags and weights not in tags else {}
     try:
         with hub_or_its_cache() if weights in tags else contextlib.nullcontext(), _quiet_root_logger():
@@ -45,12 +45,12 @@ def build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> 
                 name,
                 pretrained=None if weights == "none" or is_folder else weights,
                 load_weights=weights != "none",
-                require_pretrained=weights != "none",  # else a folder without weights gives random ones
+                require_pretrained=weights != "none",  # otherwise a folder without weights gives random weights
                 force_preprocess_cfg={key: usual[key] for key in ("mean", "std", "interpolation") if key in usual},
                 pretrained_text=False,
                 device=torch.get_default_device(),  # open_clip's default would undo `with torch.device("meta")`
             )
-    except Exception as error:  # of reading any file, of the network, of tensors that do not fit
+    except Exception as error:  # errors of files, of the network, or of tensors that do not fit
         if weights in tags:
             raise unreachable(f"{name}, {weights}", error) from None
         if weights == "none" and not is_folder:
@@ -59,7 +59,7 @@ def build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> 
         raise ConfigError([f"model.ifm.weights: {source} does not fit open_clip:{name}: {one_line(error)}"]) from None
     visual = clip.visual
     _set_input_size(clip, input_size_px)
-    if hasattr(visual, "trunk"):  # SigLIP, ConvNeXt and others: a timm model within
+    if hasattr(visual, "trunk"):  # SigLIP, ConvNeXt and others contain a timm model
         backbone, grid = visual.trunk, timm_grid(visual.trunk, layer, f"open_clip:{name}")
     else:
         backbone, grid = visual, _open_clip_grid(visual, layer, f"open_clip:{name}")
@@ -68,7 +68,7 @@ def build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> 
 
 
 def _set_input_size(clip: Any, size_px: int) -> None:
-    """Resize positional embeddings; open_clip does so when it loads, but only those of its own ViTs (3.3)."""
+    """Resize positional embeddings. OpenCLIP (3.3) does so when it loads weights, but only for its own ViTs."""
     visual = clip.visual
     if hasattr(visual, "trunk"):
         if hasattr(visual.trunk, "set_input_size"):
@@ -98,10 +98,10 @@ def _open_clip_grid(visual: Any, layer: int, name: str) -> Grid:
 
 
 def _prune_resnet(visual: Any, layer: int, name: str) -> int:
-    """As `prune`, for open_clip's own ResNets, which cannot do it; the stem is level 0."""
+    """Do the same as `prune` for OpenCLIP's own ResNets, which have no such method. The stem is level 0."""
     levels = 5
     if not -levels <= layer < levels:
-        raise ConfigError([f"model.ifm.layer: {name} has no layer {layer}: it has 0 to {levels - 1}"])
+        raise ConfigError([f"model.ifm.layer: {name} has no layer {layer}: its layers are 0 to {levels - 1}"])
     index = layer % levels
     for above in range(index + 1, levels):
         setattr(visual, f"layer{above}", nn.Identity())
@@ -110,7 +110,7 @@ def _prune_resnet(visual: Any, layer: int, name: str) -> int:
 
 
 def _check_activation(name: str, tag: str) -> None:
-    """Refuse a tag that was trained with QuickGELU under a name without it: open_clip loads it and is quietly off."""
+    """Raise ConfigError if weights need QuickGELU and the model has none: OpenCLIP would silently be wrong."""
     import open_clip
 
     trained_with = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
@@ -125,7 +125,7 @@ def _check_activation(name: str, tag: str) -> None:
 
 @contextlib.contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """open_clip logs on the root logger, what is then raised as well."""
+    """Silence the root logger, because OpenCLIP logs errors there that it also raises."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Number formats: what weights are kept in, and what a device computes in."""
+"""Number formats of weights, and of the arithmetic on each device."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""As Linux names them; the last is Arm's."""
+"""CPU flags in /proc/cpuinfo; the last one is for Arm."""
 
 
 @functools.cache
 def computes_in_bf16(device_type: str) -> bool:
-    """Whether a device has instructions for it. Without them torch does it all the same, on a CPU as slowly as it can:
-    a product of 1024×1024 matrices at 0.8 GFLOP/s where fp32 gave 76 (a Zen 3 with AVX2, 2 cores, torch 2.14)."""
+    """Return whether a device has bf16 instructions. Without them torch emulates bf16, which is very slow on CPUs."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     with contextlib.suppress(OSError):
@@ -26,7 +25,7 @@ def computes_in_bf16(device_type: str) -> bool:
 
 
 def arithmetic(dtype: torch.dtype, device_type: str) -> torch.dtype:
-    """What a device computes in with weights of `dtype`: that, or fp32 where it would be slow."""
+    """Return the format in which a device computes with weights of `dtype`: `dtype`, or fp32 if `dtype` is slow."""
     if dtype == torch.bfloat16 and not computes_in_bf16(device_type):
         return torch.float32
     if dtype == torch.float16 and device_type == "cpu":
@@ -35,12 +34,12 @@ def arithmetic(dtype: torch.dtype, device_type: str) -> torch.dtype:
 
 
 def notes_for_cpu(formats: Mapping[str, str]) -> list[str]:
-    """What a person should know of settings (key → format) that this CPU computes otherwise than they say."""
+    """Return notes about settings (key → format) whose format this CPU replaces by fp32."""
     keys = [key for key, name in formats.items() if arithmetic(DTYPES[name], "cpu") != DTYPES[name]]
-    return [f"{', '.join(keys)}: this CPU has no instructions for it, and computes in fp32"] if keys else []
+    return [f"{', '.join(keys)}: this CPU has no instructions for this format and computes in fp32"] if keys else []
 
 
 def autocast(precision: str, device_type: str) -> torch.autocast:
-    """The context in which what is trained is computed, as `train.precision` says and the device can."""
+    """Return the autocast context of the trained part, for `train.precision` and the device."""
     dtype = arithmetic(DTYPES[precision], device_type)
     return torch.autocast(device_type, torch.bfloat16, enabled=dtype == torch.bfloat16)

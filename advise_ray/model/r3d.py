@@ -1,4 +1,4 @@
-"""The rival: a Slow-R50 3D network on pixels, trained end to end (arXiv 1812.03982, table 1, the slow pathway)."""
+"""R3D-50, for comparison: a Slow-R50 3D network on pixels, trained end to end (arXiv 1812.03982, table 1, slow)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STAGES = ((3, 64, 1), (4, 128, 1), (6, 256, 3), (3, 512, 3))
 
 
 class Pixels(nn.Module):
-    """What stands in the image model's place: the frames themselves, normalised. It has nothing to train or to send."""
+    """Replaces the image model for R3D-50: returns the normalised frames. It has no weights."""
 
     feature_dim = 3
     interpolation = "bilinear"
@@ -26,16 +26,16 @@ class Pixels(nn.Module):
         self.grid_size = (input_size_px, input_size_px)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8[N, H, W, 3], RGB → float32[N, 3, H, W]."""
+        """Normalise RGB frames: uint8[N, H, W, 3] → float32[N, 3, H, W]."""
         return frames.movedim(-1, 1) / (255 * STD) - MEAN / STD
 
     def hash_weights(self) -> str:
-        """SHA-256 of what the pixels are normalised with."""
+        """Return the SHA-256 of the mean and std that normalise the pixels."""
         return hashlib.sha256(f"pixels {MEAN} {STD}".encode()).hexdigest()
 
 
 def build_r3d50() -> nn.Sequential:
-    """Normalised pixels float[B, 3, T, H, W] → float[B, 2048, T, H / 32, W / 32]."""
+    """Build the network: normalised pixels float[B, 3, T, H, W] → float[B, 2048, T, H / 32, W / 32]."""
     layers: list[nn.Module] = [
         nn.Conv3d(3, 64, (1, 7, 7), (1, 2, 2), padding=(0, 3, 3), bias=False),
         nn.BatchNorm3d(64),
@@ -48,5 +48,5 @@ def build_r3d50() -> nn.Sequential:
             stride = 2 if stage > 0 and number == 0 else 1
             layers.append(Bottleneck3D(in_dim, inner_dim, 4 * inner_dim, temporal_kernel, 3, stride))
             in_dim = 4 * inner_dim
-    # Channels-last is what convolutions on CPUs and tensor cores want.
+    # Convolutions on CPUs and tensor cores are faster with channels last.
     return nn.Sequential(*layers).to(memory_format=torch.channels_last_3d)

@@ -1,4 +1,4 @@
-"""Spatial feature utilization: compress the frozen features before time is modelled (paper, figures 3 and 4)."""
+"""Spatial feature utilization (SFU): compresses the frozen features before the TMM (paper, figures 3 and 4)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from advise_ray.errors import ConfigError
 
 
 class SFU(nn.Module):
-    """Pool space, pool channels, cast, centre in time; no parameters, and nothing is done that was not asked for.
+    """Pools space, pools channels, casts to fp32, and centres over time. It has no parameters; each step is optional.
 
-    What shrinks comes first, in the image model's own precision. For N frames the cost is one pass over N·D·h·w numbers
-    (space), one over N·D·s² (channels), and from there on N·C·s² numbers in fp32, which is the first copy that is made:
-    never one of full size. Space and channels are averages over different axes, so their order changes no value.
+    The pooling steps come first, in the image model's precision. For N frames the cost is one pass over N·D·h·w numbers
+    (space), one over N·D·s² (channels), and then N·C·s² numbers in fp32. The cast makes the first copy, so no copy has
+    the full size. Space and channels are averages over different axes, so their order does not change the result.
 
-    `centres`: False where the mean is still needed, and is taken away later.
+    Args:
+        centres: False if later code needs the mean over time and subtracts it itself.
     """
 
     def __init__(self, config: SFUConfig, *, centres: bool = True) -> None:
@@ -26,11 +27,11 @@ class SFU(nn.Module):
         self.centres = centres and config.temporal_centering
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """[B, T, D, h, w] in any float format → float32[B, C, T, s, s]."""
+        """Compress and arrange features: [B, T, D, h, w] in any float format → float32[B, C, T, s, s]."""
         return self.arrange(self.compress(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
 
     def compress(self, features: torch.Tensor) -> torch.Tensor:
-        """The part that knows single frames only: [N, D, h, w] → [N, C, s, s], in the same format."""
+        """Pool the features of single frames: [N, D, h, w] → [N, C, s, s], in the same format."""
         x = features
         if self.config.spatial_size is not None and x.shape[-2:] != (self.config.spatial_size,) * 2:
             x = F.adaptive_avg_pool2d(x, self.config.spatial_size)
@@ -40,7 +41,7 @@ class SFU(nn.Module):
         return x
 
     def arrange(self, frames: torch.Tensor) -> torch.Tensor:
-        """The part that knows clips: compressed frames [B, T, C, s, s] → float32[B, C, T, s, s], centred in time."""
+        """Arrange compressed frames as clips, centred over time: [B, T, C, s, s] → float32[B, C, T, s, s]."""
         if not self.centres:
             return frames.float().transpose(1, 2)
         x = frames.to(torch.float32, copy=True).transpose(1, 2)
@@ -48,19 +49,17 @@ class SFU(nn.Module):
 
 
 def output_shape(config: SFUConfig, feature_dim: int, grid_size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """Channels C and grid after the SFU.
+    """Return the channels (C) and the grid size after the SFU.
 
     Raises:
-        ConfigError: it would have to make more channels or a finer grid than the image model gives.
+        ConfigError: The settings need more channels or a larger grid than the image model has.
     """
     problems = []
     if config.channels is not None and config.channels > feature_dim:
-        problems.append(
-            f"model.sfu.channels: {config.channels} cannot be pooled from the image model's {feature_dim} channels"
-        )
+        problems.append(f"model.sfu.channels: {config.channels} is more than the image model's {feature_dim} channels")
     if config.spatial_size is not None and config.spatial_size > min(grid_size):
         problems.append(
-            f"model.sfu.spatial_size: {config.spatial_size} cannot be pooled from the image model's "
+            f"model.sfu.spatial_size: {config.spatial_size} is larger than the image model's "
             f"{grid_size[0]}×{grid_size[1]} grid"
         )
     if problems:

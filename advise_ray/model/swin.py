@@ -1,4 +1,4 @@
-"""Video Swin as a TMM, of torchvision's blocks; apart from the others, since importing those takes a second."""
+"""Video Swin as a TMM, built from torchvision's blocks. It is a separate module, because importing them is slow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ WINDOW = (4, 7, 7)
 
 
 class VideoSwin(nn.Module):
-    """Blocks of attention within windows of 4×7×7 cells, every second time with the windows shifted by half.
+    """Blocks of attention within windows of 4×7×7 cells; in every second block, windows are shifted by half.
 
-    torchvision's blocks (arXiv 2106.13230); a window larger than the clip or its grid shrinks to it.
+    The blocks are torchvision's (arXiv 2106.13230). A window larger than the clip or its grid shrinks to that size.
     """
 
     def __init__(self, config: TMMConfig, in_dim: int) -> None:

@@ -1,4 +1,4 @@
-"""Image models of timm."""
+"""Builds image models of timm."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def timm_grid(backbone: Any, layer: int, name: str) -> Grid:
         except AssertionError as error:
             if not norm or "norm" not in str(error):
                 raise
-            norm = False  # a few (Hiera) have no norm of their last grid
+            norm = False  # a few models (Hiera) have no norm after their last grid
             return grid(images)
         return features
 

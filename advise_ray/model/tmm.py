@@ -1,4 +1,4 @@
-"""The temporal modeling module: what AdViSe trains. Every kind maps [B, C, T, s, s] to [B, E, T, s, s]."""
+"""The temporal modeling modules (TMM), the trained part of AdViSe. All kinds map [B, C, T, s, s] to [B, E, T, s, s]."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from advise_ray.config import TMMConfig
 
 
 def build_tmm(config: TMMConfig, in_dim: int, num_frames: int, grid_size: tuple[int, int]) -> nn.Module:
-    """A module float[B, in_dim, T, s, s] → float[B, embedding_dim(config, in_dim), T, s, s].
+    """Build a module float[B, in_dim, T, s, s] → float[B, embedding_dim(config, in_dim), T, s, s].
 
-    On a grid of 1×1 there is no space to mix: the spatial kernels shrink to 1.
+    On a grid of 1×1, spatial kernels have size 1, because there are no neighbouring cells.
     """
     if config.arch == "none":
         return nn.Identity()
     if config.arch == "transformer":
         return SpaceTimeTransformer(config, in_dim, num_frames, grid_size)
     if config.arch == "video_swin":
-        from advise_ray.model.swin import VideoSwin  # torchvision's models take more than a second to import
+        from advise_ray.model.swin import VideoSwin  # importing torchvision's models is slow
 
         return VideoSwin(config, in_dim)
     block = Bottleneck3D if config.arch == "resnet3d" else conv3d_pair
@@ -32,12 +32,12 @@ def build_tmm(config: TMMConfig, in_dim: int, num_frames: int, grid_size: tuple[
 
 
 def embedding_dim(config: TMMConfig, in_dim: int) -> int:
-    """Channels of the embedding (E); without a module those of its input."""
+    """Return the number of channels of the embedding (E); with `arch: none` these are the input's channels."""
     return in_dim if config.arch == "none" else config.out_dim
 
 
 def conv3d_pair(in_dim: int, inner_dim: int, out_dim: int, temporal_kernel: int, spatial_kernel: int) -> nn.Sequential:
-    """Two plain 3D convolutions, in → inner → out, as in the paper's code; kernels, norms and ReLUs are our choice."""
+    """Build two plain 3D convolutions, in → inner → out, as in the paper's code, with our kernels, norms and ReLUs."""
     kernel = (temporal_kernel, spatial_kernel, spatial_kernel)
     padding = (temporal_kernel // 2, spatial_kernel // 2, spatial_kernel // 2)
     layers: list[nn.Module] = []
@@ -71,7 +71,8 @@ class Bottleneck3D(nn.Module):
             nn.Conv3d(inner_dim, out_dim, 1, bias=False),
             last_norm,
         )
-        # A block starts as its shortcut: deep stacks then train from the first step (arXiv 1706.02677, section 5.1).
+        # With a zero weight each block starts as its shortcut, so that deep stacks train from the first step
+        # (arXiv 1706.02677, section 5.1).
         nn.init.zeros_(last_norm.weight)
         self.shortcut: nn.Module = nn.Identity()
         if in_dim != out_dim:
@@ -81,13 +82,13 @@ class Bottleneck3D(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float[B, in_dim, T, s, s] → float[B, out_dim, T, s / stride, s / stride]."""
-        # In place: batch norm's backward pass does not look at what it gave out.
+        # In place is safe: the backward pass of batch norm does not use its output.
         added: torch.Tensor = self.branch(x).add_(self.shortcut(x)).relu_()
         return added
 
 
 class SpaceTimeTransformer(nn.Module):
-    """Pre-norm encoder layers over all cells of all frames, each marked with its frame and its place."""
+    """Pre-norm encoder layers over all cells of all frames, with learnt embeddings of frame and cell positions."""
 
     def __init__(self, config: TMMConfig, in_dim: int, num_frames: int, grid_size: tuple[int, int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What image models of both libraries have in common, and how a name, a layer or weights are refused."""
+"""Shared by the image models of timm and OpenCLIP: their interface, and errors for wrong names, layers or weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Grid = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Tower:
-    """An image model as its library gives it: a network, its feature grid, and how its images are prepared."""
+    """An image model of a library: the network, the function to its feature grid, and the preprocessing of images."""
 
     backbone: nn.Module
     grid: Grid
@@ -29,26 +29,26 @@ class Tower:
 
 
 def prune(backbone: Any, layer: int, name: str) -> int:
-    """Drop what lies above the layer, so that it is neither computed nor held; the layer's index in what remains."""
+    """Remove the layers after `layer`, to save time and memory; return the index of `layer` in the smaller model."""
     try:
         (index,) = backbone.prune_intermediate_layers([layer], prune_norm=layer != -1, prune_head=True)
     except (AssertionError, IndexError, ValueError) as error:
         raise ConfigError([f"model.ifm.layer: {name} has no layer {layer}: {one_line(error)}"]) from None
     except AttributeError:
-        raise ConfigError([f"model.ifm.name: {name} gives no intermediate features"]) from None
+        raise ConfigError([f"model.ifm.name: {name} has no intermediate features; use another model"]) from None
     return int(index)
 
 
 @contextlib.contextmanager
 def hub_or_its_cache() -> Iterator[None]:
-    """Where the hub does not answer at once, ask its cache alone: the hub's library would try for a minute."""
+    """Context that uses only the local cache if the hub does not answer, because its library would retry for long."""
     import huggingface_hub.constants
 
     constants = huggingface_hub.constants
     before = constants.HF_HUB_OFFLINE
     try:
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # of whichever HTTP library it is built on
+    except Exception:  # errors of any HTTP library
         constants.HF_HUB_OFFLINE = True
     try:
         yield
@@ -60,11 +60,13 @@ def unknown_name(name: str, known: list[str]) -> ConfigError:
     asked = name.split(":", 1)[1]
     begins = [each for each in known if each.startswith(asked)][:3]
     near = [*begins, *difflib.get_close_matches(asked, known, n=3, cutoff=0.4)][:3]
-    return ConfigError([f"model.ifm.name: {name} is not known; nearest: {', '.join(near) or 'none'}"])
+    return ConfigError([f"model.ifm.name: {name} is not known; similar names: {', '.join(near) or 'none'}"])
 
 
 def no_weights(weights: str, tags: list[str]) -> ConfigError:
-    allowed = f"a tag ({', '.join(tags) or 'it has none'}), a file, `package:NAME`, or `none` for random weights"
+    allowed = (
+        f"a tag (this model has {', '.join(tags) or 'none'}), a file, `package:NAME`, or `none` for random weights"
+    )
     return ConfigError(
         [f"model.ifm.weights: {weights!r} is neither a tag of this model nor a file; allowed: {allowed}"]
     )
@@ -73,7 +75,7 @@ def no_weights(weights: str, tags: list[str]) -> ConfigError:
 def unreachable(what: str, error: Exception) -> ConfigError:
     return ConfigError(
         [
-            f"model.ifm.weights: cannot get the weights of {what} ({one_line(error)}); give a local file, or "
+            f"model.ifm.weights: cannot download the weights of {what} ({one_line(error)}); give a local file, or "
             "`none` for random weights"
         ]
     )

@@ -1,4 +1,4 @@
-"""Files and URLs: files that appear whole, JSON Lines, retries, remote storage.
+"""Files and URLs: atomic writes, JSON Lines, retries, and remote storage.
 
-It must not know what the files hold, and imports neither Ray nor torch.
+This package does not depend on the content of the files, and must import neither Ray nor torch.
 """

@@ -1,4 +1,4 @@
-"""Files that appear whole, and folders that must exist."""
+"""Writes files atomically, and checks that folders exist."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 
 def require_folder(path: Path) -> None:
-    """Raise FileNotFoundError if a folder is missing, so that storage that is away is not taken for empty."""
+    """Raise FileNotFoundError if a folder is missing, so that storage that is not mounted does not look empty."""
     if not path.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once: a reader sees the old text or the new one, never a part, also when the disk is full.
+    """Write a file atomically: a reader sees the old text or the new text, never a part, also if the disk is full.
 
     Raises:
-        OSError: it could not be written, and nothing is left of it.
+        OSError: The file cannot be written. No partial file is left.
     """
     partial = path.with_name(path.name + ".partial")
     try:

@@ -1,4 +1,4 @@
-"""JSON Lines: files that one process appends to while others read them. The last line may be incomplete."""
+"""Reads JSON Lines files while another process appends to them. The last line may be incomplete."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a JSON Lines file; none if there is no file."""
+    """Return all complete lines of a JSON Lines file; the result is empty if the file does not exist."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def follow(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield, at each `next`, the lines that were completed since the call before; it begins at the end of the file."""
+    """Yield, at each `next`, the lines that were completed since the last one. It starts at the end of the file."""
     offset = path.stat().st_size if path.exists() else 0
     while True:
         lines: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Where videos lie: in a local folder, or behind a URL (s3://, gs://, hdfs://, http://, https://)."""
+"""Accesses files in a local folder or at a URL (s3://, gs://, hdfs://, http://, https://)."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from advise_ray.storage.transports import ObjectStore, StoredFile, WebServer
 
 
 def local_or_url(location: str) -> str:
-    """A URL as it is, with a bucket or a server; anything else, `file://` too, as an absolute path.
+    """Return a URL unchanged; return a path, or a `file://` URL, as an absolute path.
 
     Raises:
-        UsageError: a URL that names neither.
+        UsageError: The URL has no bucket and no server.
     """
     parts = urllib.parse.urlsplit(location)
     if parts.scheme == "file":
         location = urllib.parse.unquote(parts.path)
     elif is_url(location) and not parts.netloc:
-        raise UsageError(f"--videos: {location} names no bucket or server")
+        raise UsageError(f"--videos: {location} has no bucket or server")
     return location if is_url(location) else str(Path(os.path.expanduser(location)).absolute())  # noqa: PTH111
 
 
 def is_url(location: str) -> bool:
-    """Whether a location is a URL, not a local path."""
+    """Return whether a location is a URL, not a local path."""
     return "://" in location
 
 
 def join(root: str, path: str) -> str:
-    """The location of a file below a root; a URL's query (an endpoint, a region) stays at its end."""
+    """Return the location of a file below a root. The query of a URL (an endpoint, a region) stays at its end."""
     if not is_url(root):
         return str(Path(root) / path)
     parts = urllib.parse.urlsplit(root)
@@ -43,13 +43,13 @@ def join(root: str, path: str) -> str:
 
 
 def list_files(root: str, unreadable: dict[str, str] | None = None) -> Iterator[StoredFile]:
-    """All files below a folder, in any order; local links are followed, once each.
+    """Yield all files below a folder, in any order. Local links are followed, each target once.
 
     Args:
-        unreadable: takes what is below the root and cannot be read: path → why. None: then that is an error too.
+        unreadable: Gets the paths below the root that cannot be read, and the reasons. None: these raise an error.
 
     Raises:
-        UsageError: the folder or bucket does not exist, or may not be read, and which of these it is.
+        UsageError: The folder or bucket does not exist, or cannot be read.
     """
     if not is_url(root):
         yield from _list_local(root, unreadable)
@@ -61,28 +61,28 @@ def list_files(root: str, unreadable: dict[str, str] | None = None) -> Iterator[
 
 
 def read(location: str) -> bytes:
-    """A remote file as bytes, tried again a few times where the network is to blame.
+    """Read a remote file as bytes; retry a few times after network errors.
 
     Raises:
-        StorageError: it is not there, may not be read, or cannot be reached.
+        StorageError: The file does not exist, access is denied, or the server cannot be reached.
     """
     return _remote(location).read()
 
 
 def read_file(location: str) -> bytes:
-    """A file, local or behind a URL.
+    """Read a file at a path or a URL.
 
     Raises:
-        OSError: it cannot be read; of a URL a StorageError.
+        OSError: The file cannot be read. For a URL it is a StorageError.
     """
     return read(location) if is_url(location) else Path(location).read_bytes()
 
 
 def open_random(location: str) -> Any:
-    """A file to be read here and there, as pyarrow's `NativeFile`: mapped where it is local.
+    """Open a file for random access, as a `NativeFile` of pyarrow. A local file is memory-mapped.
 
     Raises:
-        OSError: it is not there; of a URL a StorageError.
+        OSError: The file cannot be opened. For a URL it is a StorageError.
     """
     if not is_url(location):
         import pyarrow as pa
@@ -93,13 +93,13 @@ def open_random(location: str) -> Any:
 
 @contextlib.contextmanager
 def writing(location: str) -> Iterator[Any]:
-    """A binary file to be written; where the block fails, there is none, and a file of that name stays as it was.
+    """Open a binary file for writing. If the block fails, nothing is written, and an existing file stays unchanged.
 
     Raises:
-        OSError: there is no room, or no right to write; of a URL a StorageError where it cannot be reached.
+        OSError: The disk is full, or access is denied. For a URL it is a StorageError.
     """
     if is_url(location):
-        content = io.BytesIO()  # pyarrow closes a stream that fails, and with that the half of it is there
+        content = io.BytesIO()  # buffered, because pyarrow closes a failed stream, which would write a partial file
         yield content
         _writable(location).write(content.getbuffer())
         return
@@ -115,7 +115,7 @@ def writing(location: str) -> Iterator[Any]:
 
 
 def delete(location: str) -> None:
-    """Remove a file, local or behind a URL; one that is not there is no error."""
+    """Remove a file at a path or a URL. It is no error if the file does not exist."""
     if is_url(location):
         _writable(location).delete()
     else:
@@ -125,7 +125,9 @@ def delete(location: str) -> None:
 def _writable(location: str) -> ObjectStore:
     remote = _remote(location)
     if not isinstance(remote, ObjectStore):
-        raise UsageError(f"{location}: a web server cannot hold a feature cache; use a folder, s3://, gs:// or hdfs://")
+        raise UsageError(
+            f"{location}: a feature cache cannot be on a web server; use a folder, s3://, gs:// or hdfs://"
+        )
     return remote
 
 
@@ -141,7 +143,7 @@ def _list_local(root: str, unreadable: dict[str, str] | None) -> Iterator[Stored
 
     for folder, folders, names in os.walk(root, onerror=cannot_read, followlinks=True):
         real = os.path.realpath(folder)
-        if real in entered:  # a link that leads back up
+        if real in entered:  # a link to a parent folder
             folders.clear()
             continue
         entered.add(real)
@@ -149,20 +151,20 @@ def _list_local(root: str, unreadable: dict[str, str] | None) -> Iterator[Stored
             path = Path(folder) / name
             try:
                 status = path.stat()
-            except OSError:  # a link to nowhere: reading it will say so
+            except OSError:  # a broken link: reading it reports the error
                 yield StoredFile(path.relative_to(root).as_posix())
                 continue
             if stat.S_ISREG(status.st_mode):
                 yield StoredFile(path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
-            elif unreadable is not None:  # reading a pipe would wait for ever
-                unreadable[path.relative_to(root).as_posix()] = "a pipe, socket or device, no file"
+            elif unreadable is not None:  # reading a pipe would never end
+                unreadable[path.relative_to(root).as_posix()] = "a pipe, socket or device, not a file"
 
 
 def _remote(location: str) -> ObjectStore | WebServer:
     parts = urllib.parse.urlsplit(location)
     if parts.password is not None or "@" in parts.netloc:
         raise UsageError(
-            f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}: credentials do not belong into a URL, which is "
-            "written into manifests; give them to the environment (AWS_ACCESS_KEY_ID, …)"
+            f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}: a URL must not contain credentials, because "
+            "manifests store it; set environment variables instead (AWS_ACCESS_KEY_ID, …)"
         )
     return WebServer(location) if parts.scheme in ("http", "https") else ObjectStore(location)

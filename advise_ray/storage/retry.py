@@ -1,4 +1,4 @@
-"""Writing to storage that goes away for a while: a network file system whose server restarts."""
+"""Retries writes to storage that is temporarily unavailable, such as a network file system whose server restarts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ T = TypeVar("T")
 PATIENCE_S = 90.0
 PAUSE_S = 1.0
 LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-"""What waiting does not mend."""
+"""Errors that are permanent, so that retries do not help."""
 
 
 def patiently(attempt: Callable[[], T]) -> T:
-    """What `attempt` returns; where the system cannot do it, it is tried again, for a minute and a half.
+    """Call `attempt` and return its result. After an OSError, retry for PATIENCE_S seconds.
 
     Args:
-        attempt: to be done again from its beginning, whatever became of it.
+        attempt: A function that can be called again after it failed halfway.
 
     Raises:
-        OSError: the last one; at once where the disk is full or not to be written.
+        OSError: The last error. It is raised at once if the disk is full or access is denied.
     """
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
@@ -33,5 +33,5 @@ def patiently(attempt: Callable[[], T]) -> T:
         except OSError as error:
             if error.errno in LASTING or time.monotonic() > deadline_s:
                 raise
-            log.warning("storage is away (%s: %s); trying again", error.filename, error.strerror)
+            log.warning("storage is not available (%s: %s); retrying", error.filename, error.strerror)
             time.sleep(PAUSE_S)

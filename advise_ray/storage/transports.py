@@ -1,4 +1,4 @@
-"""How remote storage is reached: object stores by pyarrow, web servers by fsspec. Failed attempts are retried."""
+"""Connections to remote storage: object stores with pyarrow, web servers with fsspec. Failed attempts are retried."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from typing import Any, TypeVar
 from advise_ray.errors import UsageError
 
 RETRY_AFTER_S = (0.5, 1.0, 2.0, 4.0)
-"""Waits between the attempts to read; only what may pass is tried again."""
+"""Pauses between attempts, in seconds. Only temporary errors are retried."""
 GCS_PATIENCE_S = 5
-"""How long Google's client goes on with one attempt of ours."""
+"""Time limit of Google's client for one attempt, in seconds."""
 T = TypeVar("T")
 FINAL_REASONS = {
     "there is no such bucket": r"NO_SUCH_BUCKET|NoSuchBucket|Bucket '.*' not found",
     "access denied; check the credentials in the environment": "ACCESS_DENIED|PERMISSION_DENIED|INVALID_ACCESS_KEY",
     "no such bucket, folder or file": "RESOURCE_NOT_FOUND|NO_SUCH_KEY|HTTP status code 404",
 }
-"""What no further attempt can change, and how pyarrow's messages of S3 and GCS tell it."""
+"""Permanent errors, and the patterns that identify them in pyarrow's messages for S3 and GCS."""
 
 
 class StorageError(OSError):
-    """A location that cannot be read, in one short phrase."""
+    """A location cannot be read; the message is one short phrase."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file below a root: its path relative to it with `/`, its size, and when it was written (where that is told)."""
+    """A file below a root: its relative path with `/`, its size, and its modification time (None: unknown)."""
 
     path: str
     bytes: int | None = None
@@ -41,7 +41,7 @@ class StoredFile:
 
 
 class ObjectStore:
-    """What pyarrow.fs reaches: S3, Google's storage, HDFS, Azure."""
+    """A file in an object store that pyarrow.fs supports: S3, Google Cloud Storage, HDFS, Azure."""
 
     def __init__(self, location: str) -> None:
         parts = urllib.parse.urlsplit(location)
@@ -69,7 +69,7 @@ class ObjectStore:
         return _retrying(lambda: self.files.open_input_file(self.path))
 
     def write(self, content: memoryview) -> None:
-        """The object appears whole: what is sent is complete before the first byte of it."""
+        """Write the object atomically: all of its bytes exist before the first one is sent."""
 
         def once() -> None:
             with self.files.open_output_stream(self.path) as file:
@@ -83,7 +83,7 @@ class ObjectStore:
 
 
 class WebServer:
-    """A web server; to list it, it has to show an index page of each folder."""
+    """A file or folder on a web server. Listing a folder needs an index page for each folder."""
 
     def __init__(self, location: str) -> None:
         import fsspec
@@ -94,7 +94,7 @@ class WebServer:
     def list_files(self, unreadable: dict[str, str] | None) -> Iterator[StoredFile]:
         root = self.location.rstrip("/") + "/"
         folders = [root]
-        while folders:  # fsspec's own walk leaves out what it cannot list
+        while folders:  # fsspec's `walk` skips folders that it cannot list, without an error
             folder = folders.pop()
             try:
                 entries = _retrying(functools.partial(self.files.ls, folder, detail=True))
@@ -116,9 +116,9 @@ class WebServer:
 
 @functools.lru_cache(maxsize=16)
 def _arrow_files(bucket: str, query: str) -> tuple[Any, str]:
-    """A file system, once a process: it asks for the bucket's region, and holds connections.
+    """Return a file system, cached per process, because it looks up the bucket's region and keeps connections.
 
-    pyarrow (25) takes an endpoint from the URL's query only; other tools take `AWS_ENDPOINT_URL`, so we do too.
+    pyarrow (25) reads an endpoint only from the URL's query. Other tools read `AWS_ENDPOINT_URL`, so this does too.
     """
     from pyarrow.fs import FileSystem
 
@@ -127,13 +127,13 @@ def _arrow_files(bucket: str, query: str) -> tuple[Any, str]:
         told = urllib.parse.urlencode({"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme})
         query = f"{query}&{told}" if query else told
     if bucket.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in query:
-        told = f"retry_limit_seconds={GCS_PATIENCE_S}"  # of its own: else it goes on for a quarter of an hour
+        told = f"retry_limit_seconds={GCS_PATIENCE_S}"  # otherwise Google's client retries for 15 minutes
         query = f"{query}&{told}" if query else told
 
     def connect() -> tuple[Any, str]:
         try:
             files, root = FileSystem.from_uri(f"{bucket}?{query}" if query else bucket)
-        except ValueError as error:  # pyarrow.ArrowInvalid is one: a scheme that it does not know
+        except ValueError as error:  # such as pyarrow.ArrowInvalid, for an unknown scheme
             raise UsageError(f"{bucket}: {error}") from None
         return files, root.rstrip("/")
 
@@ -146,7 +146,7 @@ def _retrying(attempt: Callable[[], T]) -> T:
             return attempt()
         except UsageError:
             raise
-        except Exception as error:  # pyarrow's are OSErrors, fsspec lets those of its HTTP library through
+        except Exception as error:  # pyarrow raises OSErrors, fsspec those of its HTTP library
             final = _final_reason(error)
             if final or wait_s is None:
                 raise StorageError(final or f"cannot be reached ({' '.join(str(error).split())[:200]})") from None
@@ -155,7 +155,7 @@ def _retrying(attempt: Callable[[], T]) -> T:
 
 
 def _final_reason(error: Exception) -> str | None:
-    status = getattr(error, "status", None)  # of HTTP
+    status = getattr(error, "status", None)  # HTTP status
     if isinstance(error, FileNotFoundError) or status == 404:
         return "no such file or folder"
     if isinstance(error, PermissionError) or status in (401, 403):

@@ -1,4 +1,4 @@
-"""What a clip is: manifests, the annotation lists of data sets, decoding, sampling in time, the draws of augmentation.
+"""Videos and clips: manifests, annotation lists, decoding, temporal sampling, and random augmentation parameters.
 
-It must not know models or Ray.
+This package must not import models or Ray.
 """

@@ -1,4 +1,4 @@
-"""Dealing videos out to parts, such as a test split or the folds of a cross-validation, in whole groups."""
+"""Divides videos into parts, such as a test split or the folds of a cross-validation, without dividing groups."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from collections.abc import Sequence
 
 
 def deal(classes: Sequence[str], groups: Sequence[str], shares: Sequence[float]) -> list[int]:
-    """The part of each video, from 0: groups stay whole, and every class is in each part by its share.
+    """Assign each video to a part, from 0. Groups stay together, and each part gets its share of every class.
 
-    The large groups come first, then in an order by lot that follows from their names alone; each goes where its
-    classes lack most, and among such parts where most is lacking at all.
+    Groups are assigned from large to small; equally large groups have a pseudorandom order that depends only on their
+    names. A group goes to the part that lacks most of the group's classes, and, if parts are equal, to the emptiest.
 
     Args:
-        classes: of each video.
-        groups: of each video: a recording, a person.
-        shares: of the parts; a part without one gets nothing.
+        classes: Class of each video.
+        groups: Group of each video, such as a recording or a person.
+        shares: Fraction of the videos for each part; a part with 0 gets no videos.
+
+    Returns:
+        The number of the part of each video.
     """
     of_group: dict[str, Counter[str]] = {}
     for name, group in zip(classes, groups, strict=True):
@@ -25,11 +28,11 @@ def deal(classes: Sequence[str], groups: Sequence[str], shares: Sequence[float])
     parts = [part for part, share in enumerate(shares) if share > 0]
     held: list[Counter[str]] = [Counter() for _ in shares]
     dealt: dict[str, int] = {}
-    for group in sorted(of_group, key=lambda name: (-of_group[name].total(), _lot(name))):
+    for group in sorted(of_group, key=lambda name: (-of_group[name].total(), _hash_of_name(name))):
         counts = of_group[group]
 
         def filled(part: int, counts: Counter[str] = counts) -> tuple[float, float]:
-            """How full a part would be with the group, in the mean over the group's videos; and how full it is."""
+            """Return how full a part would be with the group (mean over the group's videos), and how full it is now."""
             each = ((held[part][name] + count) / (shares[part] * total[name]) * count for name, count in counts.items())
             return round(sum(each) / counts.total(), 9), held[part].total() / shares[part]
 
@@ -38,5 +41,5 @@ def deal(classes: Sequence[str], groups: Sequence[str], shares: Sequence[float])
     return [dealt[group] for group in groups]
 
 
-def _lot(name: str) -> bytes:
+def _hash_of_name(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=8).digest()

@@ -1,6 +1,6 @@
-"""Decoding: only the frames that are asked for, resized on the way. decord where it reads a file truly, else PyAV.
+"""Decodes single frames of a video and resizes them. It uses decord if decord reads the file correctly, else PyAV.
 
-What PyAV shows of a file's first video stream, turned upright, is the truth; `probe` compares decord with it once.
+The reference is what PyAV reads from the first video stream, rotated upright. `probe` compares decord with it once.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from advise_ray.video.readers import (
 Decoder = Literal["decord", "pyav"]
 
 PROBE_SIZE_PX = (96, 160)
-"""Height and width at which the two decoders are compared."""
+"""Height and width of the frames with which `probe` compares the two decoders."""
 FEWEST_READABLE = 8
-"""Frames of a damaged file, in a row, that are worth to be kept."""
+"""Minimum number of consecutive readable frames for which a damaged file is kept."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may ask for; beyond that it is refused, by its header where that tells, before memory is taken.
+    """Limits for a file. A file above them is rejected, if possible by its header, before it uses much memory.
 
-    Pixels are those of a picture; the default is the largest that H.264's levels allow.
+    `max_pixels` is width × height of a frame. The default is the maximum of H.264's levels.
     """
 
     max_pixels: int = 8192 * 4320
@@ -51,7 +51,7 @@ class Limits:
     max_frames: int = 2**23
 
     def refusal(self, width: int, height: int, duration_s: float) -> str | None:
-        """What of this is too much."""
+        """Return which limit the file exceeds, or None."""
         if width * height > self.max_pixels:
             return f"{width}×{height} is more than the {self.max_pixels} pixels allowed"
         if duration_s > self.max_duration_s:
@@ -64,10 +64,11 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file really holds. `width` and `height` are those of the upright picture, `num_frames` what decodes.
+    """The measured properties of a file. `width` and `height` are those of the upright frame.
 
-    `rotation_deg` is the counterclockwise turn, 0, 90, 180 or 270, that brings the coded picture upright.
-    Of a damaged file `readable_start` to before `readable_end` are the frames that are whole, of all that there were.
+    `num_frames` is the number of frames that decode. `rotation_deg` is the counterclockwise rotation (0, 90, 180 or
+    270) that makes the coded frame upright. In a damaged file, the frames from `readable_start` up to, but not
+    including, `readable_end` are undamaged.
     """
 
     num_frames: int
@@ -95,19 +96,19 @@ def decode(
     rotation_deg: int = 0,
     name: str = "",
 ) -> NDArray[np.uint8]:
-    """Decode frames by their place in display order, each once, on one thread.
+    """Decode frames by their numbers in display order, each frame once, on one thread.
 
     Args:
-        source: a file, or its bytes.
-        frame_indices: int64[T] in any order, repeated or not.
-        decoder, stream_index, rotation_deg: as `probe` found them.
-        name: what the error calls the video.
+        source: A file, or its bytes.
+        frame_indices: int64[T], in any order; numbers may repeat.
+        decoder, stream_index, rotation_deg: The values that `probe` has found.
+        name: Name of the video in error messages.
 
     Returns:
         uint8[T, height_px, width_px, 3], RGB, upright.
 
     Raises:
-        VideoDecodeError: the file cannot be read, or not up to the last of these frames.
+        VideoDecodeError: The file cannot be read, or ends before the last of these frames.
     """
     wanted, places = np.unique(frame_indices, return_inverse=True)
     with decode_errors(_name(source, name)):
@@ -116,15 +117,15 @@ def decode(
             frames = DecordVideo(source, height_px, width_px).read(wanted)
         else:
             frames = read_pyav(source, wanted, height_px, width_px, stream_index, rotation_deg)
-        return frames if np.array_equal(wanted, frame_indices) else frames[places]  # a copy costs a millisecond
+        return frames if np.array_equal(wanted, frame_indices) else frames[places]  # avoid a copy if possible
 
 
 def probe(source: Source, name: str = "", limits: Limits = LIMITS) -> VideoInfo:
-    """Read a file to its end, and find out which decoder reads it truly.
+    """Read a file to its end, and find out whether decord reads it correctly.
 
     Raises:
-        VideoDecodeError: there is no video in it, or not all of it is there or decodes, or it is too large. Its `part`
-            is the `VideoInfo` of what can be read of a damaged file.
+        VideoDecodeError: The file has no video, is incomplete or damaged, or exceeds a limit. For a damaged file, its
+            `part` is the `VideoInfo` of the readable part.
     """
     with decode_errors(_name(source, name)):
         size_bytes = _size_bytes(source)
@@ -135,7 +136,7 @@ def probe(source: Source, name: str = "", limits: Limits = LIMITS) -> VideoInfo:
                 raise VideoDecodeError("", too_much, lasting=False)
             seen = _read_through(container, stream, limits.max_frames)
             can_begin_later = packets_tell(container, stream)
-            damage = _damage(seen, stream.frames, _breaks_off(source, size_bytes))
+            damage = _damage(seen, stream.frames, _is_truncated(source, size_bytes))
             fps = float(stream.average_rate or stream.guessed_rate or Fraction(25))
             info = VideoInfo(
                 num_frames=seen.num_frames,
@@ -157,7 +158,7 @@ def probe(source: Source, name: str = "", limits: Limits = LIMITS) -> VideoInfo:
 
 @dataclass
 class _Seen:
-    """What PyAV shows of a stream: how much, how large, and a few frames, at doubling distances and the last."""
+    """What PyAV reads from a stream: counts, the frame size, and sample frames (0, 1, 2, 4, 8, … and the last)."""
 
     num_packets: int = 0
     num_frames: int = 0
@@ -175,7 +176,7 @@ class _Seen:
 
 
 def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
-    """To the end, also past what does not decode: then the reason can say how much of the video there is."""
+    """Read a stream to its end, also after errors, so that the message can say how many frames decode."""
     seen = _Seen()
     frame = None
     for packet in container.demux(stream):
@@ -208,20 +209,20 @@ def _read_through(container: Any, stream: Any, max_frames: int) -> _Seen:
     return seen
 
 
-def _damage(seen: _Seen, num_frames_told: int, breaks_off: bool) -> str | None:
-    """What a damaged file has lost, in a phrase; None of a whole one."""
+def _damage(seen: _Seen, num_frames_told: int, is_truncated: bool) -> str | None:
+    """Return a phrase that says what a damaged file has lost, or None if the file is complete."""
     if seen.num_packets == 0:
         raise VideoDecodeError("", "the video stream is empty")
-    if breaks_off or seen.is_damaged or seen.num_frames == 0:
+    if is_truncated or seen.is_damaged or seen.num_frames == 0:
         whole = min(seen.num_frames, seen.num_packets - seen.num_damaged)
         told = max(num_frames_told, seen.num_packets)
-        kind = "truncated" if breaks_off or seen.partial_packet else "damaged"
+        kind = "truncated" if is_truncated or seen.partial_packet else "damaged"
         return f"{kind}: {f'{whole} of {told}' if told > whole else whole} frames decode"
     return None
 
 
 def _readable_part(source: Source, info: VideoInfo, frames: range) -> VideoInfo | None:
-    """The file with its readable frames, where these can be decoded without the rest."""
+    """Return the info with the range of readable frames, or None if they are too few or do not decode on their own."""
     if len(frames) < FEWEST_READABLE:
         return None
     wanted = np.unique(np.linspace(frames[0], frames[-1], num=5).astype(np.int64))
@@ -236,7 +237,10 @@ def _readable_part(source: Source, info: VideoInfo, frames: range) -> VideoInfo 
 
 
 def _decord_agrees(source: Source, seen: _Seen) -> bool:
-    """Same number of frames, same pictures; the late ones first, since many a file goes wrong only after a seek."""
+    """Return whether decord gives the same number of frames and the same sample frames as PyAV.
+
+    Late frames come first, because many files give wrong frames only after a seek.
+    """
     places = np.asarray(sorted(seen.samples))
     places = np.concatenate([places[-2:], places[:-2]])
     try:
@@ -244,31 +248,31 @@ def _decord_agrees(source: Source, seen: _Seen) -> bool:
         if len(video) != seen.num_frames:
             return False
         frames = video.read(places)
-    except Exception:  # whatever it stumbles over, PyAV has just read this file
+    except Exception:  # decord failed on a file that PyAV has just read
         return False
     truth = np.stack([seen.samples[place] for place in places])
     return bool(np.abs(frames.astype(np.int16) - truth).mean((1, 2, 3)).max() < 1)
 
 
-def _breaks_off(source: Source, size_bytes: int) -> bool:
-    """Whether the container's outermost parts claim more bytes than there are: MP4's media data, Matroska's segment.
+def _is_truncated(source: Source, size_bytes: int) -> bool:
+    """Return whether the container declares more bytes than the file has, in MP4's media data or Matroska's segment.
 
-    The libraries read such a file to where it ends, and tell nobody when that is between two frames.
+    The libraries read such a file to its end, and report no error if it ends between two frames.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(128)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
-            return _mp4_breaks_off(file, size_bytes)
+            return _is_truncated_mp4(file, size_bytes)
         segment = head.find(b"\x18\x53\x80\x67") + 4
         if not head.startswith(b"\x1a\x45\xdf\xa3") or segment < 4:
             return False
-        length = 9 - head[segment].bit_length()  # the zeros before the first one tell how many bytes the number has
-        most = (1 << 7 * length) - 1  # all ones: a length that the writer did not know
+        length = 9 - head[segment].bit_length()  # the number of leading zero bits gives the length in bytes
+        most = (1 << 7 * length) - 1  # all ones: the writer did not know the size
         declared = int.from_bytes(head[segment : segment + length], "big") & most
         return declared != most and segment + length + declared > size_bytes
 
 
-def _mp4_breaks_off(file: BinaryIO, size_bytes: int) -> bool:
+def _is_truncated_mp4(file: BinaryIO, size_bytes: int) -> bool:
     start = 0
     while start + 8 <= size_bytes:
         file.seek(start)
@@ -276,7 +280,7 @@ def _mp4_breaks_off(file: BinaryIO, size_bytes: int) -> bool:
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
-        if length < 8:  # 0: up to the end of the file
+        if length < 8:  # 0: the part ends with the file
             return False
         start += length
         if head[4:8] == b"mdat" and start > size_bytes:
@@ -285,7 +289,7 @@ def _mp4_breaks_off(file: BinaryIO, size_bytes: int) -> bool:
 
 
 def _size_bytes(source: Source) -> int:
-    """The libraries would complain of a missing and of an empty file too, but each in its own words."""
+    """Return the size of a file; raise a clear error if it is missing or empty, independent of the library."""
     size_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
     if size_bytes == 0:
         raise VideoDecodeError("", "empty file")

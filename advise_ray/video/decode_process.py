@@ -1,9 +1,9 @@
-"""Decoding in a process of its own: a hang or a crash of native code costs one video, not the work around it.
+"""Decodes in a separate process, so that a hang or a crash of native code fails only one video.
 
     with DecodeProcess(deadline_s=60) as decoder:
         frames = decoder.decode("s3://bucket/a.mp4", np.arange(8), height_px=256, width_px=320)
 
-The process is started when it is first needed, killed at the deadline, and replaced when it has died or grown.
+The process starts with the first call, is killed at the deadline, and is replaced after it died or used much memory.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from advise_ray.video.decode import Limits, VideoInfo
 from advise_ray.video.readers import Source
 
 MAX_GROWTH_BYTES = 256 * 2**20
-"""A process that holds so much more than after its first video is replaced: decord has grown without end before."""
+"""A process is replaced if its memory grows by more than this after its first video, because decord can leak memory."""
 
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS)
-"""What native code dies of by its own doing; the system's out-of-memory killer, say, sends others."""
+"""Signals of crashes in native code. Other signals come from outside, such as from the out-of-memory killer."""
 
 
 def _environment() -> dict[str, str]:
@@ -44,9 +44,9 @@ def _environment() -> dict[str, str]:
 
 
 class DecodeProcess:
-    """`decode` and `probe` of `advise_ray.video.decode`, for local paths and URLs, within a deadline.
+    """Runs `decode` and `probe` of `advise_ray.video.decode` with a deadline, for local paths and URLs.
 
-    Not for threads: one call at a time.
+    It is not thread-safe: make one call at a time.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -58,9 +58,9 @@ class DecodeProcess:
         self._first_bytes = self._bytes = 0
 
     def frames(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Memory for clips, uint8[B, T, H, W, 3], that the process writes to; two take turns.
+        """Return shared memory for clips, uint8[B, T, H, W, 3], that the process writes to. Two buffers alternate.
 
-        What a Ray Data task returns is serialized before the next task begins, so that two are enough.
+        Two are enough, because Ray Data serializes the result of a task before the next task starts.
         """
         self._turn = 1 - self._turn
         return self._memory[self._turn].view(shape)
@@ -75,7 +75,7 @@ class DecodeProcess:
         name: str,
         **how: Any,
     ) -> None:
-        """Decode the clips of one video to their places in what `frames` has handed out last.
+        """Decode the clips of one video into the memory that the last call of `frames` returned.
 
         Args:
             places: int64[K], indices into the first axis of `frames`.
@@ -83,37 +83,37 @@ class DecodeProcess:
             how: `decoder`, `stream_index`, `rotation_deg`, see `decode.decode`.
 
         Raises:
-            VideoDecodeError: the file cannot be read, or not within the deadline, or the decoder crashed on it; the
-                places may have been written to.
+            VideoDecodeError: The file cannot be read, decoding exceeds the deadline, or the decoder crashed. Some of
+                the places may have been written.
         """
         target = (self._turn, frames.shape, places)
         self._ask(name, ("decode", location, name, frame_indices, target, how))
 
     def decode(self, location: str, frame_indices: NDArray[np.int64], *, name: str, **how: Any) -> NDArray[np.uint8]:
-        """See `decode.decode`: int64[T] → uint8[T, height_px, width_px, 3], in memory of its own.
+        """Decode frames int64[T] to a new array uint8[T, height_px, width_px, 3], see `decode.decode`.
 
         Raises:
-            VideoDecodeError: as `decode_into`.
+            VideoDecodeError: See `decode_into`.
         """
         frames = self.frames((1, len(frame_indices), how.pop("height_px"), how.pop("width_px"), 3))
         self.decode_into(frames, np.zeros(1, dtype=np.int64), location, frame_indices[None], name=name, **how)
         return frames[0].copy()
 
     def probe(self, location: str, name: str, limits: Limits) -> VideoInfo:
-        """See `decode.probe`.
+        """Probe a file, see `decode.probe`.
 
         Raises:
-            VideoDecodeError: as `decode_into`.
+            VideoDecodeError: See `decode_into`, or the file has no video, is damaged, or exceeds a limit.
         """
         info: VideoInfo = self._ask(name, ("probe", location, name, limits))
         return info
 
     def resident_bytes(self) -> int:
-        """Memory that the process held after its last answer."""
+        """Return the resident memory of the process after its last answer, in bytes."""
         return self._bytes
 
     def close(self) -> None:
-        """End the process; the next call starts another one."""
+        """Kill the process; the next call starts a new one."""
         if self._process is not None and self._pipe is not None:
             self._pipe.close()
             self._process.kill()
@@ -139,9 +139,9 @@ class DecodeProcess:
         except (EOFError, OSError):
             died_of = -self._process.wait()
             self.close()
-            reason = f"the decoder crashed on it ({_signal_name(died_of)})"
+            reason = f"the decoder crashed ({_signal_name(died_of)})"
             raise VideoDecodeError(name, reason, lasting=died_of in CRASHES) from None
-        except BaseException:  # too late or interrupted: its answer must not be taken for that to the next question
+        except BaseException:  # timeout or interrupt: its late answer must not be read by the next call
             self.close()
             raise
         self._recycle()
@@ -157,7 +157,7 @@ class DecodeProcess:
             [sys.executable, "-m", "advise_ray.video.decode_process", *map(str, files)],
             pass_fds=files,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is the driver's matter
+            start_new_session=True,  # only the driver handles Ctrl-C
             env=_environment(),
         )
         theirs.close()
@@ -177,9 +177,9 @@ def _signal_name(number: int) -> str:
 
 
 class _SharedMemory:
-    """Memory without a name that parent and child both see: a pipe would copy the pictures twice more.
+    """Anonymous memory that parent and child share. It avoids two copies of the frames that a pipe would make.
 
-    It grows to the largest row of clips, outlives the child, and is freed with the last view of it.
+    It grows to the size of the largest request, survives the child, and is freed with the last view of it.
     """
 
     def __init__(self, file: int) -> None:
@@ -187,7 +187,7 @@ class _SharedMemory:
         self.memory: mmap.mmap | None = None
 
     def view(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """The first bytes as uint8[shape]."""
+        """Return the first bytes as uint8[shape]."""
         num_bytes = math.prod(shape)
         if self.memory is None or len(self.memory) < num_bytes:
             if os.fstat(self.file).st_size < num_bytes:
@@ -200,7 +200,7 @@ class _SharedMemory:
 
 
 def _serve(pipe: Connection[Any, Any], memory: list[_SharedMemory]) -> None:
-    """What the process does until its parent hangs up."""
+    """Answer requests until the parent closes the pipe."""
     while True:
         try:
             kind, location, name, *request = pipe.recv()

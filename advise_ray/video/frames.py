@@ -1,4 +1,4 @@
-"""What a decode actor does where every frame is wanted once, not clip by clip. Light to import: it computes nothing."""
+"""Decodes each wanted frame of a video once, for jobs that do not need single clips. Importing it is fast."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import Video
 
 Wanted = tuple[int, Video, NDArray[np.int64]]
-"""A row of the manifest, and int64[F], the frames wanted of it."""
+"""Row number in the manifest, the video, and the wanted frames, int64[F]."""
 
 
 def group_of(wanted: list[Wanted]) -> pa.Table:
-    """The input of `DecodeFrames`: one row, since a row of a stream is a block (`generator_source.row_by_row`)."""
+    """Return the input of `DecodeFrames`: one row, because each row becomes a block (`generator_source.row_by_row`)."""
     videos = [{**vars(video), "row": row, "wanted": frames.tolist()} for row, video, frames in wanted]
     return pa.Table.from_pylist([{"videos": videos}])
 
 
 class DecodeFrames:
-    """Decode the wanted frames of a group of k videos.
+    """Decodes the wanted frames of a group of k videos.
 
-    Out come, with a leading axis of 1: `rows` int64[1, k], `counts` int64[1, k], the frames of each, `frames`
-    uint8[1, N, H, W, 3] and `indices` int64[1, N], those of all videos after each other, and `failures`, a line for
-    each video, empty where it was decoded. The frames of one that failed are undefined.
+    The output is a dictionary whose arrays have a leading axis of size 1:
+
+    - `rows` int64[1, k]: row numbers of the videos.
+    - `counts` int64[1, k]: number of frames of each video.
+    - `frames` uint8[1, N, H, W, 3] and `indices` int64[1, N]: the frames of all videos, concatenated.
+    - `failures`: a text with one line for each video, which is empty if the video was decoded. The frames of a video
+      that failed are undefined.
     """
 
     def __init__(self, config: Config) -> None:

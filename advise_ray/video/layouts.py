@@ -1,4 +1,4 @@
-"""How the benchmarks lay out their videos and lists, so that a synthesized data set can stand in for each of them."""
+"""The file layouts of the benchmarks, so that a synthesized data set can replace each of them in tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Placed:
-    """A video of a laid-out set: its path below the folder of the videos, its class and its split (train or test)."""
+    """A video of a synthesized data set: its path below the videos' folder, its class, and its split (train, test)."""
 
     path: str
     label: int
@@ -23,9 +23,14 @@ class Placed:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a class's `group`-th video, the `number`-th of all, lies below the videos' folder, and what the lists say.
+    """The paths and the annotation files of a layout.
 
-    `videos` and `lists` are folders below the data set's own; lists are text by file name.
+    Attributes:
+        path: Returns a video's path below the videos' folder from the class name, the number of the video within its
+            class, and its number in the data set.
+        texts: Returns a mapping of the lists' file names to their texts.
+        videos: Folder of the videos below the folder of the data set.
+        lists: Folder of the lists below the folder of the data set.
     """
 
     path: Callable[[str, int, int], str]
@@ -38,15 +43,15 @@ def _lines(rows: Sequence[str], end: str = "\n") -> str:
     return "".join(row + end for row in rows)
 
 
-def _of(placed: Sequence[Placed], split: str) -> list[Placed]:
+def _in_split(placed: Sequence[Placed], split: str) -> list[Placed]:
     return [video for video in placed if video.split == split]
 
 
 def _ucf101(placed: Sequence[Placed], classes: Sequence[str]) -> dict[str, str]:
     return {
         "classInd.txt": _lines([f"{label} {name}" for label, name in enumerate(classes, 1)], "\r\n"),
-        "trainlist01.txt": _lines([f"{video.path} {video.label + 1}" for video in _of(placed, "train")], "\r\n"),
-        "testlist01.txt": _lines([video.path for video in _of(placed, "test")], "\r\n"),
+        "trainlist01.txt": _lines([f"{video.path} {video.label + 1}" for video in _in_split(placed, "train")], "\r\n"),
+        "testlist01.txt": _lines([video.path for video in _in_split(placed, "test")], "\r\n"),
     }
 
 
@@ -61,12 +66,12 @@ def _hmdb51(placed: Sequence[Placed], classes: Sequence[str]) -> dict[str, str]:
 
 
 def _diving48(placed: Sequence[Placed], classes: Sequence[str]) -> dict[str, str]:
-    """A quarter of a second at either end belongs to no dive."""
+    """Write the lists of Diving48. About a quarter of a second at both ends of a video is not part of the dive."""
     texts = {"Diving48_vocab.json": json.dumps([["Back", name, "NoTwis", "PIKE"] for name in classes])}
     for split in ("train", "test"):
         rows = [
             {"vid_name": video.stem, "label": video.label, "start_frame": 8, "end_frame": 112}
-            for video in _of(placed, split)
+            for video in _in_split(placed, split)
         ]
         texts[f"Diving48_V2_{split}.json"] = json.dumps(rows)
     return texts
@@ -82,7 +87,7 @@ def _ssv2(placed: Sequence[Placed], classes: Sequence[str]) -> dict[str, str]:
                 "template": f"Moving [something] {video.class_name}",
                 "placeholders": ["a disc"],
             }
-            for video in _of(placed, split)
+            for video in _in_split(placed, split)
         ]
         texts[f"{name}.json"] = json.dumps(rows)
     return texts
@@ -91,14 +96,14 @@ def _ssv2(placed: Sequence[Placed], classes: Sequence[str]) -> dict[str, str]:
 def _kinetics(placed: Sequence[Placed], _classes: Sequence[str]) -> dict[str, str]:
     texts = {}
     for split, name in (("train", "train"), ("test", "val")):
-        rows = [f"{video.class_name},{video.stem[:11]},10,14,{name}" for video in _of(placed, split)]
+        rows = [f"{video.class_name},{video.stem[:11]},10,14,{name}" for video in _in_split(placed, split)]
         texts[f"{name}.csv"] = _lines(["label,youtube_id,time_start,time_end,split", *rows], "\r\n")
     return texts
 
 
 def _list(placed: Sequence[Placed], _classes: Sequence[str]) -> dict[str, str]:
     return {
-        f"{split}.txt": _lines([f"{video.path} {video.label}" for video in _of(placed, split)])
+        f"{split}.txt": _lines([f"{video.path} {video.label}" for video in _in_split(placed, split)])
         for split in ("train", "test")
     }
 
@@ -116,4 +121,5 @@ LAYOUTS = {
     "ssv2": Layout(lambda name, group, number: f"{number + 1}.mp4", _ssv2, lists="labels"),
     "kinetics": Layout(lambda name, group, number: f"{name}/{number:011d}_000010_000014.mp4", _kinetics),
 }
-"""By the name of `data index --format`. Suffixes are .mp4 whatever the lists say, as with many recoded sets."""
+"""Layouts by the names of `data index --format`. All files are .mp4, also if the lists have other suffixes, as in many
+converted data sets."""

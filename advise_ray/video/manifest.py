@@ -1,4 +1,4 @@
-"""The manifest: a Parquet file with one row a video, the only thing that training knows of a data set."""
+"""The manifest: a Parquet file with one row per video. Training knows a data set only through its manifest."""
 
 from __future__ import annotations
 
@@ -44,11 +44,14 @@ SCHEMA = pa.schema(
         ("damage", pa.string()),
     ]
 )
-"""`decoder` is the one that reads the file truly (decord or pyav). Only the frames from `start_frame` to before
-`end_frame` belong to the label. `official_splits` has the split of each of a benchmark's official ones, the first one
-first; `split` is the one that was chosen. Videos of one `group` (a recording, a
-person) are held out together; unset: see `groups`. `modified_ns` is when the file was last written, since 1970.
-`damage` is what a file has lost of which a part is kept, `start_frame` to before `end_frame`."""
+"""Columns of a manifest.
+
+- `decoder`: the decoder that reads the file correctly (decord or pyav).
+- `start_frame`, `end_frame`: only the frames from `start_frame` to the frame before `end_frame` belong to the label.
+- `official_splits`: train, test, … in each official split of a benchmark, in their order; `split` is the chosen one.
+- `group`: videos of one group (a recording, a person) are held out together; if unset, see `groups`.
+- `modified_ns`: when the file was last written, in nanoseconds since 1970.
+- `damage`: what a damaged file has lost; its readable part is `start_frame` to the frame before `end_frame`."""
 
 MAY_BE_NULL = (
     "label",
@@ -62,7 +65,7 @@ MAY_BE_NULL = (
     "modified_ns",
     "damage",
 )
-"""Columns that need no value; a manifest may lack them altogether."""
+"""Columns that may be empty or missing."""
 
 REJECTS_SCHEMA = pa.schema(
     [
@@ -75,14 +78,17 @@ REJECTS_SCHEMA = pa.schema(
         ("readable_s", pa.float64()),
     ]
 )
-"""`rejects.parquet`: the videos that cannot be read, and why. Size and time tell whether a file has changed since; they
-are null where it may be read the next time (it took too long, a server did not answer). `detail` is what a library
-said. `readable_s`: seconds of a damaged video that can be read."""
+"""Columns of `rejects.parquet`: the videos that cannot be read, and the reasons.
+
+- `bytes`, `modified_ns`: size and time of the file, to detect changes; null if the failure may be temporary (a timeout,
+  a server that did not answer), so that the file is read again.
+- `detail`: the message of the library.
+- `readable_s`: readable seconds of a damaged video."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """What training needs to know of a video: the manifest's columns of the same names."""
+    """The properties of a video that training needs: the columns of the manifest with the same names."""
 
     video_id: str
     path: str
@@ -98,26 +104,26 @@ class Video:
     end_frame: int | None = None
     bytes: int | None = None
     own_id: str | None = None
-    """In a pool: the id in its own manifest."""
+    """In a pool: the video's id in its own manifest."""
 
     def alone(self) -> Video:
-        """The video as its own manifest has it, outside of a pool: a feature cache knows it so."""
+        """Return the video as it is in its own manifest, outside a pool. Feature caches use this form."""
         return self if self.own_id is None else replace(self, video_id=self.own_id, own_id=None)
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """What `DecodeProcess` wants to know of it, beside its path, the frames and their size."""
+        """Keyword arguments for `DecodeProcess`, except the path, the frames and their size."""
         how = {name: getattr(self, name) for name in ("decoder", "stream_index", "rotation_deg")}
         return {**how, "name": self.video_id}
 
     def refuse_above(self, max_pixels: int) -> None:
-        """Raise VideoDecodeError where its pictures are larger than `data.max_pixels`."""
+        """Raise VideoDecodeError if the frames are larger than `data.max_pixels`."""
         if self.width * self.height > max_pixels:
             raise VideoDecodeError(self.video_id, f"{self.width}×{self.height} is more than data.max_pixels allows")
 
     @property
     def frames(self) -> range:
-        """The frames that clips are drawn from; of those that the list names the ones that are there."""
+        """The frames that clips may use: the frames of the label, as far as they exist."""
         end = self.num_frames if self.end_frame is None else min(self.end_frame, self.num_frames)
         return range(self.start_frame or 0, end)
 
@@ -131,17 +137,17 @@ class Splits:
 
 
 def write_manifest(rows: list[dict[str, object]], path: Path) -> None:
-    """Write rows with the columns of `SCHEMA`, whole or not at all."""
+    """Write rows with the columns of `SCHEMA` atomically."""
     _write(pa.Table.from_pylist(rows, schema=SCHEMA), path)
 
 
 def write_rejects(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Write rows with the columns of `REJECTS_SCHEMA`, whole or not at all."""
+    """Write rows with the columns of `REJECTS_SCHEMA` atomically."""
     _write(pa.Table.from_pylist(list(rows), schema=REJECTS_SCHEMA), path)
 
 
 def read_rejects(path: Path) -> dict[str, str]:
-    """video_id → reason; empty where there is no such file."""
+    """Return a mapping of video_id to reason; it is empty if the file does not exist."""
     table = pq.read_table(path) if path.exists() else REJECTS_SCHEMA.empty_table()
     return dict(zip(table.column("video_id").to_pylist(), table.column("reason").to_pylist(), strict=True))
 
@@ -154,10 +160,10 @@ def _write(table: pa.Table, path: Path) -> None:
 
 
 def read_manifest(path: Path) -> pa.Table:
-    """Read a manifest and check that it can be trained on.
+    """Read a manifest and check that training can use it.
 
     Raises:
-        UsageError: the file is missing, not Parquet, empty, or lacks columns or values.
+        UsageError: The file is missing, not Parquet, empty, or lacks columns or values.
     """
     make = "make one with `advise-ray data index`"
     if not path.is_file():
@@ -187,7 +193,7 @@ def read_manifest(path: Path) -> pa.Table:
         raise UsageError(f"data.manifest: {path} has rows without {', '.join(gaps)}; {make}")
     ids = table.column("video_id")
     if pc.count_distinct(ids).as_py() < len(ids):
-        raise UsageError(f"data.manifest: {path} has several videos of one video_id; {make}")
+        raise UsageError(f"data.manifest: {path} has several videos with the same video_id; {make}")
     if frames_per_video(table).min() < 1:
         raise UsageError(
             f"data.manifest: {path} has videos without frames (num_frames, start_frame, end_frame); {make}"
@@ -196,7 +202,7 @@ def read_manifest(path: Path) -> pa.Table:
 
 
 def frames_per_video(manifest: pa.Table) -> NDArray[np.int64]:
-    """Frames that clips can be drawn from, int64[n]; see `Video.frames`."""
+    """Return the number of usable frames of each video, int64[n]; see `Video.frames`."""
     num_frames = manifest.column("num_frames")
     start = pc.fill_null(manifest.column("start_frame"), 0)
     end = pc.min_element_wise(pc.coalesce(manifest.column("end_frame"), num_frames), num_frames)
@@ -204,30 +210,30 @@ def frames_per_video(manifest: pa.Table) -> NDArray[np.int64]:
 
 
 def check_videos_exist(manifest: pa.Table, rows: NDArray[np.int64]) -> None:
-    """Raise UsageError if none of the rows' local files is there; single ones are found missing when decoded."""
+    """Raise UsageError if none of the rows' local files exists. Single missing files fail later, when decoded."""
     paths = [path for path in manifest.column("path").take(pa.array(rows)).to_pylist() if not is_url(path)]
     if paths and not any(Path(path).is_file() for path in paths):
         raise UsageError(
-            f"data.manifest: none of its {len(paths)} videos is there (the first: {paths[0]}); "
-            "index them again where they are now"
+            f"data.manifest: none of its videos ({len(paths)}) exists, such as {paths[0]}; if they were moved, "
+            "run `advise-ray data index` again"
         )
 
 
 def videos(manifest: pa.Table) -> list[Video]:
-    """One `Video` a row."""
+    """Return a `Video` for each row."""
     columns = [name for name in Video.__dataclass_fields__ if name in manifest.column_names]
     return [Video(**row) for row in manifest.select(columns).to_pylist()]
 
 
 def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
-    """Training and validation rows: by the split column, or by hash of video_id where `val_split` has no videos.
+    """Return training and validation rows by the split column.
 
-    Where another split is named for validation than the manifest has, see `held_out_split`.
-
-    A manifest without any split (a plain folder) is all training videos.
+    If `val_split` selects no videos (see also `held_out_split`), a hash of each video's group selects
+    `data.val_fraction` of the training videos. All videos of a manifest without splits (a plain folder) are training
+    videos.
 
     Raises:
-        UsageError: no video to train on.
+        UsageError: There are no training videos.
     """
     split = np.asarray(manifest.column("split").to_pylist(), dtype=object)
     is_train = split == data.train_split
@@ -244,14 +250,14 @@ def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
     is_train &= ~is_val
     if not is_train.any():
         raise UsageError(
-            f"data.val_split: all {is_val.sum()} videos are held out for validation, none is left to train on; "
-            "name another split, or set data.val_fraction=0"
+            f"data.val_split: all training videos ({is_val.sum()}) are held out for validation; "
+            "use another split, or set data.val_fraction=0"
         )
     return Splits(np.flatnonzero(is_train), np.flatnonzero(is_val))
 
 
 def held_out_split(manifest: pa.Table, data: DataConfig, wanted: str | None) -> str | None:
-    """The split that is wanted; where no video has it, `val` or `validation`, if some have that and do not train."""
+    """Return the wanted split. If no video has it, return `val` or `validation`, unless it is for training."""
     there = set(manifest.column("split").to_pylist())
     if wanted is None or wanted in there:
         return wanted
@@ -259,7 +265,7 @@ def held_out_split(manifest: pa.Table, data: DataConfig, wanted: str | None) -> 
 
 
 def named_classes(manifest: pa.Table) -> list[str]:
-    """Names of the labels from 0 to the highest; a label without a name is called by its number."""
+    """Return the names of the labels from 0 to the highest. The name of a label without a name is its number."""
     labels = manifest.column("label").to_pylist()
     names = [str(label) for label in range(max((label for label in labels if label is not None), default=-1) + 1)]
     for label, name in zip(labels, manifest.column("class_name").to_pylist(), strict=True):
@@ -269,13 +275,13 @@ def named_classes(manifest: pa.Table) -> list[str]:
 
 
 def groups(manifest: pa.Table) -> list[str]:
-    """What each video is held out together with: its `group`, else its `recording`."""
+    """Return the group of each video, which is held out together: its `group`, or else its `recording`."""
     named = zip(manifest.column("group").to_pylist(), manifest.column("video_id").to_pylist(), strict=True)
     return [recording(video_id) if group is None else group for group, video_id in named]
 
 
 def recording(video_id: str) -> str:
-    """What clips of one recording share: UCF101's `…_g01_c02.avi` is the second clip of the first group."""
+    """Return the part of the id that clips of one recording share: UCF101's `…_g01_c02.avi` is clip 2 of group 1."""
     return re.sub(r"_c\d+\.\w+$", "", video_id)
 
 

@@ -1,4 +1,4 @@
-"""The videos of a configuration: those of one manifest, or of several that make up a pool."""
+"""Reads the videos of a configuration from one manifest, or from several manifests that form a pool."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from advise_ray.video.manifest import SCHEMA, named_classes, read_manifest
 log = logging.getLogger("advise_ray")
 POOL_SCHEMA = SCHEMA.append(pa.field("own_id", pa.string()))
 FILLED = ("label", "class_name", "official_splits", "group")
-"""Columns that a file has from the first manifest that knows them."""
+"""Columns that a file takes from the first manifest that has a value."""
 Row = dict[str, Any]
 
 
 def read_videos(data: DataConfig) -> pa.Table:
-    """The rows of `data.manifest`; of a list, one manifest after the other.
+    """Read the rows of `data.manifest`. If it is a list (a pool), join the manifests in order.
 
-    In a pool
-    - a manifest without any split is all training videos;
-    - a file that several manifests name is there once, and is not trained on where one of them holds it out. Other
-      files of its group are: a manifest knows only its own groups;
-    - ids that several files have get the name of their manifest in front; a feature cache still knows them by their
-      own (`own_id`);
-    - classes of the same name are one class. A label without a name says nothing beside another manifest's.
+    In a pool:
+
+    - All videos of a manifest without splits are training videos.
+    - A file that is in several manifests is used once. It is not trained on if one of them holds it out. Other files
+      of its group may still be trained on, because a manifest knows only its own groups.
+    - If several files have the same video_id, the name of the manifest is put in front of it. A feature cache still
+      uses the original id (`own_id`).
+    - Classes with the same name are one class. A label without a class name is dropped if other manifests have labels.
 
     Raises:
-        ConfigError: no manifest is named.
-        UsageError: see `read_manifest`.
+        ConfigError: `data.manifest` is unset.
+        UsageError: See `read_manifest`.
     """
     tables = read_each(data)
     if len(tables) == 1:
@@ -51,17 +52,17 @@ def read_videos(data: DataConfig) -> pa.Table:
             row |= {"own_id": row["video_id"], "manifest": number, "label": labels[len(rows)]}
             rows.append(row if has_splits else {**row, "split": data.train_split})
     _hold_out(rows, data.train_split)
-    rows = _once(rows)
-    _name_apart(rows, data.manifests)
+    rows = _merge_duplicates(rows)
+    _make_ids_unique(rows, data.manifests)
     return pa.Table.from_pylist(rows, schema=POOL_SCHEMA)
 
 
 def read_each(data: DataConfig) -> list[pa.Table]:
-    """The manifests as they are.
+    """Read each manifest separately.
 
     Raises:
-        ConfigError: none is named.
-        UsageError: see `read_manifest`.
+        ConfigError: `data.manifest` is unset.
+        UsageError: See `read_manifest`.
     """
     if not data.manifests:
         raise ConfigError(["data.manifest: required; make one with `advise-ray data index`, or use `--videos DIR`"])
@@ -69,7 +70,7 @@ def read_each(data: DataConfig) -> list[pa.Table]:
 
 
 def hash_manifests(data: DataConfig) -> str:
-    """SHA-256 of the manifests' files, which the order of the clips depends on."""
+    """Return the SHA-256 of the manifest files. The order of the clips depends on these files."""
     digest = hashlib.sha256()
     for path in data.manifests:
         digest.update(path.read_bytes())
@@ -77,7 +78,7 @@ def hash_manifests(data: DataConfig) -> str:
 
 
 def real_path(path: str) -> str:
-    """A file's one name, whichever way it was written: without `..`, and of folders that are links where they lead."""
+    """Return a unique path of a file, in which `..` and links to folders are resolved. URLs are unchanged."""
     return path if is_url(path) else str(Path(_real_folder(str(Path(path).parent))) / Path(path).name)
 
 
@@ -87,7 +88,7 @@ def _real_folder(folder: str) -> str:
 
 
 def _labels(tables: Sequence[pa.Table]) -> list[int | None]:
-    """Labels over all manifests, by the classes' names; where one manifest alone has any, its own."""
+    """Return labels that are numbered by class name over all manifests. If only one has labels, they are unchanged."""
     if sum(table.column("label").null_count < len(table) for table in tables) <= 1:
         return [label for table in tables for label in table.column("label").to_pylist()]
     place: dict[str, int] = {}
@@ -104,7 +105,7 @@ def _labels(tables: Sequence[pa.Table]) -> list[int | None]:
 
 
 def _hold_out(rows: Sequence[Row], train_split: str) -> None:
-    """What one manifest holds out another does not train on."""
+    """Remove from training every file that another manifest holds out."""
     held_out: dict[str, dict[int, str]] = defaultdict(dict)
     for row in rows:
         if row["split"] not in (train_split, None):
@@ -116,11 +117,11 @@ def _hold_out(rows: Sequence[Row], train_split: str) -> None:
         if elsewhere:
             row["split"], moved = elsewhere[0], moved + 1
     if moved:
-        log.warning("note: %d videos are held out by one manifest, and not trained on though another does", moved)
+        log.warning("note: videos left out of training, because another manifest holds them out: %d", moved)
 
 
-def _once(rows: Sequence[Row]) -> list[Row]:
-    """The first row of each file, or part of one, with what the others know beside it."""
+def _merge_duplicates(rows: Sequence[Row]) -> list[Row]:
+    """Keep the first row of each file (or part of a file), and fill its empty columns from the other rows."""
     first: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         key = (real_path(row["path"]), row["start_frame"], row["end_frame"])
@@ -129,11 +130,12 @@ def _once(rows: Sequence[Row]) -> list[Row]:
             if known[name] is None:
                 known[name] = row[name]
     if len(first) < len(rows):
-        log.warning("note: %d videos are in several manifests, and count once", len(rows) - len(first))
+        log.warning("note: duplicates of videos in several manifests, which are used once: %d", len(rows) - len(first))
     return list(first.values())
 
 
-def _name_apart(rows: Sequence[Row], paths: Sequence[Path]) -> None:
+def _make_ids_unique(rows: Sequence[Row], paths: Sequence[Path]) -> None:
+    """Put the name of the manifest in front of each video_id that several files have."""
     counts = Counter(row["video_id"] for row in rows)
     stems = [path.stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else [f"{number}_{stem}" for number, stem in enumerate(stems)]

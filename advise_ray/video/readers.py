@@ -1,7 +1,7 @@
-"""The two libraries that read videos, decord and PyAV, behind one call each. What PyAV shows is the truth.
+"""Wrappers of the two decoding libraries, decord and PyAV. The frames of PyAV are the reference.
 
-decord is the fast one, and wrong on some files: it counts frames that an edit list hides, picks another stream, seeks
-past frames. `advise_ray.video.decode.probe` finds out which files those are.
+decord is faster, but wrong on some files: it counts frames that an edit list hides, selects another stream, or skips
+frames when it seeks. `advise_ray.video.decode.probe` detects these files.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from advise_ray.errors import VideoDecodeError
 
 
 def _import_decord() -> Any:
-    """decord2 3.4 loads every CUDA library that pip has installed (0.6 GB, never used here) unless it finds none."""
+    """Import decord without CUDA: decord2 3.4 otherwise loads all CUDA libraries that pip has installed."""
     modules: dict[str, Any] = sys.modules
     hidden = modules.get("nvidia")
-    modules["nvidia"] = None  # to Python: there is no such package
+    modules["nvidia"] = None  # Python then finds no such package
     try:
         import decord
     finally:
@@ -44,38 +44,39 @@ Source = Path | bytes
 DecodingError = av.error.FFmpegError
 
 _NARROWEST_DECORD_PX = 160
-"""decord takes the padding of narrower rows for a fourth channel (decord2 3.4: width 96 comes out as 96×4)."""
+"""Minimum width for decord. At smaller widths it treats padding as a fourth channel (decord2 3.4: width 96)."""
 
 _EXACT_CODECS = {"h264", "hevc", "av1", "vp9"}
 _EXACT_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-"""There a packet is a frame and bears its time, so that packets tell which frame is the n-th without decoding."""
+"""In these formats each packet is one frame with a timestamp, so that packets tell frame numbers without decoding."""
 _REORDERING_FRAMES = 64
-"""No packet comes later than this many after its place in display order: the codecs allow 16."""
+"""Maximum distance of a packet from its position in display order, with a margin: the codecs allow 16."""
 
 
 def decord_fits(height_px: int, width_px: int, rotation_deg: int) -> bool:
-    """Whether decord resizes truly to this size; of a picture on its side it blurs the colours where a side is odd."""
+    """Return whether decord resizes correctly to this size. If it rotates, odd sizes give blurred colours."""
     return width_px >= _NARROWEST_DECORD_PX and (rotation_deg == 0 or height_px % 2 == width_px % 2 == 0)
 
 
 class DecordVideo:
-    """A file as decord reads it, resized and, without being asked, turned upright.
+    """A file that decord reads and resizes; decord always rotates frames upright.
 
-    Opened anew for each clip and read on one thread: kept open it grows, and threads have given it wrong frames.
+    The file is opened again for each clip, because an open reader uses more and more memory. One thread reads it,
+    because several threads gave wrong frames.
     """
 
     def __init__(self, source: Source, height_px: int, width_px: int) -> None:
         file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
         try:
             self._reader = decord.VideoReader(file, width=width_px, height=height_px, num_threads=1)
-        except RuntimeError:  # that of decord says where the file is, not what is wrong with it
+        except RuntimeError:  # decord's message has no reason
             raise VideoDecodeError("", "decord cannot open it") from None
 
     def __len__(self) -> int:
         return len(self._reader)
 
     def read(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Frames at these positions, in this order: uint8[T, height_px, width_px, 3]."""
+        """Return the frames with these numbers, in this order: uint8[T, height_px, width_px, 3]."""
         if wanted.max() >= len(self):
             raise VideoDecodeError("", f"ends before frame {wanted.max()}")
         frames: NDArray[np.uint8] = self._reader.get_batch(wanted).asnumpy()
@@ -85,9 +86,9 @@ class DecordVideo:
 def read_pyav(
     source: Source, wanted: NDArray[np.int64], height_px: int, width_px: int, stream_index: int, rotation_deg: int
 ) -> NDArray[np.uint8]:
-    """Frames at these ascending positions: uint8[T, height_px, width_px, 3], upright.
+    """Return the frames with these ascending numbers, upright: uint8[T, height_px, width_px, 3].
 
-    From the last keyframe before them where the file's timestamps lead there, else from its start.
+    Decoding starts at the last keyframe before them if the timestamps allow it, otherwise at the start of the file.
     """
     frames = np.empty((len(wanted), height_px, width_px, 3), dtype=np.uint8)
     places = {int(index): place for place, index in enumerate(wanted)}
@@ -111,7 +112,7 @@ def read_pyav(
 
 
 def _positions(source: Source, stream_index: int, last: int) -> dict[int, int]:
-    """Timestamp → position in display order, up to frame `last`, from the packets; empty where they do not tell."""
+    """Map timestamps to frame numbers up to `last`, from the packets; empty if packets do not tell frame numbers."""
     with open_pyav(source) as container:
         stream = video_stream(container, stream_index)
         if not packets_tell(container, stream):
@@ -124,14 +125,14 @@ def _positions(source: Source, stream_index: int, last: int) -> dict[int, int]:
 
 
 def packets_tell(container: Any, stream: Any) -> bool:
-    """Whether each packet of a stream is a frame and bears its time, so that reading can begin at a keyframe."""
+    """Return whether each packet of a stream is one frame with a timestamp, so that reading can start at a keyframe."""
     return container.format.name in _EXACT_CONTAINERS and codec_name(stream) in _EXACT_CODECS
 
 
 def _from_keyframe(
     source: Source, stream_index: int, positions: dict[int, int], first: int
 ) -> Iterator[tuple[int, Any]]:
-    """(position, frame), beginning somewhere before `first`; ends at the first frame that has no known position."""
+    """Yield (frame number, frame) from a keyframe at or before `first`; stop at the first frame with unknown number."""
     with open_pyav(source) as container:
         stream = video_stream(container, stream_index)
         container.seek(next(time for time, position in positions.items() if position == first), stream=stream)
@@ -147,17 +148,17 @@ def _from_start(source: Source, stream_index: int) -> Iterator[tuple[int, Any]]:
 
 
 def open_pyav(source: Source) -> Any:
-    """An `av` container; strange letters in its tags are no reason to refuse it."""
+    """Open a file with PyAV. Invalid characters in its metadata are replaced."""
     file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
     try:
         return av.open(file, metadata_errors="replace")
     except av.error.InvalidDataError as error:
-        reason = f"not a video file, or one that lost a part ({_reason(error)})"
+        reason = f"not a video file, or an incomplete one ({_reason(error)})"
         raise VideoDecodeError("", reason, detail=str(error)) from None
 
 
 def video_stream(container: Any, index: int | None = None) -> Any:
-    """The stream of that index, or the first that is video and no cover picture; it decodes on one thread."""
+    """Return the stream with this index, or the first video stream that is not a cover picture. Uses one thread."""
     for stream in container.streams.video:
         if index in (None, stream.index) and not stream.disposition & av.stream.Disposition.attached_pic:
             stream.codec_context.thread_count = 1
@@ -166,14 +167,14 @@ def video_stream(container: Any, index: int | None = None) -> Any:
 
 
 def codec_name(stream: Any) -> str:
-    """The format's name, not its decoder's: `av1`, not `libdav1d`."""
+    """Return the name of the codec, not of its decoder: `av1`, not `libdav1d`."""
     return str(stream.codec_context.codec.canonical_name)
 
 
 def upright(frame: Any, height_px: int, width_px: int, rotation_deg: int) -> NDArray[np.uint8]:
-    """A frame turned by `rotation_deg` counterclockwise and resized: uint8[height_px, width_px, 3].
+    """Rotate a frame by `rotation_deg` counterclockwise and resize it: uint8[height_px, width_px, 3].
 
-    Bicubic, as decord's scaler: their frames then differ by less than one grey level.
+    It resizes with bicubic interpolation, as decord does; their frames then differ by less than one grey level.
     """
     height, width = (width_px, height_px) if rotation_deg % 180 else (height_px, width_px)
     image = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
@@ -182,7 +183,7 @@ def upright(frame: Any, height_px: int, width_px: int, rotation_deg: int) -> NDA
 
 @contextmanager
 def decode_errors(name: str) -> Iterator[None]:
-    """Whatever the libraries raise, and they raise much, becomes a VideoDecodeError that names the video."""
+    """Convert every exception of the libraries to a VideoDecodeError that names the video."""
     try:
         yield
     except VideoDecodeError as error:
@@ -190,13 +191,13 @@ def decode_errors(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise VideoDecodeError(name, "no such file", lasting=False) from None
     except Exception as error:
-        # What the system refuses (permissions, a network drive that is away) may be there the next time.
+        # An OSError (permissions, a network drive that is not mounted) may not happen the next time.
         detail = f"{type(error).__name__}: {error}"[:1000]
         raise VideoDecodeError(name, _reason(error), not isinstance(error, OSError), detail) from error
 
 
 def _reason(error: Exception) -> str:
-    """One short line, without paths and without addresses of the library's source."""
+    """Return one short line, without paths and without locations in the library's source."""
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

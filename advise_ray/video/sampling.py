@@ -1,10 +1,10 @@
-"""Playback-rate sampling: which frames make up a clip. Pure arithmetic on seeded draws, no video is touched.
+"""Playback-rate sampling: chooses the frames of a clip from seeded random numbers. It never opens a video.
 
-A clip of T = 4 frames at stride 1, drawn from a video of 12 frames:
+Clips of T = 4 frames at stride 1, sampled from a video of 12 frames:
 
-    rate 1   ....ffff....          one frame after the other
+    rate 1   ....ffff....          consecutive frames
     rate 2   ..f.f.f.f...          every second frame: the same motion, twice as fast
-    rate 4   not within 12 frames: `fit` does not draw it, `hold` repeats the last frame, `wrap` starts over
+    rate 4   needs 13 frames: `fit` does not sample it, `hold` repeats the last frame, `wrap` continues at the start
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from advise_ray.config import ClipConfig
 
 LEAST_STRIDE = 0.95
-"""Source frames a step that can be shown as 1: 29.97 frames/s pass for 30."""
+"""Strides from this value on are rounded up to 1, so that a video with 29.97 frames/s counts as one with 30."""
 DEFAULT_FPS = 30.0
-"""Of videos of which nothing is known; counts only for clips that are sampled by time."""
+"""Frame rate that is assumed if it is unknown. It matters only with `sample_fps`."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Clip:
     """The frames of one clip.
 
     Attributes:
-        frame_indices: int64[T], positions in the video in display order.
-        rate_index: position of the clip's playback rate in `ClipConfig.rates`: its class in PRP.
+        frame_indices: int64[T], frame numbers in display order.
+        rate_index: Index of the clip's playback rate in `ClipConfig.rates`; it is the class of the clip in PRP.
     """
 
     frame_indices: NDArray[np.int64]
@@ -37,37 +37,37 @@ class Clip:
 
 
 def keyed_rng(*key: int | str) -> np.random.Generator:
-    """A generator that depends on `key` alone: the same draws in any process, on any machine, in any order of calls."""
+    """Return a random generator seeded only by `key`: it gives equal numbers on any machine and in any call order."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
 
 def span_frames(num_frames: int, stride: float) -> int:
-    """Source frames from the first to the last frame of a clip, both counted."""
+    """Return the number of source frames from the first to the last frame of a clip, including both."""
     return int(np.floor((num_frames - 1) * stride + 0.5)) + 1
 
 
 def stride_frames(clip: ClipConfig, fps: float) -> float:
-    """Source frames from one frame of a clip to the next at rate 1, in a video of so many frames per second."""
+    """Return the distance between two frames of a clip at rate 1, in source frames, for a video with `fps`."""
     return fps / clip.sample_fps if clip.sample_fps is not None else float(clip.frame_stride or 1)
 
 
 def longest_span_frames(clip: ClipConfig, fps: float = DEFAULT_FPS) -> int:
-    """Source frames that the fastest clip takes at its fastest jitter."""
+    """Return the number of source frames that a clip needs at the fastest rate and the largest jitter."""
     return span_frames(clip.num_frames, stride_frames(clip, fps) * clip.rates[-1] * (1 + clip.rate_jitter))
 
 
 def fits_every_rate(num_source_frames: int, clip: ClipConfig, fps: float) -> bool:
-    """Whether a video can be validated on: nothing but the motion may tell the rates apart.
+    """Return whether a video can be used for validation, that is, only its motion tells the rates apart.
 
-    It has to be long enough for the fastest rate, and to have frames enough per second for the slowest.
+    It must be long enough for the fastest rate, and have enough frames per second for the slowest rate.
     """
     fast_enough = stride_frames(clip, fps) * clip.rates[0] >= LEAST_STRIDE
     return num_source_frames >= longest_span_frames(clip, fps) and fast_enough
 
 
 def num_playable(num_source_frames: int, clip: ClipConfig, fps: float) -> int:
-    """How many rates training may draw for a video, at the jitter that leaves most."""
+    """Return how many rates training can sample for a video, at the smallest jitter."""
     strides = np.maximum(1.0, stride_frames(clip, fps) * np.asarray(clip.rates) * (1 - clip.rate_jitter))
     return len(_playable(num_source_frames, clip, strides, fps))
 
@@ -75,12 +75,12 @@ def num_playable(num_source_frames: int, clip: ClipConfig, fps: float) -> int:
 def plan_clips(
     num_source_frames: int, clip: ClipConfig, rng: np.random.Generator, fps: float = DEFAULT_FPS
 ) -> list[Clip]:
-    """Draw the `clips_per_video` training clips of a video under the `short_video` policy.
+    """Sample the `clips_per_video` training clips of a video under the `short_video` policy.
 
     Args:
-        num_source_frames: frames that the video really has, at least 1.
-        rng: keyed by (seed, epoch, video), see `keyed_rng`; clips are drawn from it one after the other.
-        fps: the video's frames per second; only `sample_fps` asks for it.
+        num_source_frames: Number of frames that decode, at least 1.
+        rng: Generator with the key (seed, epoch, video), see `keyed_rng`. All clips use it in turn.
+        fps: Frame rate of the video; only used with `sample_fps`.
     """
     return [_draw(num_source_frames, clip, rng, fps) for _ in range(clip.clips_per_video)]
 
@@ -92,9 +92,9 @@ def plan_val_clips(
     rng: np.random.Generator,
     fps: float = DEFAULT_FPS,
 ) -> list[Clip]:
-    """Draw `clips_per_rate` clips at every rate that the policy plays a video at, slowest first.
+    """Sample `clips_per_rate` clips at every rate that the `short_video` policy allows, slowest rate first.
 
-    Where a video `fits_every_rate`, as those of validation do, that is every rate under any policy.
+    For validation videos these are all rates, because `fits_every_rate` is true for them.
     """
     clips = []
     for rate_index in range(len(clip.rates)):
@@ -108,9 +108,9 @@ def plan_val_clips(
 def spread_clips(
     num_source_frames: int, clip: ClipConfig, num_clips: int, fps: float = DEFAULT_FPS
 ) -> NDArray[np.int64]:
-    """int64[num_clips, T]: clips at rate 1 from the first to the last frame, evenly; a single one from the middle.
+    """Return evenly spaced clips at rate 1 from the whole video, int64[num_clips, T]. One clip is from the middle.
 
-    A video that is too short for one clip wraps where the policy says so, else holds its last frame.
+    If the video is too short for one clip, it wraps with `short_video: wrap`; otherwise the last frame repeats.
     """
     stride = max(1.0, stride_frames(clip, fps))
     offsets = np.floor(np.arange(clip.num_frames) * stride + 0.5).astype(np.int64)
@@ -124,9 +124,9 @@ def spread_clips(
 
 
 def _strides(clip: ClipConfig, rng: np.random.Generator, fps: float) -> NDArray[np.float64]:
-    """Source frames between two frames of the clip, for each rate, under one draw of the jitter.
+    """Return the stride of a clip at each rate, in source frames, with one random jitter.
 
-    Never below 1: a frame shown twice would give the slowest rate away.
+    A stride is never below 1, because the model could recognize the slowest rate by repeated frames.
     """
     jitter = 1 + rng.uniform(-clip.rate_jitter, clip.rate_jitter)
     return np.maximum(1.0, stride_frames(clip, fps) * np.asarray(clip.rates) * jitter)
@@ -140,8 +140,8 @@ def _draw(num_source_frames: int, clip: ClipConfig, rng: np.random.Generator, fp
 
 
 def _playable(num_source_frames: int, clip: ClipConfig, strides: NDArray[np.float64], fps: float) -> range:
-    """The rates that the policy draws from; at least one."""
-    # Slower than its own frames no file can be shown: its label would be another rate's clip.
+    """Return the range of the rates that the policy allows; it has at least one rate."""
+    # A file cannot play slower than stride 1: such a clip would look like one of another rate.
     slowest = sum(stride_frames(clip, fps) * rate < LEAST_STRIDE for rate in clip.rates[:-1])
     if clip.short_video != "fit":
         return range(slowest, len(strides))
@@ -150,7 +150,7 @@ def _playable(num_source_frames: int, clip: ClipConfig, strides: NDArray[np.floa
 
 
 def _place(num_source_frames: int, clip: ClipConfig, rate_index: int, stride: float, rng: np.random.Generator) -> Clip:
-    """Put a clip of known stride somewhere into the video."""
+    """Place a clip with this stride at a random position in the video."""
     offsets = np.floor(np.arange(clip.num_frames) * stride + 0.5).astype(np.int64)
     room = num_source_frames - int(offsets[-1])
     if room > 0:

@@ -1,7 +1,7 @@
-"""Small labelled videos to try things on: eight kinds of motion that look alike in every single frame.
+"""Synthesizes small labelled videos of eight kinds of motion, which single frames cannot tell apart.
 
-Three textured discs move over a textured ground. Textures, sizes, places and the speed are drawn alike for all
-classes, so neither a frame nor the speed tells the class; only the path does.
+Three textured discs move over a textured background. Textures, sizes, positions and the speed have the same random
+distribution in all classes. Therefore neither a frame nor the speed tells the class, only the path does.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from advise_ray.video.sampling import keyed_rng
 WIDTH_PX, HEIGHT_PX, FPS, DURATION_S = 320, 240, 30, 4
 NUM_FRAMES = FPS * DURATION_S
 RADIUS_PX = 45
-"""Of the circles, and half the way of the swings."""
+"""Radius of the circles, and half the length of the swings, in pixels."""
 TEST_GROUPS = {2, 5, 8}
-"""Of every ten videos of a class; the first of them early, so that small sets have some too."""
+"""Numbers of the test videos among ten videos of a class. The first number is low, so that small sets have some too."""
 
 Path2D = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def _swing(way: NDArray[np.float64]) -> NDArray[np.float64]:
-    """To and fro over 2 × RADIUS_PX at constant speed."""
+    """Return the position of a movement back and forth over 2 × RADIUS_PX at constant speed."""
     return np.abs((way + RADIUS_PX) % (4 * RADIUS_PX) - 2 * RADIUS_PX) - RADIUS_PX
 
 
@@ -42,7 +42,8 @@ MOTIONS: dict[str, Path2D] = {
     "sideways": lambda way: (_swing(way), 0 * way),
     "upanddown": lambda way: (0 * way, _swing(way)),
 }
-"""Class → place (x, y) in px after a way of so many px; straight movers come in again on the other side."""
+"""Maps each class to a function from the distance moved to the position (x, y), all in pixels. Discs that leave the
+frame come in again on the other side."""
 
 
 def synthesize(
@@ -53,12 +54,12 @@ def synthesize(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write `num_videos` H.264 files (320×240, 30 fps, 4 s), the classes in turn, and the lists of the layout.
+    """Write `num_videos` H.264 files (320×240, 30 fps, 4 s) with alternating classes, and the lists of the layout.
 
-    A video depends on (seed, its number) alone. Three videos of ten of a class are for testing.
+    Each video depends only on the seed and its number. Three of ten videos of each class are test videos.
 
     Args:
-        layout: one of `LAYOUTS`, which says where videos and lists go.
+        layout: A name in `LAYOUTS`; it determines the paths of the videos and the lists.
     """
     names, to = list(MOTIONS), LAYOUTS[layout]
     placed = []
@@ -76,7 +77,7 @@ def synthesize(
 
 
 def _write_video(path: Path, motion: Path2D, rng: np.random.Generator) -> None:
-    """Whole or not at all, and the same draws give the same bytes: x264 needs one thread and no `mbtree` for that."""
+    """Write a video atomically. Equal random numbers give equal bytes; x264 needs one thread and no `mbtree` for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with av.open(str(partial), "w", format="mp4") as container:
@@ -90,7 +91,7 @@ def _write_video(path: Path, motion: Path2D, rng: np.random.Generator) -> None:
 
 
 def _frames(motion: Path2D, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """uint8[NUM_FRAMES, H, W, 3]."""
+    """Draw the frames of a video, uint8[NUM_FRAMES, H, W, 3]."""
     frames = np.tile(_texture(rng, HEIGHT_PX, WIDTH_PX), (NUM_FRAMES, 1, 1, 1))
     speed_px = rng.uniform(70, 100) / FPS
     for _ in range(3):
@@ -109,7 +110,7 @@ def _frames(motion: Path2D, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
-    """Random blocks of 8 px around a random colour: uint8[height, width, 3]."""
+    """Draw random blocks of 8 px around a random colour, uint8[height, width, 3]."""
     colour = rng.uniform(60, 196, size=3)
     blocks = rng.uniform(-50, 50, size=(-(-height // 8), -(-width // 8), 1)) + colour
     return blocks.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.uint8)

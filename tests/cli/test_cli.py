@@ -140,7 +140,7 @@ def no_videos(path: Path, manifest: Path) -> None:
         (no_columns, f"{{path}} lacks the columns num_frames, codec; {MAKE}"),
         (
             no_videos,
-            "none of its 6 videos is there (the first: /gone/clockwise/00004.mp4); index them again where they are now",
+            "none of its videos (6) exists, such as /gone/clockwise/00004.mp4; if they were moved, run",
         ),
     ],
     ids=["missing", "not parquet", "empty", "columns", "videos gone"],
@@ -154,7 +154,7 @@ def test_a_manifest_that_cannot_be_trained_on(refused, train, eight_videos, work
 def test_weights_that_the_image_model_does_not_have(refused, train):
     (said,) = refused(train, "model.ifm={name: 'open_clip:ViT-B-32', weights: nonsense}")
     assert said.startswith(
-        "model.ifm.weights: 'nonsense' is neither a tag of this model nor a file; allowed: a tag (openai, "
+        "model.ifm.weights: 'nonsense' is neither a tag of this model nor a file; allowed: a tag (this model has openai"
     )
     assert said.endswith("), a file, `package:NAME`, or `none` for random weights")
 
@@ -193,7 +193,7 @@ def test_only_a_run_can_be_resumed(refused, workplace, name):
     [
         (
             ["train", "--resume", "runs/a", "--set", "seed=1"],
-            "--resume goes on with the run's own configuration; it takes no other",
+            "--resume uses the run's own configuration; remove --config, --set and --videos",
         ),
         (
             ["train", "--resume", "runs/a", "--dry-run"],
@@ -202,7 +202,7 @@ def test_only_a_run_can_be_resumed(refused, workplace, name):
         (["train", "--dry-run"], f"--dry-run needs data.manifest; {MAKE}"),
         (
             ["train", "--videos", ".", "--set", "data.manifest=a.parquet"],
-            "--videos and data.manifest name two data sets; give one",
+            "--videos and data.manifest are two data sets; give only one",
         ),
         (["data", "index", "--format=list", "--videos=.", "--out=a.parquet"], "--format list needs --annotations"),
     ],
@@ -258,7 +258,7 @@ def test_what_config_show_prints_is_a_recipe(workplace):
 
 def test_the_schema_is_json_schema_with_the_meaning_of_each_key():
     schema = json.loads(run("config", "schema").stdout)
-    assert schema["properties"]["seed"]["description"] == "Every draw is keyed by it."
+    assert schema["properties"]["seed"]["description"] == "Seed of all random numbers."
     assert schema["$defs"]["OptimConfig"]["properties"]["lr"]["exclusiveMinimum"] == 0
     assert "\n| key | type | default | meaning |\n" in run("config", "schema", "--markdown").stdout
 

@@ -50,8 +50,11 @@ def test_a_data_set_is_indexed_and_shown(local_ray: None, tmp_path: Path) -> Non
     ("arguments", "problem"),
     [
         (["--format", "ssv2"], "--format ssv2 needs --annotations"),
-        (["--format", "folder", "--annotations", "lists"], "--format folder needs no --annotations"),
-        (["--format", "ssv2", "--annotations", "lists", "--split", "2"], "--split: ssv2 has no numbered splits"),
+        (["--format", "folder", "--annotations", "lists"], "--format folder takes no --annotations"),
+        (
+            ["--format", "ssv2", "--annotations", "lists", "--split", "2"],
+            "--split: --format ssv2 has no numbered splits",
+        ),
         (["--format", "hmdb51", "--annotations", "lists"], "--annotations: no <class>_test_split1.txt in lists"),
         (
             ["--format", "diving48", "--annotations", "lists"],
@@ -77,4 +80,4 @@ def test_a_test_split_is_made_and_kept_in_the_manifest(local_ray: None, tmp_path
     assert all(sorted(row["official_splits"]) == ["test", "train"] for row in rows)
     code, _, stderr = run("index", *where, "--group-by", "g")
     assert code == 2
-    assert "--group-by says what --test-fraction holds out; give both" in stderr
+    assert "--group-by needs --test-fraction" in stderr

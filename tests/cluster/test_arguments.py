@@ -40,8 +40,8 @@ def test_settings_of_a_whole_section_go_key_by_key() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (("tune",), "name a recipe with a `search`"),
-        (("train", "--resume", "runs/first", "--set", "seed=1"), "it takes no other"),
+        (("tune",), "give a recipe with a `search`"),
+        (("train", "--resume", "runs/first", "--set", "seed=1"), "remove --config, --set and --videos"),
     ],
 )
 def test_misuse_is_told_before_a_cluster_is_brought_up(line: tuple[str, ...], said: str, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_ctrl_c_leaves_the_job_unless_it_is_told_to_stop_it(
     _, said = process.communicate("y\n", timeout=120)
     assert process.returncode == 130, said
     assert "Stop job" in said
-    assert "interrupted, and the job stopped" in said
+    assert "interrupted; the job has stopped" in said
     ended = json.loads((run_dir / "result.json").read_text())
     assert (ended["status"], ended["steps"]) == ("KILLED", len(losses(run_dir)))  # it had the time to save
     (job_id,) = [line.split()[1] for line in said.splitlines() if line.startswith("job ")]
@@ -132,7 +132,7 @@ def test_a_head_whose_python_has_no_ray_is_told() -> None:
     command = [sys.executable, "-S", "-m", "advise_ray.cli.on_head", "{}", "train"]  # -S: no installed packages
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: the head's python ({sys.executable}) has no Ray; start Ray there with ")
+    assert done.stderr.startswith(f"error: the python of the cluster's head ({sys.executable}) has no Ray; put ")
 
 
 def test_nobody_at_the_address(tmp_path: Path) -> None:

@@ -97,20 +97,18 @@ def test_all_problems_are_told_at_once(tmp_path):
         ("xyzzy=1", "xyzzy: unknown key; `advise-ray config schema --markdown` lists all keys"),
         ("optim.lr=.inf", "optim.lr: Input should be a finite number, got inf"),
         ("optim.warmup_epochs=.nan", "optim.warmup_epochs: Input should be a finite number, got nan"),
-        ("data.clip.rates=[4, 2]", "data.clip: rates must ascend, got 4, 2"),
+        ("data.clip.rates=[4, 2]", "data.clip: rates must be in ascending order, got 4, 2"),
         (
             "data.clip={frame_stride: 1, rates: [0.5, 1]}",
             "data.clip: frame_stride (1) × the slowest rate (0.5) must be at least 1",
         ),
         (
             "train.global_batch_size=33",
-            "train.global_batch_size: 33 clips cannot be shared equally by 1 worker(s) in whole videos of 4 clips; "
-            "use a multiple of 4",
+            "train.global_batch_size: must be a multiple of 4 (data.clip.clips_per_video 4 × num_workers 1), got 33",
         ),
         (
             "train.num_workers=3",
-            "train.global_batch_size: 32 clips cannot be shared equally by 3 worker(s) in whole videos of 4 clips; "
-            "use a multiple of 12",
+            "train.global_batch_size: must be a multiple of 12 (data.clip.clips_per_video 4 × num_workers 3), got 32",
         ),
         (
             "model.ifm.name=resnet50",
@@ -127,7 +125,7 @@ def test_a_problem_names_the_key_the_value_and_what_is_allowed(override, problem
 
 
 def test_a_key_below_a_value_is_refused():
-    assert problems("optim=3", "optim.lr=1")[0] == "--set optim.lr=1: optim is 3, which holds no keys"
+    assert problems("optim=3", "optim.lr=1")[0] == "--set optim.lr=1: optim is 3, which has no keys"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,7 @@ def test_a_key_below_a_value_is_refused():
 )
 def test_a_password_is_refused_and_not_shown(uri):
     assert problems(f"tracking.uri={uri}") == [
-        "tracking: uri must not hold a password, which would be logged; set MLFLOW_TRACKING_USERNAME and "
+        "tracking: uri must not contain a password, because the URI is logged; set MLFLOW_TRACKING_USERNAME and "
         "MLFLOW_TRACKING_PASSWORD"
     ]
 
@@ -146,8 +144,8 @@ def test_a_password_is_refused_and_not_shown(uri):
     [
         ("a: [", "not valid YAML: while parsing a flow node expected the node content, but found '<stream end>'"),
         (b"\xff\xfe", "not valid YAML: 'utf-8' codec can't decode byte 0xff"),
-        ("- seed", "a recipe is a mapping of keys to values, got list"),
-        ("optim.lr = 3", "a recipe is a mapping of keys to values, got str"),
+        ("- seed", "a recipe must be a mapping of keys to values, got list"),
+        ("optim.lr = 3", "a recipe must be a mapping of keys to values, got str"),
     ],
 )
 def test_what_is_no_recipe_is_one_problem_beside_those_of_set(tmp_path, text, problem):
@@ -286,14 +284,20 @@ def test_home_is_meant_by_a_tilde_everywhere(tmp_path: Path, monkeypatch: pytest
     [
         (
             "train.epochs=5 #6",
-            "--set train.epochs=5 #6: what stands behind # would be left out; take it away, or quote",
+            "--set train.epochs=5 #6: YAML ignores the text after #; remove it, or quote",
         ),
         ("train.epochs=1:30", "train.epochs: Input should be a valid integer, unable to parse string as an integer"),
         ("train.epochs=0x10", "train.epochs: Input should be a valid integer, unable to parse string as an integer"),
         ("train.epochs=on", "train.epochs: Input should be a valid integer, unable to parse string as an integer"),
-        ("optim={lr: 1, lr: 2}", "--set optim={lr: 1, lr: 2}: optim.lr: is there twice, at line 1 again; take one"),
-        ("storage.path=$SCRATCH/runs", "storage.path: $SCRATCH/runs: $SCRATCH is not replaced here; write it out, or"),
-        ("train.global_batch_size=1", "train.global_batch_size: 1 clip a step is too few for the head's batch norm; "),
+        ("optim={lr: 1, lr: 2}", "--set optim={lr: 1, lr: 2}: optim.lr: duplicate key, again at line 1; remove one"),
+        (
+            "storage.path=$SCRATCH/runs",
+            "storage.path: $SCRATCH/runs: shell variables such as $SCRATCH are not",
+        ),
+        (
+            "train.global_batch_size=1",
+            "train.global_batch_size: the head's batch norm needs at least 2 ",
+        ),
     ],
 )
 def test_what_would_be_changed_or_fail_is_refused(override: str, problem: str) -> None:
@@ -314,4 +318,4 @@ def test_numbers_are_as_people_write_them() -> None:
 
 def test_a_key_that_a_recipe_has_twice_is_refused(tmp_path: Path) -> None:
     path = recipe(tmp_path, "optim: {lr: 1}\nseed: 1\noptim: {lr: 2}\n")
-    assert problems(recipe=path) == ["optim: is there twice, at line 3 again; take one away"]
+    assert problems(recipe=path) == ["optim: duplicate key, again at line 3; remove one of them"]

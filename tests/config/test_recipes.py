@@ -78,7 +78,10 @@ def test_a_file_goes_before_a_shipped_recipe(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("quikstart", "did you mean quickstart?"), ("mine.yaml", "there are " + ", ".join(path.stem for path in SHIPPED))],
+    [
+        ("quikstart", "did you mean quickstart?"),
+        ("mine.yaml", "the shipped recipes are " + ", ".join(path.stem for path in SHIPPED)),
+    ],
 )
 def test_an_unknown_name_is_answered_with_those_there_are(name, hint):
     with pytest.raises(UsageError) as caught:

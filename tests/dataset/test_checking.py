@@ -38,7 +38,7 @@ def test_what_has_broken_vanished_or_changed_is_named_and_dropped(indexed: Path,
     assert (summary["videos"], summary["rejected"], seen[-1]) == (4, 3, (4, 4))
     reasons = read_rejects(rejects)
     assert list(reasons) == ["0.mp4", "1.mp4", "2.mp4"]
-    assert reasons["0.mp4"].startswith("not a video file, or one that lost a part")
+    assert reasons["0.mp4"].startswith("not a video file, or an incomplete one")
     assert reasons["1.mp4"] == "no such file"
     assert reasons["2.mp4"] == (
         "changed since it was indexed: num_frames 120 → 134, width 320 → 640, height 240 → 360, decoder decord → pyav"

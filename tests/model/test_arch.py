@@ -107,12 +107,12 @@ def test_attention_pools_what_the_query_looks_for() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (["model.tmm.arch=none"], "model.sfu.temporal_centering: the average over time of centred features is 0"),
+        (["model.tmm.arch=none"], "model.sfu.temporal_centering: must be false with model.tmm.arch=none"),
         (
             ["model.tmm={arch: transformer, out_dim: 36, num_heads: 8}"],
             r"model.tmm: out_dim \(36\) must be a multiple of num_heads \(8\)",
         ),
-        (["model.head={pooling: attention, num_heads: 5}"], "model.head.num_heads: 5 heads do not divide 32 channels"),
+        (["model.head={pooling: attention, num_heads: 5}"], "model.head.num_heads: 5 does not divide the 32 channels"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(tiny: tuple[str, ...], settings: list[str], problem: str) -> None:

@@ -131,9 +131,9 @@ def test_the_averages_of_a_masked_pass_are_not_kept(tiny: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (["model.head.looks_weight=1"], "model.head.looks_weight: set model.head.normalise=true too"),
-        (["pretext.masked_frames=4"], "pretext.masked_frames: 4 of 4 frames; leave one to predict from"),
-        (["pretext.masked_frames=1", "task=action"], "pretext.masked_frames: is for task=prp"),
+        (["model.head.looks_weight=1"], "model.head.looks_weight: needs model.head.normalise=true"),
+        (["pretext.masked_frames=4"], "pretext.masked_frames: must be below data.clip.num_frames"),
+        (["pretext.masked_frames=1", "task=action"], "pretext.masked_frames: needs task=prp"),
         (["pretext.masked_frames=1", "model.kind=r3d50"], "model.kind=r3d50 has no frozen features to predict"),
         (["model.kind=r3d50", "model.sfu.standardise=true"], "model.kind: r3d50 has no features"),
     ],

@@ -141,7 +141,7 @@ def test_a_clip_tower_takes_another_size(tmp_path: Path, tower: str, size_px: in
 
 def test_a_folder_with_weights_of_its_own_takes_no_others(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"^model.ifm.weights: 'openai', but open_clip:local-dir:.* has weights of its own"
+        ConfigError, match=r"^model.ifm.weights: open_clip:local-dir:.* has its own weights; remove 'openai'"
     ):
         build(f"open_clip:local-dir:{tmp_path}", "openai")
 

@@ -78,6 +78,6 @@ def test_more_than_the_image_model_gives_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         output_shape(SFUConfig(channels=321, spatial_size=8), 320, (7, 9))
     assert caught.value.problems == (
-        "model.sfu.channels: 321 cannot be pooled from the image model's 320 channels",
-        "model.sfu.spatial_size: 8 cannot be pooled from the image model's 7×9 grid",
+        "model.sfu.channels: 321 is more than the image model's 320 channels",
+        "model.sfu.spatial_size: 8 is larger than the image model's 7×9 grid",
     )

@@ -136,7 +136,7 @@ def test_the_query_of_a_url_stays_at_its_end() -> None:
 
 
 def test_secrets_in_a_url_are_refused_and_not_repeated() -> None:
-    with pytest.raises(UsageError, match=r"^s3://…@bucket: credentials do not belong into a URL") as caught:
+    with pytest.raises(UsageError, match=r"^s3://…@bucket: a URL must not contain credentials") as caught:
         remote.read("s3://KEY:VERYSECRET@bucket/a.mp4")
     assert "VERYSECRET" not in str(caught.value)
 
@@ -162,5 +162,5 @@ def test_a_file_url_is_a_local_path(location: str, expected: str) -> None:
 
 
 def test_a_url_without_a_bucket() -> None:
-    with pytest.raises(UsageError, match=r"^--videos: s3:// names no bucket or server$"):
+    with pytest.raises(UsageError, match=r"^--videos: s3:// has no bucket or server$"):
         remote.local_or_url("s3://")

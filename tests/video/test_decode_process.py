@@ -84,7 +84,7 @@ def test_what_asks_for_too_much_is_refused(decoder: DecodeProcess, video: Path) 
     ("name", "reason"),
     [
         ("sleeps.mp4", "sleeps.mp4: decoding took longer than 3 s"),
-        ("crashes.mp4", "crashes.mp4: the decoder crashed on it (SIGSEGV)"),
+        ("crashes.mp4", "crashes.mp4: the decoder crashed (SIGSEGV)"),
     ],
 )
 def test_what_hangs_or_crashes_costs_one_video(stand_in: None, video: Path, name: str, reason: str) -> None:

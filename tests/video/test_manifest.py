@@ -190,7 +190,7 @@ def test_a_video_stays_held_out_when_others_are_added(before, added, val_fractio
         ),
         (
             {"val_split": "train"},
-            "data.val_split: all 2 videos are held out for validation, none is left to train on; name another split, "
+            "data.val_split: all training videos (2) are held out for validation; use another split, "
             "or set data.val_fraction=0",
         ),
     ],
@@ -209,8 +209,8 @@ def test_videos_that_are_all_gone_are_an_error_and_single_ones_are_not(tmp_path)
     with pytest.raises(UsageError) as caught:
         check_videos_exist(manifest, np.asarray([0]))
     assert str(caught.value) == (
-        "data.manifest: none of its 1 videos is there (the first: /videos/gone.mp4); "
-        "index them again where they are now"
+        "data.manifest: none of its videos (1) exists, such as /videos/gone.mp4; if they were moved, "
+        "run `advise-ray data index` again"
     )
 
 

@@ -55,8 +55,8 @@ def test_a_file_that_two_manifests_name_counts_once_and_stays_held_out(
     assert table.column("split").to_pylist() == ["train", "test", "train"]
     assert [video.label for video in videos(table)] == [None, 3, None]
     assert table.column("group").to_pylist() == [None, "g", None]
-    assert "1 videos are in several manifests, and count once" in caplog.text
-    assert "1 videos are held out by one manifest, and not trained on" in caplog.text
+    assert "in several manifests, which are used once: 1" in caplog.text
+    assert "because another manifest holds them out: 1" in caplog.text
 
 
 def test_ids_of_several_files_are_told_apart_and_a_cache_still_knows_them(tmp_path: Path) -> None:

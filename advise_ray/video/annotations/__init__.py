@@ -1,4 +1,4 @@
-"""Readers of the lists that data sets are published with: which videos there are, their labels and splits."""
+"""Readers of published annotation files: they list the videos of a data set with their labels and splits."""
 
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from advise_ray.video.annotations.lists import read_list
 
 
 def read(layout: str, videos: str, annotations: Path | None, split: int | None) -> Listing:
-    """The listing of a data set in one of the formats of `data index`; `folder` alone has no annotations.
+    """Read the listing of a data set in one of the formats of `data index`. Only `folder` has no annotations.
 
     Args:
-        split: of `ucf101` and `hmdb51` the official one, None: the first; of `list` that of the lists to take.
+        split: For `ucf101` and `hmdb51`, the number of the official split (None: the first); for `list`, the number
+            in the names of the lists to read.
 
     Raises:
-        UsageError: what was looked for, and where.
+        UsageError: A file is missing or invalid. The message says which file, and where it was expected.
     """
     if annotations is None:
         return read_folder(videos)

@@ -1,4 +1,4 @@
-"""The lists of the benchmarks, as published (and as people keep the videos)."""
+"""Readers of the published lists of the benchmarks. They accept the usual arrangements of the video files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from advise_ray.video.annotations.files import Files, checked
 from advise_ray.video.annotations.listing import ListedVideo, Listing, lines, read_json, read_text
 
 OFFICIAL_SPLITS = 3
-"""Of UCF101 and of HMDB51. All that are there are kept, so that a model can be evaluated on each."""
+"""Number of official splits of UCF101 and of HMDB51. A listing keeps all that exist, to evaluate a model on each."""
 HMDB51_USES = {"0": None, "1": "train", "2": "test"}
 
 
 def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
-    """UCF101's `classInd.txt`, `trainlist0N.txt` (path and label) and `testlist0N.txt` (path alone).
+    """Read UCF101's `classInd.txt`, `trainlist0N.txt` (path and label) and `testlist0N.txt` (only the path).
 
-    Class numbers start at 1 in the files; the class of a video is the folder in its path.
+    Class numbers start at 1 in the files. The class of a video is the folder in its path.
     """
     listing = Listing([])
     numbers = _ucf101_classes(annotations / "classInd.txt", listing)
@@ -35,7 +35,7 @@ def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
             if below is not None and class_name not in numbers:
                 listing.problems[where] = f"{line!r}: class {class_name!r} is not in classInd.txt"
             elif below is not None and label and label.strip() != str(numbers[class_name]):
-                listing.problems[where] = f"{line!r}: label and folder name different classes"
+                listing.problems[where] = f"{line!r}: the label and the folder are different classes"
             else:
                 video = ListedVideo(path, class_name, split_name, official_splits=official.get(path))
                 files.place(video, listing, where)
@@ -43,30 +43,30 @@ def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
 
 
 def _ucf101_class(path: str) -> str:
-    """The folder that a video is in, whatever lies before it."""
+    """Return the name of the folder that contains the video."""
     return path.rpartition("/")[0].rpartition("/")[2]
 
 
 def _ucf101_classes(class_list: Path, listing: Listing) -> dict[str, int]:
-    """Names and numbers, from 1; what is neither is noted in the listing."""
+    """Return the classes' names and their numbers, from 1. Invalid lines are added to the listing's problems."""
     numbers: dict[str, int] = {}
     for where, line in lines(class_list, "the class list"):
         number, *name = line.split(maxsplit=1)
         if name and number.isdecimal() and int(number) > 0 and int(number) not in numbers.values():
             numbers[name[0]] = int(number)
         else:
-            listing.problems[f"{class_list}:{where}"] = f"{line!r}: not a number of its own and a class name"
+            listing.problems[f"{class_list}:{where}"] = f"{line!r}: expected a unique number and a class name"
     return numbers
 
 
 def _in_order(numbers: Mapping[str, int]) -> list[str]:
-    """Names by their numbers from 1; a number that no name has is called by itself, so that the others keep theirs."""
+    """Return the names in the order of their numbers. A number without a name is its own name."""
     names = {number: name for name, number in numbers.items()}
     return [names.get(number, str(number)) for number in range(1, max(names, default=0) + 1)]
 
 
 def _ucf101_splits(annotations: Path, split: int) -> Iterator[tuple[str, str]]:
-    """Listed paths of one of the splits, as far as its lists are there."""
+    """Yield the paths of an official split with train or test. Missing lists are skipped."""
     for split_name in ("train", "test"):
         list_file = annotations / f"{split_name}list{split:02d}.txt"
         if list_file.is_file():
@@ -75,9 +75,9 @@ def _ucf101_splits(annotations: Path, split: int) -> Iterator[tuple[str, str]]:
 
 
 def read_hmdb51(videos: str | Path, annotations: Path, split: int) -> Listing:
-    """HMDB51's `<class>_test_split<N>.txt`: `name.avi 1` a line, 1 to train on, 2 to test on, 0 unused.
+    """Read HMDB51's `<class>_test_split<N>.txt` with lines `name.avi 1`: 1 is train, 2 is test, 0 is unused.
 
-    What another split uses is listed too, without a split.
+    Videos that only another official split uses are listed too, with no `split`.
     """
     ending = f"_test_split{split}.txt"
     lists = sorted(annotations.glob(f"*{ending}"))
@@ -91,7 +91,7 @@ def read_hmdb51(videos: str | Path, annotations: Path, split: int) -> Listing:
             where = f"{list_file}:{number}"
             path = f"{class_name}/{name.strip()}"
             if use not in HMDB51_USES or not name:
-                listing.problems[where] = f"{line!r}: not a file name with 0, 1 or 2 behind it"
+                listing.problems[where] = f"{line!r}: expected a file name and 0, 1 or 2"
             elif use != "0" or any(official.get(path, ())):
                 video = ListedVideo(path, class_name, HMDB51_USES[use], official_splits=official.get(path))
                 files.place(video, listing, where, any_folder=True)
@@ -109,16 +109,17 @@ def _hmdb51_splits(annotations: Path, split: int) -> Iterator[tuple[str, str | N
 def _official(
     read: Callable[[int], Iterator[tuple[str, str | None]]],
 ) -> Mapping[str, tuple[str | None, ...]]:
-    """Listed path → its split in each of the official ones, up to the last one that is there."""
+    """Map each listed path to its use (train, test, None) in each official split, up to the last one that exists."""
     every = [dict(read(number)) for number in range(1, OFFICIAL_SPLITS + 1)]
     there = max((number for number, split in enumerate(every, 1) if split), default=0)
     return {path: tuple(split.get(path) for split in every[:there]) for path in set().union(*every)}
 
 
 def read_diving48(videos: str | Path, annotations: Path) -> Listing:
-    """Diving48's `Diving48_V2_train.json`, `Diving48_V2_test.json` and `Diving48_vocab.json`.
+    """Read Diving48's `Diving48_V2_train.json`, `Diving48_V2_test.json` and `Diving48_vocab.json`.
 
-    Only V2: the labels of V1 are known to be wrong. A dive is the frames from `start_frame` to before `end_frame`.
+    Only V2 is supported, because labels of V1 are known to be wrong. A dive lasts from `start_frame` to the frame
+    before `end_frame`.
     """
     vocabulary = read_json(annotations / "Diving48_vocab.json", "the names of the dives", list)
     listing = Listing(["+".join(words) if isinstance(words, list) else str(words) for words in vocabulary])
@@ -127,26 +128,26 @@ def read_diving48(videos: str | Path, annotations: Path) -> Listing:
         list_file = annotations / f"Diving48_V2_{split_name}.json"
         for where, entry in _entries(list_file, f"the {split_name} list (V2)"):
             try:
-                label, start, end = (_whole(entry[key]) for key in ("label", "start_frame", "end_frame"))
+                label, start, end = (_integer(entry[key]) for key in ("label", "start_frame", "end_frame"))
                 video = ListedVideo(f"{entry['vid_name']}.mp4", listing.classes[label], split_name, start, end)
             except (KeyError, OverflowError, TypeError, ValueError):
-                listing.problems[where] = f"{entry!r}: not a vid_name with label, start_frame and end_frame"
+                listing.problems[where] = f"{entry!r}: expected vid_name, label, start_frame and end_frame"
                 continue
             except IndexError:
                 listing.problems[where] = f"{entry!r}: label {label} is not in Diving48_vocab.json"
                 continue
             if label < 0 or not 0 <= start < end:
-                listing.problems[where] = f"{entry!r}: a label below 0, or no frame from start_frame to end_frame"
+                listing.problems[where] = f"{entry!r}: label is below 0, or end_frame is not after start_frame"
             else:
                 files.place(video, listing, where, any_folder=True)
     return checked(listing, files)
 
 
-def _whole(value: Any) -> int:
-    """A number without a fraction, as a number or as text.
+def _integer(value: Any) -> int:
+    """Convert a number or a text to an integer.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: The value is not an integer.
     """
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise ValueError(value)
@@ -154,56 +155,58 @@ def _whole(value: Any) -> int:
 
 
 def read_ssv2(videos: str | Path, annotations: Path) -> Listing:
-    """Something-Something V2's `labels.json`, `train.json`, `validation.json` and `test.json` with `test-answers.csv`.
+    """Read Something-Something V2's `labels.json`, `train.json`, `validation.json`, `test.json`, `test-answers.csv`.
 
-    Also under their longer names (`something-something-v2-train.json`). A template names its class when the brackets
-    of its placeholders are taken away. The test videos have labels only where the answers are.
+    The longer names (`something-something-v2-train.json`) work too. The class is the template without the brackets of
+    its placeholders. Test videos have labels only if `test-answers.csv` exists.
     """
-    labels = read_json(_named(annotations, "labels.json"), "the labels", dict)
+    labels = read_json(_find_list(annotations, "labels.json"), "the labels", dict)
     try:
         listing = Listing(sorted(labels, key=lambda name: int(labels[name])))
     except (TypeError, ValueError):
-        raise UsageError(f"--annotations: {annotations}: a label in the labels' file is not a number") from None
+        raise UsageError(f"--annotations: {annotations}: a value in labels.json is not a number") from None
     files = Files(videos)
     for split_name, suffix in (("train", "train.json"), ("val", "validation.json"), ("test", "test.json")):
-        list_file = _named(annotations, suffix)
+        list_file = _find_list(annotations, suffix)
         if split_name == "test" and not list_file.exists():
             continue
         answers = _answers(annotations, listing) if split_name == "test" else {}
         for where, entry in _entries(list_file, f"the {split_name} list"):
             if not isinstance(entry, dict) or not entry.get("id"):
-                listing.problems[where] = f"{entry!r}: has no id"
+                listing.problems[where] = f"{entry!r}: no id"
                 continue
             template = str(entry.get("template", "")).replace("[", "").replace("]", "")
             class_name = template or answers.get(str(entry["id"])) or None
             if answers and class_name is None:
-                listing.problems[where] = f"{entry['id']}: is not among the answers; kept without a label"
+                listing.problems[where] = f"{entry['id']}: not in test-answers.csv; kept without a label"
             if class_name is not None and class_name not in labels:
-                listing.problems[where] = f"{entry['id']}: {class_name!r} is not in the labels"
+                listing.problems[where] = f"{entry['id']}: {class_name!r} is not in labels.json"
             elif class_name is None and split_name != "test":
-                listing.problems[where] = f"{entry['id']}: has no template"
+                listing.problems[where] = f"{entry['id']}: no template"
             else:
                 files.place(ListedVideo(f"{entry['id']}.webm", class_name, split_name), listing, where, any_folder=True)
     return checked(listing, files)
 
 
 def _answers(annotations: Path, listing: Listing) -> dict[str, str]:
-    """`1420;Throwing something` a line, where the file is there; what is not so is noted in the listing."""
-    path, answers = _named(annotations, "test-answers.csv"), {}
+    """Read lines such as `1420;Throwing something`, if the file exists. Invalid lines are added to the problems."""
+    path, answers = _find_list(annotations, "test-answers.csv"), {}
     if path.exists():
         for number, line in lines(path, "the test answers"):
             video_id, separator, class_name = (part.strip() for part in line.partition(";"))
             if separator:
                 answers[video_id] = class_name
             else:
-                listing.problems[f"{path}:{number}"] = f"{line!r}: not an id and a class with ; between them"
+                listing.problems[f"{path}:{number}"] = f"{line!r}: expected ID;CLASS"
     return answers
 
 
 def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
-    """Kinetics' `train.csv`, `val.csv` or `validate.csv`, `test.csv`: label, youtube_id, time_start, time_end, split.
+    """Read Kinetics' `train.csv`, `val.csv` (or `validate.csv`) and `test.csv`.
 
-    A file is `<youtube_id>_<start>_<end>.mp4`, seconds in six digits, in any folder. The test list may have no labels.
+    Their columns are label, youtube_id, time_start, time_end and split. A file has the name
+    `<youtube_id>_<start>_<end>.mp4`, with times in seconds and six digits, and may be in any folder. The test list may
+    have no labels.
     """
     names = {"train": ("train.csv",), "val": ("val.csv", "validate.csv", "validation.csv"), "test": ("test.csv",)}
     there = {
@@ -223,11 +226,11 @@ def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
                 start_s, end_s = int(float(row["time_start"])), int(float(row["time_end"]))
                 video = f"{row['youtube_id']}_{start_s:06d}_{end_s:06d}.mp4"
             except (KeyError, OverflowError, TypeError, ValueError):
-                listing.problems[where] = "not a youtube_id with time_start and time_end"
+                listing.problems[where] = "expected youtube_id, time_start and time_end"
                 continue
             class_name = row.get("label") or None
             if class_name is None and split_name != "test":
-                listing.problems[where] = f"{row['youtube_id']}: has no label"
+                listing.problems[where] = f"{row['youtube_id']}: no label"
                 continue
             classes.add(class_name)
             files.place(ListedVideo(video, class_name, split_name), listing, where, any_folder=True)
@@ -236,7 +239,7 @@ def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
 
 
 def _rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of a csv file with a head."""
+    """Yield line numbers and rows of a CSV file with a header."""
     reader = csv.DictReader(io.StringIO(read_text(path, what), newline=""))
     try:
         yield from ((reader.line_num, row) for row in reader)
@@ -244,12 +247,12 @@ def _rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, str]]]:
         raise UsageError(f"--annotations: {path}:{reader.line_num}: {error}") from None
 
 
-def _named(folder: Path, suffix: str) -> Path:
-    """The file of that name, or the one whose longer name ends so."""
+def _find_list(folder: Path, suffix: str) -> Path:
+    """Return the file with this name, or a file whose longer name ends with it."""
     longer = sorted(folder.glob(f"*-{suffix}"))
     return longer[0] if longer and not (folder / suffix).exists() else folder / suffix
 
 
 def _entries(path: Path, what: str) -> Iterator[tuple[str, Any]]:
-    """`file:entry N` and the entry, of a JSON list."""
+    """Yield `file:entry N` and the entry for each entry of a JSON list."""
     return ((f"{path}:entry {number}", entry) for number, entry in enumerate(read_json(path, what, list), 1))

@@ -1,4 +1,4 @@
-"""The files under a root, and which of them a list means: people move, rename and recode their videos."""
+"""Finds the files that lists name, also if users have moved the videos or converted them to another format."""
 
 from __future__ import annotations
 
@@ -42,15 +42,14 @@ KINDS = {
     "unfinished downloads": (".aria2", ".crdownload", ".download", ".part", ".partial", ".ytdl"),
     "tables": (".arrow", ".h5", ".hdf5", ".npy", ".npz", ".parquet", ".pkl", ".tfrecord"),
 }
-"""What else is found beside videos, by its suffix."""
+"""Kinds of files that are not videos, by suffix."""
 SYSTEM_FOLDERS = ("$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX", "lost+found")
 
 
 class Files:
-    """The video files under a root, found by the listed path, whatever its suffix.
+    """The video files below a root folder. `find` finds a file by its listed path, with any video suffix.
 
-    Hidden files and folders, and those that systems make for themselves, are left out. In place of a folder a single
-    file may be named.
+    Hidden files and folders, and those of operating systems, are left out. The root may also be a single file.
     """
 
     def __init__(self, videos: str | Path) -> None:
@@ -69,12 +68,12 @@ class Files:
             self.by_name.setdefault(stem.rsplit("/", 1)[-1], []).append(self.by_stem[stem])
         self.placed: dict[str, str] = {}
         self.unplaced: list[str] = []
-        """Listed paths without a file."""
+        """Listed paths whose file does not exist."""
 
     def relative(self, listed: str) -> str | None:
-        """A listed path as it is below the root, with `/`; None where it leaves the root.
+        """Return a listed path relative to the root, with `/`, or None if it is outside the root.
 
-        It may be absolute, a URL, with Windows' `\\`, `~`, `.` or `..`.
+        The listed path may be absolute, a URL, or contain Windows' `\\`, `~`, `.` or `..`.
         """
         if listed in self.stored:
             return listed
@@ -87,23 +86,24 @@ class Files:
             if remote.is_url(self.root):
                 return None
             path = os.path.relpath(path, self.root)
-            if path.startswith(".."):  # the root may be a link, or the list name where a link leads
+            if path.startswith(".."):  # the root may be a link, or the list may have the target of a link
                 path = os.path.relpath(_real(listed), _real_folder(self.root))
         path = os.path.normpath(path)
         return None if path.split("/")[0] in ("..", ".") else path
 
     def find(self, listed: str) -> str | None:
-        """The file for a listed path: the path itself, else the same name with another video suffix."""
+        """Return the file for a listed path: the path itself, or else the same path with another video suffix."""
         path = self.relative(listed)
         if path is None or path in self.stored:
             return path
         return self.by_stem.get(without_suffix(path)) or (path if path in self.others or path in self.hidden else None)
 
     def place(self, video: ListedVideo, listing: Listing, where: str, *, any_folder: bool = False) -> None:
-        """Add a listed video to `found` or `missing`; one that leaves the root or was listed before is a problem.
+        """Add a listed video to `found` or `missing`, or to `problems` if it is outside the root or a duplicate.
 
         Args:
-            any_folder: the list gives no folder, or people arrange them as they like: the name alone tells the file.
+            any_folder: Find the file by its name in any folder, because the list has no folders or users arrange them
+                differently.
         """
         path = self.find(video.path)
         if path is None and any_folder:
@@ -114,50 +114,56 @@ class Files:
             path = named[0] if named else None
         below = self.relative(video.path)
         if below is None:
-            listing.problems[where] = f"{video.path!r} leaves the folder of the videos"
+            listing.problems[where] = f"{video.path!r} is outside the folder of the videos"
             self.unplaced.append(video.path)
         elif path is None:
             listing.missing.append(replace(video, path=below))
             self.unplaced.append(video.path)
         elif path in self.placed:
-            listing.problems[where] = f"{video.path!r} was listed before, at {self.placed[path]}"
+            listing.problems[where] = f"{video.path!r} is a duplicate of {self.placed[path]}"
         else:
             self.placed[path] = where
             listing.found.append(replace(video, path=path))
 
 
 def checked(listing: Listing, files: Files) -> Listing:
-    """The listing with its files, or UsageError where nothing of what it lists is there."""
+    """Complete a listing with its files and notes, and return it.
+
+    Raises:
+        UsageError: None of the listed videos exists.
+    """
     listing.stored = files.stored | files.others | files.hidden
     listing.skipped |= files.unreadable
     listing.skipped |= dict.fromkeys(files.unnameable, "the file's name is not UTF-8; rename it")
     if files.unreadable:
         path, why = next(iter(files.unreadable.items()))
-        and_others = f"; {len(files.unreadable) - 1} others neither" if len(files.unreadable) > 1 else ""
+        others = len(files.unreadable) - 1
+        and_others = f", and {others} other{'s' if others > 1 else ''} cannot be read either" if others else ""
         listing.notes.append(f"{path} cannot be read ({why}){and_others}")
     if hidden := [path for path in files.hidden if is_video(path) and path not in files.placed]:
         tops = sorted({path.split("/")[0] for path in hidden})
         told = f"{', '.join(tops[:3])}{', …' if len(tops) > 3 else ''}"
-        listing.notes.append(f"skipped {len(hidden)} videos that are hidden or in the system's folders: {told}")
+        count = "1 video that is" if len(hidden) == 1 else f"{len(hidden)} videos that are"
+        listing.notes.append(f"skipped {count} hidden or in a system folder: {told}")
     lost, num_found = files.unplaced, len(listing.found)
     if len(lost) > num_found:
         count = f"{'none' if not num_found else f'only {num_found}'} of the {len(lost) + num_found}"
-        told = f"{count} listed videos, such as {lost[0]}, {'is' if num_found < 2 else 'are'} in {files.root}"
+        told = f"{count} listed videos {'is' if num_found < 2 else 'are'} in {files.root} (missing: {lost[0]}, …)"
         told += f"; {suggest(lost, files.root, sorted(files.stored))}"
         if not num_found:
             raise UsageError(f"--videos: {told}")
         listing.notes.append(told)
     if not num_found:
-        where, what = next(iter((listing.problems | listing.skipped).items()), ("the lists", "name no videos"))
-        raise UsageError(f"--videos, --annotations: there is nothing to use; {where}: {what}")
+        where, what = next(iter((listing.problems | listing.skipped).items()), ("the lists", "no entries"))
+        raise UsageError(f"--videos, --annotations: found no usable video; {where}: {what}")
     return listing
 
 
 def root_and_file(videos: str) -> tuple[str, str | None]:
-    """The folder of the videos, and the one file where a single one was named in place of a folder.
+    """Split `videos` into a folder and, if it is a single file, the file's name.
 
     Raises:
-        UsageError: that file is no video.
+        UsageError: The file is not a video.
     """
     if remote.is_url(videos):
         folder, _, name = videos.partition("?")[0].rpartition("/")
@@ -168,20 +174,20 @@ def root_and_file(videos: str) -> tuple[str, str | None]:
     if not is_file:
         return videos, None
     if (kind := kind_of(name)) and not is_video(name) and suffix_of(name) not in kind.split(" ")[0]:
-        how = "a manifest is data.manifest" if suffix_of(name) == ".parquet" else "lists are for `data index`"
-        raise UsageError(f"--videos: {videos} is no video, it is one of {kind}; give a folder or a video ({how})")
+        how = "use data.manifest for a manifest" if suffix_of(name) == ".parquet" else "use `data index` for lists"
+        raise UsageError(f"--videos: {videos} is not a video but one of {kind}; give a folder or a video ({how})")
     return folder + (f"?{videos.partition('?')[2]}" if "?" in videos else ""), unquote(name)
 
 
 def kind_of(path: str) -> str:
-    """What a file is that is no video, by its suffix, such as `texts (.txt)`."""
+    """Return the kind of a file that is not a video, by its suffix, such as `texts (.txt)`."""
     suffix = suffix_of(path)
     kind = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), None)
     return f"{kind} ({suffix})" if kind else suffix or "without a suffix"
 
 
 def is_video(path: str) -> bool:
-    """By its name."""
+    """Return whether a file is a video, by its suffix."""
     return suffix_of(path) in VIDEO_SUFFIXES
 
 
@@ -197,24 +203,24 @@ def _single(root: str, name: str) -> StoredFile:
 
 
 def suffix_of(path: str) -> str:
-    """`.mp4` of `a/b.MP4`."""
+    """Return the suffix in lower case: `.mp4` for `a/b.MP4`."""
     return os.path.splitext(path.rsplit("/", 1)[-1])[1].lower()  # noqa: PTH122
 
 
 def without_suffix(listed: str) -> str:
-    """A listed path without its suffix, where that is a video's."""
+    """Return a listed path without its suffix, if it is a video suffix."""
     stem, suffix = os.path.splitext(listed)  # noqa: PTH122
     return stem if suffix.lower() in VIDEO_SUFFIXES else listed
 
 
 def _is_utf8(path: str) -> bool:
-    """Others come from Python with stand-ins for their bytes, which neither Parquet nor JSON can hold."""
+    """Return whether a path is UTF-8. Python reads other bytes as surrogates, which Parquet and JSON cannot store."""
     return not any("\ud800" <= letter <= "\udfff" for letter in path)
 
 
 def _real(path: str) -> str:
     folder, name = os.path.split(path)
-    return os.path.join(_real_folder(folder), name)  # noqa: PTH118 (200,000 lines)
+    return os.path.join(_real_folder(folder), name)  # noqa: PTH118 (faster for long lists)
 
 
 @functools.lru_cache(maxsize=1 << 16)

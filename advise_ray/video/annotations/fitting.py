@@ -1,4 +1,4 @@
-"""Why listed paths are not there, told by the files that are: their tails agree, or almost."""
+"""Explains why listed paths do not exist, by comparing their ends with the ends of existing paths."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ MOST_LOOKED_AT = 500
 
 
 def suggest(listed: Sequence[str], root: str, there: Sequence[str]) -> str:
-    """What would make most of the listed paths fit, in a sentence.
+    """Return a sentence that says how to make most of the listed paths valid.
 
     Args:
-        listed: paths as the lists have them, none of which is below `root`.
-        root: of the videos.
-        there: paths of the videos that are there, relative to it.
+        listed: Paths as they are in the lists. None of them exists in `root`.
+        root: Folder of the videos.
+        there: Paths of the existing videos, relative to `root`.
     """
     if not there:
-        return "it has no videos"
+        return "this folder has no videos"
     files = {_stem(path): path for path in there}
     alike = {_plain(stem): path for stem, path in files.items()}
     by_name: dict[str, list[str]] = {}
@@ -28,28 +28,34 @@ def suggest(listed: Sequence[str], root: str, there: Sequence[str]) -> str:
     found = [_differs(path, files, alike, by_name) for path in listed[::step]]
     reasons = Counter(each for each in found if each is not None)
     if not reasons:
-        return f"no file there has such a name; it has {len(there)} videos, such as {there[0]}"
+        videos = "1 other video" if len(there) == 1 else f"{len(there)} other videos, such as"
+        return f"no file in this folder has such a name; it has {videos} {there[0]}"
     (kind, part), count = reasons.most_common(1)[0]
     if kind == "alike":
-        return f"there it is {part}: capitals, spaces, dashes or underscores differ"
+        return f"the folder has {part}: capitals, spaces, dashes or underscores differ"
     if kind == "elsewhere":
-        return f"a file of that name is {part}: list the paths as they are there"
+        return f"a file with that name is {part}: change the paths in the lists"
     several = len(reasons) > 1 and 2 * count <= sum(reasons.values())
     if kind == "below":
         deeper = f"{root.rstrip('/')}/{part}"
-        return f"they are in folders such as {deeper}: list those too" if several else f"give --videos {deeper}"
+        several_folders = f"they are in folders such as {deeper}: add the folders to the paths in the lists"
+        return several_folders if several else f"use --videos {deeper}"
     if several:
-        return f"they are there without the folders in front, such as {part!r}: take these off the lists"
+        return f"they exist without leading folders such as {part!r}: remove these from the paths in the lists"
     folder = f"{root.rstrip('/')}/"
     if folder.endswith(f"/{part}"):
-        return f"give --videos {folder.removesuffix(part).rstrip('/') or '/'}"
-    return f"without {part!r} in front they are there: take that off the lists"
+        return f"use --videos {folder.removesuffix(part).rstrip('/') or '/'}"
+    return f"they exist without the leading {part!r}: remove it from the paths in the lists"
 
 
 def _differs(
     listed: str, files: Mapping[str, str], alike: Mapping[str, str], by_name: Mapping[str, Sequence[str]]
 ) -> tuple[str, str] | None:
-    """In what: `prefix` (and which), `below` (which folder), `alike` or `elsewhere` (which file)."""
+    """Return how a listed path differs from a file, or None.
+
+    The result is `prefix` with the extra prefix, `below` with the missing folder, or `alike` or `elsewhere` with the
+    file.
+    """
     path = listed.replace("\\", "/")
     stem = _stem(path)
     cuts = [match.end() for match in re.finditer("/+", stem)]
@@ -73,5 +79,5 @@ def _stem(path: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without what people change when they move files."""
+    """Return the text without differences in case, spaces, dashes and underscores, which often change in copies."""
     return re.sub(r"[\s_-]+", "_", text.casefold())

@@ -1,4 +1,4 @@
-"""A folder of videos, as people arrange them: by class, by split, or not at all."""
+"""Reads a folder of videos that are arranged by class, by split, or not at all."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from advise_ray.video.annotations.forms import SPLIT_NAMES
 from advise_ray.video.annotations.listing import ListedVideo, Listing
 
 MOSTLY = 0.9
-"""Share of the videos that make a layout; the others are strays, which are named."""
+"""Fraction of the videos that must follow a layout for it to be recognized. The others are reported as strays."""
 Parts = list[str]
 
 
 def read_folder(videos: str | Path) -> Listing:
-    """`root/<class>/<video>`, `root/<split>/<class>/<video>`, `root/<split>/<video>`, any tree, or a single file.
+    """Read `root/<class>/<video>`, `root/<split>/<class>/<video>`, `root/<split>/<video>`, any tree, or one file.
 
-    A few videos that lie elsewhere are strays, without a label or a split; a tree without a layout has no labels.
+    Up to a tenth of the videos may be elsewhere; these strays get no label or no split. If the tree follows none of
+    these layouts, no video gets a label.
 
     Raises:
-        UsageError: there are no videos, and what there is instead.
+        UsageError: There are no videos. The message says which other files there are.
     """
     files = Files(videos)
     listing = Listing([], other_files=dict(Counter(map(kind_of, files.others))))
     if not (files.stored or files.unnameable):
-        raise UsageError(f"--videos: {videos}: {_nothing(listing.other_files)}")
+        raise UsageError(f"--videos: {videos}: {_describe_other_files(listing.other_files)}")
     for path in files.others:
         if (kind := kind_of(path)).startswith("sounds"):
             listing.skipped[path] = f"no video: {kind}"
@@ -36,17 +37,17 @@ def read_folder(videos: str | Path) -> Listing:
     return checked(listing, files)
 
 
-def _nothing(others: dict[str, int]) -> str:
+def _describe_other_files(others: dict[str, int]) -> str:
     if not others:
-        return "the folder is empty, or has hidden files alone"
-    there = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items(), key=lambda each: -each[1])[:5])
+        return "the folder is empty, or has only hidden files"
+    there = ", ".join(f"{kind}: {count}" for kind, count in sorted(others.items(), key=lambda each: -each[1])[:5])
     kinds = " ".join(others)
     how = ""
     if "pictures" in kinds:
-        how = "; pictures are no videos: `ffmpeg -i FOLDER/%05d.jpg FOLDER.mp4` makes one of a folder"
+        how = "; to convert a folder of pictures to a video: `ffmpeg -i FOLDER/%05d.jpg FOLDER.mp4`"
     elif "archives" in kinds:
         how = "; unpack the archives first"
-    return f"no video files; there are {there}{how}"
+    return f"no video files, but {there}{how}"
 
 
 def _by_folders(paths: Sequence[Parts], notes: list[str], root: str) -> list[ListedVideo]:
@@ -56,14 +57,14 @@ def _by_folders(paths: Sequence[Parts], notes: list[str], root: str) -> list[Lis
     found = [ListedVideo("/".join(parts), parts[0] if len(parts) == 2 else None) for parts in paths]
     labelled = [len(parts) == 2 for parts in paths]
     if sum(labelled) >= MOSTLY * len(paths):
-        _name_strays(notes, "beside the class folders, and have no label", paths, lambda parts: len(parts) != 2)
+        _name_strays(notes, "not in class folders, and have no label", paths, lambda parts: len(parts) != 2)
         return found
     notes += _why_no_labels(paths, labelled, root)
     return [ListedVideo(video.path) for video in found]
 
 
 def _by_splits(paths: Sequence[Parts], notes: list[str]) -> list[ListedVideo]:
-    """Each split by itself: the videos of a test set are often without classes."""
+    """Read each split separately, because the videos of a test set often have no classes."""
     split_of = ["/" if len(parts) == 1 else parts[0] for parts in paths]
     num_videos = Counter(split_of)
     num_labelled = Counter(split for split, parts in zip(split_of, paths, strict=True) if len(parts) == 3)
@@ -77,8 +78,8 @@ def _by_splits(paths: Sequence[Parts], notes: list[str]) -> list[ListedVideo]:
             strays.append(parts)
         has_class = split_name is not None and split in with_classes and len(parts) == 3
         found.append(ListedVideo(path, parts[1] if has_class else None, split_name))
-    _name_strays(notes, "outside of the split folders, and are in no split", outside)
-    _name_strays(notes, "beside the class folders, and have no label", strays)
+    _name_strays(notes, "outside the split folders, and belong to no split", outside)
+    _name_strays(notes, "not in class folders, and have no label", strays)
     plain = sorted({parts[0] for parts in paths if len(parts) > 1} - with_classes - {parts[0] for parts in outside})
     if with_classes and plain:
         notes.append(f"the videos in {', '.join(plain)} have no labels: they are not in class folders")
@@ -86,24 +87,24 @@ def _by_splits(paths: Sequence[Parts], notes: list[str]) -> list[ListedVideo]:
 
 
 def _why_no_labels(paths: Sequence[Parts], labelled: Sequence[bool], root: str) -> list[str]:
-    """Nothing for a flat folder; else what keeps the folders from being classes."""
+    """Return why the folders are not used as classes; nothing for a folder without subfolders."""
     if all(len(parts) == 1 for parts in paths):
         return []
     tops = {parts[0] for parts in paths}
     if len(tops) == 1 and all(len(parts) > 2 for parts in paths):
         return [
-            f"no labels: all videos are below {tops.pop()}/; for those of its folders: --videos {root}/{paths[0][0]}"
+            f"no labels: all videos are in {tops.pop()}/; to use its folders as classes: --videos {root}/{paths[0][0]}"
         ]
     if 2 * sum(labelled) > len(paths):
         stray = next("/".join(parts) for parts, is_labelled in zip(paths, labelled, strict=True) if not is_labelled)
         return [
             f"no labels: {len(paths) - sum(labelled)} of {len(paths)} videos are not in CLASS/VIDEO, such as {stray}; "
-            "move them away, or into class folders"
+            "remove them, or move them into class folders"
         ]
     depth, count = Counter(map(len, paths)).most_common(1)[0]
     if depth > 2 and count >= MOSTLY * len(paths):
         example = next("/".join(parts) for parts in paths if len(parts) == depth)
-        return [f"no labels: videos are {depth} folders deep, such as {example}, not in CLASS/VIDEO"]
+        return [f"no labels: videos are in {depth - 1} levels of folders, such as {example}, not in CLASS/VIDEO"]
     return []
 
 
@@ -112,6 +113,6 @@ def _name_strays(
 ) -> None:
     strays = ["/".join(parts) for parts in paths if is_stray(parts)]
     if strays:
-        count = "1 video lies" if len(strays) == 1 else f"{len(strays)} videos lie"
-        what = what.replace("have", "has").replace("are in", "is in") if len(strays) == 1 else what
+        count = "1 video is" if len(strays) == 1 else f"{len(strays)} videos are"
+        what = what.replace("have", "has").replace("belong", "belongs") if len(strays) == 1 else what
         notes.append(f"{count} {what}: {', '.join(strays[:3])}{', …' if len(strays) > 3 else ''}")

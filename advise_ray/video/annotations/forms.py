@@ -1,4 +1,4 @@
-"""The form of a plain list: what separates its fields, which of them is the path, which the label."""
+"""Detects the format of a plain list: the separator, and the columns of path, label and split."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ COLUMNS = {
     ),
     "split": ("split", "subset", "set", "partition", "usage", "phase"),
 }
-"""What people call the columns, the most telling names first."""
+"""Usual names of the columns, the clearest names first."""
 DELIMITERS = (",", ";", "\t", "|", " ")
-""" " " is any white space."""
+"""Separators; " " stands for any white space."""
 MOST_LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
 class Form:
-    """Where the fields of a line stand; `path`, `label` and `split` are places among `num_fields`.
+    """The positions of the fields in a line: `path`, `label` and `split` are indices below `num_fields`.
 
-    A path may hold what separates where it is the first field, a label where it is the last of two and the path is
-    not (`spaced_label`).
+    A path may contain the separator if it is the first field. A label may contain it if it is the last of two fields
+    and the path does not (`spaced_label`).
     """
 
     delimiter: str
@@ -49,24 +49,26 @@ class Form:
     spaced_label: bool = False
 
     def read(self, line: str, files: Files) -> tuple[str, str | None, str | None]:
-        """Path, label and split of a line; a line that is the path of a file has no label.
+        """Return path, label and split of a line. A line that is the path of an existing file has no label.
 
         Raises:
-            ValueError: it has other fields than the header.
+            ValueError: The line has fewer or more fields than the header.
         """
         if files.find(line) is not None:
             return line, None, None
         fields = self._fields(line)
         if len(fields) < self.num_fields and self.header_lines:
-            raise ValueError(f"{len(fields)} fields, and the header has {self.num_fields}")
-        if len(fields) > self.num_fields and any(fields[self.num_fields :]):  # a comma at the end is nothing
-            raise ValueError(f"{len(fields)} fields, and the header has {self.num_fields}; quote what has separators")
+            raise ValueError(f"{len(fields)} fields, but the header has {self.num_fields}")
+        if len(fields) > self.num_fields and any(fields[self.num_fields :]):  # a comma at the end is no error
+            raise ValueError(
+                f"{len(fields)} fields, but the header has {self.num_fields}; quote fields that contain separators"
+            )
         each = (fields[place] if place is not None and place < len(fields) else None for place in self._places)
         path, label, split = each
         return path or "", label, split
 
     def path_in(self, line: str, files: Files) -> str | None:
-        """The file that a line names, if it is there."""
+        """Return the file that a line names, or None if it does not exist."""
         try:
             path, _, _ = self.read(line, files)
         except ValueError:
@@ -90,28 +92,28 @@ class Form:
 
 
 def split_fields(line: str, delimiter: str) -> list[str]:
-    """All fields of a line, without their quotes and the space around them."""
+    """Return all fields of a line, without quotes and surrounding space."""
     text = " ".join(line.split()) if delimiter == " " else line
     return [field.strip() for field in next(csv.reader([text], delimiter=delimiter, skipinitialspace=True))]
 
 
 def form_of(lines: Sequence[str], files: Files, where: Path) -> Form:
-    """The form of a list, by its header or by which fields are files that are there.
+    """Detect the format of a list from its header, or from the fields that are existing files.
 
     Raises:
-        UsageError: it cannot be told which field is the path or the label.
+        UsageError: It is not clear which field is the path or the label.
     """
     lines = [line for line in lines if not line.startswith("#") or files.find(line) is not None] or list(lines)
     if not lines:
         return Form(" ")
     if lines[0][0] in "{[":
-        raise UsageError(f"--annotations: {where} is JSON; --format list takes lines of a path and a label")
+        raise UsageError(f"--annotations: {where} is JSON, but --format list needs lines with a path and a label")
     rows = lines[1 :: max(1, len(lines) // MOST_LOOKED_AT)]
     return _by_header(lines[0], rows, files, where) or _by_files([lines[0], *rows], files, where)
 
 
 def _by_header(first: str, rows: Sequence[str], files: Files, where: Path) -> Form | None:
-    """None where the first line is no header."""
+    """Return the format that the header tells, or None if the first line is not a header."""
     for delimiter in DELIMITERS:
         names = [name.lower() for name in split_fields(first.lstrip("# "), delimiter)]
         known = {
@@ -149,22 +151,22 @@ def _with_header(
         path = others[0]
     if path is None:
         raise UsageError(
-            f"--annotations: {where}: the header names no column of paths ({', '.join(names)}); call it `path`"
-            + ("; lists of Kinetics are --format kinetics" if "youtube_id" in names else "")
+            f"--annotations: {where}: no column is clearly the paths ({', '.join(names)}); name that column `path`"
+            + ("; use --format kinetics for Kinetics' lists" if "youtube_id" in names else "")
         )
     rest = [place for place in others if place != path]
     if label is None and len(rest) == 1:
         label = rest[0]
     if label is None and rest:
         raise UsageError(
-            f"--annotations: {where}: the header names no column of labels ({', '.join(names)}); call it `label`"
+            f"--annotations: {where}: no column is clearly the labels ({', '.join(names)}); name that column `label`"
         )
     num_fields = len(names) if names[-1] else len(names) - 1  # a comma at the end
     return Form(delimiter, num_fields, path, label, split, header_lines=1)
 
 
 def _by_files(rows: Sequence[str], files: Files, where: Path) -> Form:
-    """The form in which most lines name a file that is there."""
+    """Return the format with which most lines name an existing file."""
     forms = [
         *(Form(delimiter) for delimiter in DELIMITERS),
         Form(" ", spaced_label=True),
@@ -180,7 +182,7 @@ def _by_files(rows: Sequence[str], files: Files, where: Path) -> Form:
 
 
 def _refuse_more_fields(rows: Sequence[str], files: Files, where: Path, best: int) -> None:
-    """A path and several numbers: which is the label nobody knows."""
+    """Raise UsageError if lines have a path and several numbers, because any of them could be the label."""
     for delimiter in DELIMITERS:
         more = [fields for row in rows if len(fields := split_fields(row, delimiter)) > 2]
         numbers = [
@@ -190,8 +192,8 @@ def _refuse_more_fields(rows: Sequence[str], files: Files, where: Path, best: in
         ]
         if len(numbers) > len(rows) / 2 and len(numbers) >= best:
             raise UsageError(
-                f"--annotations: {where}: {len(numbers[0])} fields in a line ({rows[0]!r}), and no header tells which "
-                "is the label; put one before them, such as "
+                f"--annotations: {where}: lines have {len(numbers[0])} fields ({rows[0]!r}), and it is not clear which "
+                "is the label; add a header, such as "
                 + (delimiter.join(("path", *(["num_frames"] * (len(numbers[0]) - 2)), "label")))
             )
 

@@ -1,4 +1,4 @@
-"""A test split for videos that come without one: groups are held out whole, and every class is in each part."""
+"""Makes test splits for data sets without one. A group is never divided, and every part has videos of every class."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from advise_ray.video.manifest import recording
 
 
 def hold_out(listing: Listing, test_fraction: float, group_by: str | None) -> Listing:
-    """Hold out a share of the training videos, and of those without a split, for testing.
+    """Hold out a fraction of the training videos, and of the videos without a split, for testing.
 
-    The listing gets as many official splits as the share has room for: 0.25 gives four, and each video is a test video
-    in one of them. The first one becomes `split`. Which groups go together follows from their names alone.
+    The listing gets ⌊1 / test_fraction⌋ official splits. With 0.25 there are four, and each video is a test video in
+    one of them. `split` becomes the first official split. The result depends only on the names of the groups.
 
     Args:
-        test_fraction: share of the videos, 0 to 0.5.
-        group_by: regular expression that is searched in a video's path; its first group, or else all that it matches,
-            names what is held out whole: a recording, a person. None: clips of one recording of UCF101 by their
-            names, else each video by itself.
+        test_fraction: Fraction of the videos to hold out, from 0 to 0.5.
+        group_by: Regular expression that is searched in each video's path. Its first group, or else the whole match,
+            is the name of the video's group, such as a recording or a person. None: clips of one recording of UCF101
+            form a group, and every other video is a group by itself.
 
     Raises:
-        UsageError: the lists have test videos already; the expression is none, or does not match; there are too few
-            groups.
+        UsageError: The lists already have test videos, the expression is invalid or does not match, or there are too
+            few groups.
     """
     if any(video.split == "test" for video in (*listing.found, *listing.missing)):
-        raise UsageError("--test-fraction: the lists say already which videos are for testing; leave it out")
+        raise UsageError("--test-fraction: the lists already have test videos; remove --test-fraction")
     num_splits = int(1 / Fraction(str(test_fraction)))
     groups = _groups([video.path for video in listing.found], group_by)
     free = [place for place, video in enumerate(listing.found) if video.split in (None, "train")]
     num_groups = len({groups[place] for place in free})
     if num_groups < max(num_splits, 2):
         raise UsageError(
-            f"--test-fraction: {test_fraction:g} holds something else out in each of {num_splits} splits, and there "
-            f"are {num_groups} groups to hold out; take a larger fraction, or smaller groups"
+            f"--test-fraction: {test_fraction:g} makes {num_splits} splits with different test videos, which needs at "
+            f"least {max(num_splits, 2)} groups, but there {'is' if num_groups == 1 else 'are'} {num_groups}; use a "
+            "larger fraction, or smaller groups"
         )
     shares = [test_fraction] * num_splits + [float(1 - num_splits * Fraction(str(test_fraction)))]
     classes = [listing.found[place].class_name or "" for place in free]

@@ -1,4 +1,4 @@
-"""What the lists of a data set say, checked against the files that are there."""
+"""The listing of a data set: the entries of its lists, checked against the files that exist."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """One entry of a list. `path` is relative to the videos' root, with `/`; label and split may be unknown.
+    """One entry of a list. `path` is relative to the root of the videos and uses `/`. Class and split may be unknown.
 
-    `official_splits` has the splits of all of a benchmark's official ones, the first one first, where it has several.
-    `group` names what is held out together.
-    `start_frame` and `end_frame` (the first one after) are set where only that part of the file belongs to the label.
+    Attributes:
+        official_splits: The entry's split (train, test, …) in each official split of a benchmark that has several, in
+            their order.
+        group: Name of the group. The videos of a group are held out together.
+        start_frame: First frame that belongs to the label, if only a part of the file does.
+        end_frame: The frame after the last one that belongs to the label.
     """
 
     path: str
@@ -35,30 +38,30 @@ class ListedVideo:
 
 @dataclass
 class Listing:
-    """What a data set's lists say, checked against the files that are there."""
+    """The entries of a data set's lists, checked against the files that exist."""
 
     classes: list[str]
     """Class names in the order of their labels."""
     found: list[ListedVideo] = field(default_factory=list)
     missing: list[ListedVideo] = field(default_factory=list)
-    """Listed videos without a file."""
+    """Listed videos whose file does not exist."""
     problems: dict[str, str] = field(default_factory=dict)
-    """`file:line` (of JSON: `file:entry`) → what is wrong with it."""
+    """Maps `file:line` (for JSON: `file:entry N`) to what is wrong there."""
     stored: dict[str, StoredFile] = field(default_factory=dict)
-    """Path → the file."""
+    """Maps each path to its file's size and time."""
     other_files: dict[str, int] = field(default_factory=dict)
-    """Of a folder: how many files of each kind were passed over as no videos."""
+    """Number of files of each kind that were ignored because they are not videos (only for folders)."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Path → why it was not looked into: a folder that may not be read, a sound, a name that is not UTF-8."""
+    """Maps each skipped path to the reason: an unreadable folder, an audio file, or a name that is not UTF-8."""
     notes: list[str] = field(default_factory=list)
-    """What a person should know before the list is used."""
+    """Notes for the user."""
 
 
 def read_text(path: Path, what: str) -> str:
-    """A list as text, without a byte order mark: UTF-8, or UTF-16 with its mark, as Windows' shell writes.
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark, as PowerShell writes it. The mark is removed.
 
     Raises:
-        UsageError: it cannot be read, or is not such text.
+        UsageError: The file cannot be read, or is not such a text.
     """
     try:
         content = path.read_bytes()
@@ -70,21 +73,23 @@ def read_text(path: Path, what: str) -> str:
 
 
 def lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
-    """Line numbers and lines, without line ends, surrounding space and empty lines."""
+    """Return pairs of line number and line. Lines are stripped, and empty lines are left out."""
     text = read_text(path, what)
     return ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
 
 
 def read_json(path: Path, what: str, kind: type) -> Any:
-    """A JSON list or object.
+    """Read a file with a JSON list or object.
 
     Raises:
-        UsageError: it cannot be read, is not JSON, or another kind of value.
+        UsageError: The file cannot be read, is not JSON, or contains another kind of value.
     """
     try:
         value = json.loads(read_text(path, what))
     except json.JSONDecodeError as error:
         raise UsageError(f"--annotations: {path}:{error.lineno} is not JSON: {error.msg}") from None
     if not isinstance(value, kind):
-        raise UsageError(f"--annotations: {path} holds no JSON {'list' if kind is list else 'object'} for {what}")
+        raise UsageError(
+            f"--annotations: {path} does not contain a JSON {'list' if kind is list else 'object'} for {what}"
+        )
     return value

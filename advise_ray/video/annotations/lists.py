@@ -1,4 +1,4 @@
-"""Plain lists of paths and labels, in the forms that people keep them in."""
+"""Reads plain lists of paths and labels, in the usual formats."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
 
 
 def read_list(videos: str | Path, annotations: Path, split: int | None = None) -> Listing:
-    """Plain lists of `path label` lines, one file or a folder of `*train*`, `*val*`, `*test*` files.
+    """Read lists with lines `path label`: one file, or a folder of `*train*`, `*val*`, `*test*` files.
 
-    The separator is white space, a comma, a semicolon, a tab or a bar; fields may be quoted. A header may name the
-    columns, in any order: path, label, split. Without one a line is a path and a label, or a path alone. Paths are
-    relative to the videos, or absolute. Labels are numbers or names; -1 is none.
+    The separator is white space, a comma, a semicolon, a tab or a vertical bar. Fields may be quoted. A header may name
+    the columns path, label and split, in any order. Without a header, a line is a path and a label, or only a path.
+    Paths are absolute, or relative to the folder of the videos. Labels are numbers or names; -1 means no label.
 
     Args:
-        split: which lists to take, by a number in their names, where a folder has those of several splits.
+        split: If a folder has the lists of several splits: the number in the names of the lists to read.
 
     Raises:
-        UsageError: a folder has several lists for one split, or what was looked for, and where.
+        UsageError: A folder has several lists for one split, or a list is missing or invalid.
     """
     files = Files(videos)
     listing = Listing([])
@@ -35,12 +35,12 @@ def read_list(videos: str | Path, annotations: Path, split: int | None = None) -
         numbered = list(lines(list_file, "the list"))
         form = form_of([line for _, line in numbered], files, list_file)
         for number, line in numbered[form.header_lines :]:
-            _take(line, form, split_name, listing, files, f"{list_file}:{number}")
+            _add_line(line, form, split_name, listing, files, f"{list_file}:{number}")
     _number_labels(listing)
     return checked(listing, files)
 
 
-def _take(line: str, form: Form, split_name: str, listing: Listing, files: Files, where: str) -> None:
+def _add_line(line: str, form: Form, split_name: str, listing: Listing, files: Files, where: str) -> None:
     if line.startswith("#") and form.path_in(line, files) is None:
         return
     try:
@@ -50,15 +50,15 @@ def _take(line: str, form: Form, split_name: str, listing: Listing, files: Files
         return
     if own_split:
         if own_split.lower() not in SPLIT_NAMES:
-            listing.problems[where] = f"{line!r}: {own_split!r} is no split; name it train, val or test"
+            listing.problems[where] = f"{line!r}: unknown split {own_split!r}; use train, val or test"
             return
         split_name = SPLIT_NAMES[own_split.lower()]
     files.place(ListedVideo(path, label or None, split_name), listing, where)
 
 
 def _number_labels(listing: Listing) -> None:
-    """Classes in the order of their labels; numbers are by value, and lose the `.0` that a spreadsheet gives them."""
-    # Those of missing videos too: a class keeps its number when the rest has been downloaded.
+    """Sort the classes. Numeric labels are sorted by value, and lose the `.0` that spreadsheets append."""
+    # Classes of missing videos count too, so that a class keeps its number when the rest is downloaded later.
     names = {video.class_name for video in (*listing.found, *listing.missing) if video.class_name is not None}
     numbers = {name for name in names if re.fullmatch(r"-?\d+(\.0+)?", name)}
     if numbers != names:
@@ -66,8 +66,8 @@ def _number_labels(listing: Listing) -> None:
         if numbers:
             word = min(names - numbers)
             listing.notes.append(
-                f"{len(numbers)} labels are numbers and {len(names - numbers)} are names, such as {word!r}: all are "
-                "taken as names, in the order of the alphabet"
+                f"labels are both numbers ({len(numbers)}) and names ({len(names - numbers)}, such as {word!r}); all "
+                "are used as names, in alphabetical order"
             )
         return
     whole = {name: name.partition(".")[0] for name in names}
@@ -79,7 +79,7 @@ def _number_labels(listing: Listing) -> None:
         ]
     listing.classes = sorted({whole[name] for name in names - unlabelled}, key=int)
     if unlabelled:
-        listing.notes.append(f"videos with the label {', '.join(sorted(unlabelled))} have none")
+        listing.notes.append(f"videos with the label {', '.join(sorted(unlabelled))} are used without a label")
 
 
 def _list_files(annotations: Path, split: int | None) -> list[tuple[Path, str]]:
@@ -89,7 +89,7 @@ def _list_files(annotations: Path, split: int | None) -> list[tuple[Path, str]]:
         raise UsageError(f"--annotations: {annotations} does not exist")
     every = [path for path in sorted(annotations.iterdir()) if path.suffix.lower() in SUFFIXES]
     named = [(path, split_name) for path in every if (split_name := _split_in_name(path)) is not None]
-    if len(every) == 1 and not named:  # a column may tell the splits
+    if len(every) == 1 and not named:  # a column may contain the splits
         return [(every[0], "train")]
     if not named:
         known = ", ".join(SUFFIXES)
@@ -98,27 +98,27 @@ def _list_files(annotations: Path, split: int | None) -> list[tuple[Path, str]]:
         numbers = _numbers([path for path, _ in named])
         named = [each for each in named if split in numbers[each[0]]]
         if not named:
-            raise UsageError(f"--split: no list in {annotations} has a {split} in its name that the others lack")
+            raise UsageError(f"--split: no list in {annotations} has {split} in its name")
     _refuse_several(named)
     return named
 
 
 def _refuse_several(named: Sequence[tuple[Path, str]]) -> None:
-    """One list a split: videos that one of them tests on another may train on."""
+    """Raise UsageError if a split has several lists: one may test on videos that another trains on."""
     several = sorted(named, key=lambda each: each[1])
     for (first, split_name), (second, other) in pairwise(several):
         if split_name != other:
             continue
         numbers = _numbers([path for path, _ in named])
         choices = sorted(set().union(*numbers.values()))
-        how = f"choose with --split {' or '.join(map(str, choices))}" if len(choices) > 1 else "move the others away"
+        how = f"choose with --split {' or '.join(map(str, choices))}" if len(choices) > 1 else "remove the others"
         raise UsageError(
-            f"--annotations: several lists for {split_name}: {first.name}, {second.name}; {how}, or name one file"
+            f"--annotations: several lists for {split_name}: {first.name}, {second.name}; {how}, or give one file"
         )
 
 
 def _numbers(paths: Iterable[Path]) -> dict[Path, set[int]]:
-    """The numbers in the lists' names that not all of them have, such as 1 in `ucf101_train_split_1_videos.txt`."""
+    """Map each list to the numbers in its name that differ, such as 1 in `ucf101_train_split_1_videos.txt`."""
     numbers = {path: set(map(int, re.findall(r"\d+", path.stem))) for path in paths}
     shared = set.intersection(*numbers.values())
     return {path: found - shared for path, found in numbers.items()}

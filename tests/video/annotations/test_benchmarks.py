@@ -47,9 +47,9 @@ def test_ucf101_lists_with_the_line_ends_and_the_byte_order_mark_of_windows(vide
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("jump/b.avi 2", "'jump/b.avi 2': label and folder name different classes"),
+        ("jump/b.avi 2", "'jump/b.avi 2': the label and the folder are different classes"),
         ("swim/b.avi 1", "'swim/b.avi 1': class 'swim' is not in classInd.txt"),
-        ("jump/../../b.avi 1", "'jump/../../b.avi' leaves the folder of the videos"),
+        ("jump/../../b.avi 1", "'jump/../../b.avi' is outside the folder of the videos"),
     ],
 )
 def test_a_ucf101_line_that_contradicts_the_rest_is_named_with_its_number(videos, line, problem):
@@ -65,7 +65,7 @@ def test_a_class_keeps_its_number_when_another_line_is_broken(videos):
     )
     listing = read_ucf101(videos, lists, 1)
     assert listing.classes == ["jump", "2", "swim"]
-    assert listing.problems == {f"{lists}/classInd.txt:3": "'2run fast': not a number of its own and a class name"}
+    assert listing.problems == {f"{lists}/classInd.txt:3": "'2run fast': expected a unique number and a class name"}
 
 
 def test_a_ucf101_list_that_is_not_there(videos):
@@ -183,7 +183,7 @@ def test_diving48_keeps_where_a_dive_begins_and_ends(tmp_path: Path) -> None:
     assert message(read_diving48, videos, folder).startswith(f"--annotations: {train}:1 is not JSON: ")
     train.write_text("{}")
     assert message(read_diving48, videos, folder) == (
-        f"--annotations: {train} holds no JSON list for the train list (V2)"
+        f"--annotations: {train} does not contain a JSON list for the train list (V2)"
     )
 
 
@@ -212,12 +212,12 @@ def test_ssv2_templates_name_classes_without_their_brackets(tmp_path: Path, pref
         ListedVideo("1421.webm", None, "test"),
     ]
     train = lists / f"{prefix}train.json"
-    assert listing.problems[f"{train}:entry 2"] == "1: 'Eating something' is not in the labels"
-    assert listing.problems[f"{train}:entry 3"].endswith("has no id")
+    assert listing.problems[f"{train}:entry 2"] == "1: 'Eating something' is not in labels.json"
+    assert listing.problems[f"{train}:entry 3"].endswith("no id")
     answers = f"{lists}/test-answers.csv:2"
-    assert listing.problems[answers] == "'1421, Throwing something': not an id and a class with ; between them"
+    assert listing.problems[answers] == "'1421, Throwing something': expected ID;CLASS"
     unanswered = listing.problems[f"{lists}/{prefix}test.json:entry 2"]
-    assert unanswered == "1421: is not among the answers; kept without a label"
+    assert unanswered == "1421: not in test-answers.csv; kept without a label"
 
 
 def test_kinetics_files_are_found_in_any_folder_by_their_seconds(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_kinetics_files_are_found_in_any_folder_by_their_seconds(tmp_path: Path)
     ]
     assert [video.path for video in listing.missing] == ["gone_000001_000011.mp4"]
     assert "is in several folders: x/twice_000001_000011.mp4, y/twice" in listing.problems[f"{lists}/train.csv:4"]
-    assert listing.problems[f"{lists}/train.csv:5"] == "not a youtube_id with time_start and time_end"
+    assert listing.problems[f"{lists}/train.csv:5"] == "expected youtube_id, time_start and time_end"
     assert message(read_kinetics, videos, videos) == f"--annotations: no train.csv, val.csv or test.csv in {videos}"
 
 

@@ -47,7 +47,7 @@ def test_a_folder_for_each_split_and_in_it_for_each_class(tmp_path):
 
 def test_a_folder_without_videos_is_an_error(tmp_path):
     place(tmp_path, "notes.txt")
-    assert message(read_folder, tmp_path) == f"--videos: {tmp_path}: no video files; there are 1 texts (.txt)"
+    assert message(read_folder, tmp_path) == f"--videos: {tmp_path}: no video files, but texts (.txt): 1"
     assert message(read_folder, tmp_path / "none") == f"--videos: {tmp_path}/none is not a folder"
 
 
@@ -77,7 +77,7 @@ def test_a_stray_file_beside_the_classes_is_named_and_takes_no_labels_away(tmp_p
     listing = read_folder(place(tmp_path, "intro.mp4", *CLASSES))
     assert listing.classes == ["jump", "run"]
     assert [video.path for video in listing.found if video.class_name is None] == ["intro.mp4"]
-    assert listing.notes == ["1 video lies beside the class folders, and has no label: intro.mp4"]
+    assert listing.notes == ["1 video is not in class folders, and has no label: intro.mp4"]
 
 
 def test_strays_beside_splits_and_a_test_set_without_classes(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_strays_beside_splits_and_a_test_set_without_classes(tmp_path: Path) -> 
     assert by_path["test/a.mp4"] == ListedVideo("test/a.mp4", None, "test")
     assert by_path["demo.mp4"] == ListedVideo("demo.mp4")
     assert listing.notes == [
-        "1 video lies outside of the split folders, and is in no split: demo.mp4",
-        "1 video lies beside the class folders, and has no label: train/odd.mp4",
+        "1 video is outside the split folders, and belongs to no split: demo.mp4",
+        "1 video is not in class folders, and has no label: train/odd.mp4",
         "the videos in test have no labels: they are not in class folders",
     ]
 
@@ -100,10 +100,13 @@ def test_strays_beside_splits_and_a_test_set_without_classes(tmp_path: Path) -> 
     [
         (
             [f"videos/{path}" for path in CLASSES],
-            "all videos are below videos/; for those of its folders: --videos {root}",
+            "all videos are in videos/; to use its folders as classes: --videos {root}",
         ),
-        ([f"{name}/p{i}/1.mp4" for name in "ab" for i in (1, 2)], "videos are 3 folders deep, such as a/p1/1.mp4"),
-        (["x.mp4", "y.mp4", *CLASSES[:3]], "2 of 5 videos are not in CLASS/VIDEO, such as x.mp4; move them away"),
+        (
+            [f"{name}/p{i}/1.mp4" for name in "ab" for i in (1, 2)],
+            "videos are in 2 levels of folders, such as a/p1/1.mp4",
+        ),
+        (["x.mp4", "y.mp4", *CLASSES[:3]], "2 of 5 videos are not in CLASS/VIDEO, such as x.mp4; remove them"),
     ],
 )
 def test_what_keeps_folders_from_being_classes_is_said(tmp_path: Path, paths: list[str], note: str) -> None:
@@ -117,9 +120,7 @@ def test_hidden_and_system_folders_are_no_classes(tmp_path: Path) -> None:
     hidden = (".thumbs/0.mp4", "@eaDir/1.mp4", "__MACOSX/run/._0.mp4", "run/._1.mp4")
     listing = read_folder(place(tmp_path, *hidden, *CLASSES, ".DS_Store"))
     assert listing.classes == ["jump", "run"]
-    assert listing.notes == [
-        "skipped 4 videos that are hidden or in the system's folders: .thumbs, @eaDir, __MACOSX, …"
-    ]
+    assert listing.notes == ["skipped 4 videos that are hidden or in a system folder: .thumbs, @eaDir, __MACOSX, …"]
     assert listing.other_files == {}
 
 
@@ -138,9 +139,9 @@ def test_a_folder_that_may_not_be_read_and_a_pipe_are_skipped_and_named(
     monkeypatch.setattr(os, "scandir", refuse)
     listing = read_folder(tmp_path)
     assert listing.classes == ["jump", "run"]
-    assert listing.skipped == {"secret": "Permission denied", "run/live.mp4": "a pipe, socket or device, no file"}
+    assert listing.skipped == {"secret": "Permission denied", "run/live.mp4": "a pipe, socket or device, not a file"}
     assert len(listing.notes) == 1
-    assert listing.notes[0].endswith("; 1 others neither")
+    assert listing.notes[0].endswith(", and 1 other cannot be read either")
     assert message(read_folder, tmp_path / "secret") == f"--videos: {tmp_path}/secret: Permission denied"
 
 
@@ -151,14 +152,14 @@ def test_a_single_file_is_a_folder_of_one(tmp_path: Path) -> None:
     assert root_and_file(str(tmp_path / "run/a.mp4")) == (str(tmp_path / "run"), "a.mp4")
     assert root_and_file("s3://bucket/x/a.mp4?region=y") == ("s3://bucket/x?region=y", "a.mp4")
     assert root_and_file("s3://bucket/videos") == ("s3://bucket/videos", None)
-    assert "n.txt is no video, it is one of texts (.txt); " in message(read_folder, tmp_path / "n.txt")
-    assert "a manifest is data.manifest" in message(read_folder, tmp_path / "m.parquet")
+    assert "n.txt is not a video but one of texts (.txt); " in message(read_folder, tmp_path / "n.txt")
+    assert "use data.manifest for a manifest" in message(read_folder, tmp_path / "m.parquet")
 
 
 def test_what_there_is_in_place_of_videos_is_said(tmp_path: Path) -> None:
-    assert "1 pictures (.jpg); pictures are no videos: `ffmpeg" in message(
+    assert "pictures (.jpg): 1; to convert a folder of pictures to a video: `ffmpeg" in message(
         read_folder, place(tmp_path / "a", "v/1.jpg")
     )
     assert "unpack the archives first" in message(read_folder, place(tmp_path / "b", "00000.tar"))
     (tmp_path / "c").mkdir()
-    assert message(read_folder, tmp_path / "c").endswith("the folder is empty, or has hidden files alone")
+    assert message(read_folder, tmp_path / "c").endswith("the folder is empty, or has only hidden files")

@@ -87,14 +87,14 @@ def test_a_path_that_leaves_the_folder_is_refused_even_if_there_is_a_file(videos
     place(videos.parent, "secret.avi")
     listing = listed(videos, f"jump/a.avi 0\n{path} 0\n")
     assert [video.path for video in listing.found] == ["jump/a.avi"]
-    assert listing.problems == {f"{videos.parent}/lists/train.txt:2": f"{path!r} leaves the folder of the videos"}
+    assert listing.problems == {f"{videos.parent}/lists/train.txt:2": f"{path!r} is outside the folder of the videos"}
 
 
 def test_lists_of_which_nothing_can_be_used_are_an_error(videos):
     lists = videos.parent / "lists"
     assert message(listed, videos, "x/a.avi 0\nx/b.avi 0\n") == (
-        f"--videos: none of the 2 listed videos, such as x/a.avi, is in {videos}; a file of that name is jump/a.avi: "
-        "list the paths as they are there"
+        f"--videos: none of the 2 listed videos is in {videos} (missing: x/a.avi, …); a file with that name is "
+        "jump/a.avi: change the paths in the lists"
     )
     assert (
         message(listed, videos, b"\xff\xfe\x00")
@@ -127,7 +127,7 @@ def test_a_video_listed_twice_is_told_and_kept_once(tmp_path: Path) -> None:
     listing = read_list(tmp_path / "videos", lists)
     assert sorted(video.path for video in listing.found) == ["a.mp4", "b.mp4"]
     (problem,) = listing.problems.values()
-    assert "'a.mp4' was listed before, at " in problem
+    assert "'a.mp4' is a duplicate of " in problem
 
 
 def test_a_class_keeps_its_number_whatever_is_missing(videos: Path) -> None:
@@ -143,7 +143,7 @@ def test_absolute_paths_below_the_videos_are_taken_and_those_outside_are_named(v
     listing = listed(videos, f"{videos}/jump/a.avi 3\n{link}/jump/b.avi 1\n/etc/c.avi 1\n{videos}/jump/gone.avi 0\n")
     assert [(video.path, video.class_name) for video in listing.found] == [("jump/a.avi", "3"), ("jump/b.avi", "1")]
     assert [video.path for video in listing.missing] == ["jump/gone.avi"]
-    assert list(listing.problems.values()) == ["'/etc/c.avi' leaves the folder of the videos"]
+    assert list(listing.problems.values()) == ["'/etc/c.avi' is outside the folder of the videos"]
     through_link = read_list(link, write(videos.parent / "lists", {"train.txt": f"{videos}/jump/a.avi 3\n"}))
     assert [video.path for video in through_link.found] == ["jump/a.avi"]
 
@@ -189,19 +189,19 @@ def test_a_column_may_name_the_split(videos: Path) -> None:
     listing = listed(videos, text, "all.csv")
     assert [(video.path, video.split) for video in listing.found] == [("jump/a.avi", "train"), ("jump/b.avi", "val")]
     (problem,) = listing.problems.values()
-    assert problem.endswith("'later' is no split; name it train, val or test")
+    assert problem.endswith("unknown split 'later'; use train, val or test")
 
 
 def test_which_of_several_numbers_is_the_label_is_asked_for(videos: Path) -> None:
     where = f"--annotations: {videos.parent}/lists/train.txt"
     assert message(listed, videos, "jump/a.avi 163 2\njump/b.avi 80 1\n") == (
-        f"{where}: 3 fields in a line ('jump/a.avi 163 2'), and no header tells which is the label; "
-        "put one before them, such as path num_frames label"
+        f"{where}: lines have 3 fields ('jump/a.avi 163 2'), and it is not clear which is the label; "
+        "add a header, such as path num_frames label"
     )
     head = "label,youtube_id,time_start,time_end\nx,abc,1,11\n"
-    assert message(listed, videos, head).endswith("call it `path`; lists of Kinetics are --format kinetics")
-    assert "the header names no column of labels (path, a, b)" in message(listed, videos, "path,a,b\njump/a.avi,1,2\n")
-    assert message(listed, videos, '{"path": "jump/a.avi"}').endswith("takes lines of a path and a label")
+    assert message(listed, videos, head).endswith("name that column `path`; use --format kinetics for Kinetics' lists")
+    assert "no column is clearly the labels (path, a, b)" in message(listed, videos, "path,a,b\njump/a.avi,1,2\n")
+    assert message(listed, videos, '{"path": "jump/a.avi"}').endswith("needs lines with a path and a label")
 
 
 def test_a_label_may_have_spaces_and_minus_one_is_none(videos: Path) -> None:
@@ -209,12 +209,12 @@ def test_a_label_may_have_spaces_and_minus_one_is_none(videos: Path) -> None:
     listing = listed(videos, "jump/a.avi 9\njump/b.avi 10\nrun fast/c.avi -1\n")
     assert listing.classes == ["9", "10"]
     assert listing.found[2].class_name is None
-    assert listing.notes == ["videos with the label -1 have none"]
+    assert listing.notes == ["videos with the label -1 are used without a label"]
 
 
 def test_labels_that_are_not_all_numbers_are_told(videos: Path) -> None:
     (note,) = listed(videos, "jump/a.avi 9\njump/b.avi 10\nrun fast/c.avi x\n").notes
-    assert note.startswith("2 labels are numbers and 1 are names, such as 'x'")
+    assert note.startswith("labels are both numbers (2) and names (1, such as 'x')")
 
 
 def test_lists_of_several_splits_are_not_merged(videos: Path) -> None:
@@ -226,13 +226,13 @@ def test_lists_of_several_splits_are_not_merged(videos: Path) -> None:
     folder = write(videos.parent / "lists", lists)
     names = "ucf101_test_split_1_videos.txt, ucf101_test_split_2_videos.txt"
     assert message(read_list, videos, folder) == (
-        f"--annotations: several lists for test: {names}; choose with --split 1 or 2, or name one file"
+        f"--annotations: several lists for test: {names}; choose with --split 1 or 2, or give one file"
     )
     second = read_list(videos, folder, 2)
     assert [(video.path, video.split) for video in second.found] == [("jump/b.avi", "test"), ("jump/a.avi", "train")]
-    assert message(read_list, videos, folder, 3).startswith(f"--split: no list in {folder} has a 3 in its name")
+    assert message(read_list, videos, folder, 3).startswith(f"--split: no list in {folder} has 3 in its name")
     write(folder, {"ucf101_train_split_1_rawframes.txt": "jump/a 64 0"})
-    assert "move the others away" in message(read_list, videos, folder, 1)
+    assert "remove the others" in message(read_list, videos, folder, 1)
 
 
 def test_text_of_windows_and_comments(videos: Path) -> None:
@@ -243,16 +243,19 @@ def test_text_of_windows_and_comments(videos: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("UCF-101/jump/a.avi 0\nUCF-101/jump/b.avi 1", "without 'UCF-101/' in front they are there"),
-        ("/old/jump/a.avi 0\n/old/jump/b.avi 1", "without '/old/' in front they are there: take that off the lists"),
-        ("C:\\old\\jump\\a.avi 0", "without 'C:/old/' in front they are there"),
-        ("videos/jump/a.avi 0", "give --videos {parent}"),
-        ("a.avi 0\nb.avi 1", "give --videos {parent}/videos/jump"),
-        ("a.avi 0\nc.avi 1", "they are in folders such as {parent}/videos/jump: list those too"),
-        ("Jump/A.mp4 0", "there it is jump/a.avi: capitals, spaces, dashes or underscores differ"),
-        ("run_fast/c.avi 0", "there it is run fast/c.avi: capitals"),
-        ("walk/c.avi 0", "a file of that name is run fast/c.avi: list the paths as they are there"),
-        ("1.avi 0", "no file there has such a name; it has 3 videos, such as jump/a.avi"),
+        ("UCF-101/jump/a.avi 0\nUCF-101/jump/b.avi 1", "they exist without the leading 'UCF-101/'"),
+        (
+            "/old/jump/a.avi 0\n/old/jump/b.avi 1",
+            "they exist without the leading '/old/': remove it from the paths in the lists",
+        ),
+        ("C:\\old\\jump\\a.avi 0", "they exist without the leading 'C:/old/'"),
+        ("videos/jump/a.avi 0", "use --videos {parent}"),
+        ("a.avi 0\nb.avi 1", "use --videos {parent}/videos/jump"),
+        ("a.avi 0\nc.avi 1", "they are in folders such as {parent}/videos/jump: add the folders"),
+        ("Jump/A.mp4 0", "the folder has jump/a.avi: capitals, spaces, dashes or underscores differ"),
+        ("run_fast/c.avi 0", "the folder has run fast/c.avi: capitals"),
+        ("walk/c.avi 0", "a file with that name is run fast/c.avi: change the paths"),
+        ("1.avi 0", "no file in this folder has such a name; it has 3 other videos, such as jump/a.avi"),
     ],
 )
 def test_what_would_make_listed_paths_fit_is_said(videos: Path, text: str, hint: str) -> None:
@@ -261,5 +264,5 @@ def test_what_would_make_listed_paths_fit_is_said(videos: Path, text: str, hint:
 
 def test_that_most_of_a_list_is_missing_is_a_note(videos: Path) -> None:
     (note,) = listed(videos, "jump/a.avi 0\nx/jump/b.avi 0\nx/run fast/c.avi 1\n").notes
-    assert note.startswith("only 1 of the 3 listed videos, such as x/jump/b.avi, is in ")
-    assert note.endswith("without 'x/' in front they are there: take that off the lists")
+    assert note.startswith("only 1 of the 3 listed videos is in ")
+    assert note.endswith("they exist without the leading 'x/': remove it from the paths in the lists")
