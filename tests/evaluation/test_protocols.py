@@ -212,7 +212,7 @@ def test_a_video_that_does_not_decode_counts_as_wrong_and_is_named(
     assert result["metrics"]["top1"] <= 7 / 8
     strict = ["data.max_failed_fraction=0"]
     with pytest.raises(
-        EvaluationError, match=r"^1 of 24 videos cannot be decoded, more than data\.max_failed_fraction"
+        EvaluationError, match=r"^1 of 24 videos cannot be decoded, which is more than data\.max_failed_fraction"
     ):
         evaluate(pretrained["run_dir"], "knn", manifest=tmp_path / "m.parquet", settings=FEW, overrides=strict)
 
@@ -225,12 +225,12 @@ def test_what_makes_no_sense_is_refused(pretrained: Run, fine_tuned: Run, manife
         return str(caught.value)
 
     run = pretrained["run_dir"]
-    assert "neither a run, nor a checkpoint, nor a recipe" in refusal(str(tmp_path / "no"), "knn")
+    assert "is not a run, a checkpoint, a recipe file" in refusal(str(tmp_path / "no"), "knn")
     assert "neither a checkpoint nor a run" in refusal(tmp_path, "knn")
-    assert "needs a model that has learnt actions" in refusal(run, "multiview")
-    assert "needs a model that has learnt playback rates" in refusal(fine_tuned["run_dir"], "pretext")
-    assert "--k: 20 neighbours of 16 training videos" in refusal(run, "knn")
-    assert "knows 1 official splits, not 2" in refusal(run, "knn", split=2)
+    assert "needs a model that was trained on actions" in refusal(run, "multiview")
+    assert "needs a model that was trained on playback rates" in refusal(fine_tuned["run_dir"], "pretext")
+    assert "--k: got 20, but there are only 16 training videos" in refusal(run, "knn")
+    assert "got 2, but the manifest has 1 official split(s)" in refusal(run, "knn", split=2)
     differs = refusal(run, "knn", overrides=["model.sfu.spatial_size=2"])
     assert differs.startswith("model.sfu.spatial_size: 2, but the TMM of ")
     with pytest.raises(ConfigError, match="temporal_centering: the average over time of centred features is 0"):
