@@ -19,7 +19,7 @@ from advise_ray.video.sampling import Clip, fits_every_rate, keyed_rng, plan_val
 
 POLICIES = ("fit", "wrap", "hold")
 GONE_WITHIN, OPEN_ABOVE = 0.05, 0.10
-"""A finding is reported if a control without a cue is at most GONE_WITHIN below the honest top-1, or if a control with a
+"""A finding is reported if a control without a cue is at most GONE_WITHIN below the honest top-1, or a control with a
 shortcut is at least OPEN_ABOVE above it."""
 NEAR_CHANCE = 0.05
 CONTROLS = {
