@@ -83,7 +83,7 @@ def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) 
 
 
 def _requirements(config: Config) -> list[str]:
-    """Requirements: the needed packages at their installed versions, and the package of the image model's weights, if any."""
+    """Requirements: needed packages at their installed versions, and the package of the image model's weights."""
     weights = config.model.ifm.weights or ""
     carried = [weights.removeprefix("package:")] if weights.startswith("package:") else []
     return [f"{name}=={packages.release(name)}" for name in (*SERVED, *carried)]
