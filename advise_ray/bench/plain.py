@@ -1,4 +1,4 @@
-"""The rival of `bench pipeline`: what one writes with PyTorch alone, a DataLoader over decord, and the same model."""
+"""The baseline of `bench pipeline`: a plain PyTorch program with a DataLoader, decord and the same model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS, WARM_UP_STEPS = 16, 8
 
 
 class Clips(Dataset[dict[str, np.ndarray]]):
-    """The clips of a video, decoded at their size: only the frames that are wanted, in one thread."""
+    """A data set of the clips of each video. Decodes only the needed frames, at the needed size, in one thread."""
 
     def __init__(self, config: Config, every: list[Video]) -> None:
         self.config, self.videos = config, every
@@ -48,13 +48,13 @@ class Clips(Dataset[dict[str, np.ndarray]]):
 
 
 def best_num_workers(config: Config, learner: Learner) -> int:
-    """DataLoader workers that serve best; tried once, since the best of several timings is better than any setting."""
+    """The best number of DataLoader workers. Each is timed once: the best of several timings would be biased."""
     tried = {workers: plain_clips_per_s(config, learner, workers) for workers in (1, len(os.sched_getaffinity(0)))}
     return max(tried, key=lambda workers: tried[workers])
 
 
 def plain_clips_per_s(config: Config, learner: Learner, workers: int) -> float:
-    """Clips per second of training, over all steps after the first, as our epochs are timed."""
+    """Clips per second of training over all steps after the warm-up, timed like the epochs of `train`."""
     every = videos(read_videos(config.data))
     per_step = config.train.global_batch_size // config.data.clip.clips_per_video
     loader = DataLoader(
@@ -73,5 +73,5 @@ def plain_clips_per_s(config: Config, learner: Learner, workers: int) -> float:
 
 
 def _collate(items: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """A batch as `Learner` takes it, with its leading axis of 1."""
+    """Build a batch in the format of `Learner`, with a leading axis of size 1."""
     return {name: np.concatenate([item[name] for item in items])[None] for name in items[0]}

@@ -83,4 +83,4 @@ def _lacking(features: str, every: list[Video]) -> set[str]:
     missing = [video.video_id for video in every if not store.has(video) and video.alone().video_id not in rejects]
     if not missing:
         return set()
-    return {f"data.features: {features} lacks {len(missing)} of {len(every)} video(s), such as {missing[0]}"}
+    return {f"data.features: {features} lacks {len(missing)} of {len(every)} videos, such as {missing[0]}"}

@@ -240,4 +240,4 @@ def test_what_makes_no_sense_is_refused(pretrained: Run, fine_tuned: Run, manife
         row["split"] = {"train": "test", "test": "train"}[row["split"]]
     write_manifest(rows, tmp_path / "swapped.parquet")
     seen = refusal(fine_tuned["run_dir"], "multiview", manifest=tmp_path / "swapped.parquet")
-    assert "16 of the 16 test videos are among those that the checkpoint learnt actions from" in seen
+    assert "the checkpoint was trained on 16 of the 16 test videos" in seen

@@ -91,5 +91,5 @@ def test_a_set_without_labels_or_tests_and_two_of_one_name_are_refused(people: P
     (tmp_path / "again").mkdir()
     other = tmp_path / "again" / "people.parquet"
     other.write_bytes(people.read_bytes())
-    with pytest.raises(UsageError, match="two of one name"):
+    with pytest.raises(UsageError, match="two manifests have the same name"):
         read_suite([people, other], tmp_path / "out")
