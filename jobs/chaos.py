@@ -89,7 +89,7 @@ class Case:
             driver = self._train(cluster, "--config", str(self.recipe))
             if self.kind != "none":
                 self._await_moment(driver)
-                self._strike(driver, cluster)
+                self._inject_fault(driver, cluster)
             codes = [driver.wait(600)]
             if self.kind in RESUMED:
                 (self.storage / "junk").unlink(missing_ok=True)
@@ -120,7 +120,7 @@ class Case:
                 raise RuntimeError(f"the run ended before the fault; see {self.folder / 'driver.log'}")
             time.sleep(0.0005 if self.moment == "checkpoint" else 0.02)
 
-    def _strike(self, driver: subprocess.Popen[bytes], cluster: Cluster) -> None:
+    def _inject_fault(self, driver: subprocess.Popen[bytes], cluster: Cluster) -> None:
         if self.kind in PROCESSES:
             os.kill(_find(PROCESSES[self.kind], cluster), signal.SIGKILL)
         elif self.kind == "driver":

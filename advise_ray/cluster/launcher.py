@@ -37,9 +37,9 @@ def bring_up(cluster: Launcher, on_line: OnLine) -> None:
     if installed in cluster.mounts:
         shipment.install_from(installed)
     for local in cluster.mounts:
-        _require(cluster, local)
+        _check_mount(cluster, local)
     for host in cluster.hosts:
-        _knock(cluster, host)
+        _check_ssh(cluster, host)
     _ray(cluster, "up", "--yes", "--no-config-cache", on_line=on_line)
 
 
@@ -88,7 +88,7 @@ def tunnel(cluster: Launcher) -> Iterator[str]:
         process.wait()
 
 
-def _require(cluster: Launcher, local: Path) -> None:
+def _check_mount(cluster: Launcher, local: Path) -> None:
     """Refuse a missing mount now. The launcher would fail only after machines are running."""
     is_token = local == Path(auth_token.TOKEN).expanduser()
     if is_token and not (local.is_file() and local.read_text().strip()):
@@ -100,7 +100,7 @@ def _require(cluster: Launcher, local: Path) -> None:
         raise UsageError(f"{cluster.path}: file_mounts: {local} does not exist here; correct it or remove it")
 
 
-def _knock(cluster: Launcher, host: str) -> None:
+def _check_ssh(cluster: Launcher, host: str) -> None:
     options = ["-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", f"ConnectTimeout={SSH_WAIT_S}"]
     options += [
         "-o",

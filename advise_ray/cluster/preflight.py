@@ -114,10 +114,10 @@ def _alive() -> list[Said]:
 
 def _ask(node: Said, paths: list[str]) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    return ray.remote(_look).options(num_cpus=0, scheduling_strategy=strategy).remote(paths)
+    return ray.remote(_inspect_node).options(num_cpus=0, scheduling_strategy=strategy).remote(paths)
 
 
-def _look(paths: list[str]) -> Said:
+def _inspect_node(paths: list[str]) -> Said:
     """Runs on a node: reports its package versions and which paths it cannot read."""
     unreachable = {}
     for path in paths:

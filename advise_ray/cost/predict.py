@@ -142,15 +142,15 @@ def _run_s(work: Workload, rates: Rates, *, cached: bool) -> float:
         read_s = clips * work.frames_per_clip * work.frame_bytes / rates.read_bytes_per_s
         return max(compute_s, read_s)
     compute_s += clips * work.frames_per_clip / rates.ifm_frames_per_s / rates.workers
-    return _beside(compute_s, clips / rates.decode_clips_per_s, rates)
+    return _combined_s(compute_s, clips / rates.decode_clips_per_s, rates)
 
 
 def _cache_s(work: Workload, rates: Rates) -> float:
     compute_s = work.cached_frames * work.views / rates.ifm_frames_per_s / rates.workers
-    return _beside(compute_s, work.cached_frames / rates.decode_frames_per_s, rates)
+    return _combined_s(compute_s, work.cached_frames / rates.decode_frames_per_s, rates)
 
 
-def _beside(compute_s: float, decode_core_s: float, rates: Rates) -> float:
+def _combined_s(compute_s: float, decode_core_s: float, rates: Rates) -> float:
     """Time in seconds of computing and decoding together."""
     if rates.use_gpu:
         return max(compute_s, decode_core_s / max(rates.cores - rates.workers, 1))

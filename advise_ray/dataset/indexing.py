@@ -74,7 +74,7 @@ def index(
             journal.write(row)
             probed[row["video_id"]] = row
             on_progress(done, len(wanted))
-        rows, rejects = _sort_out(listing, probed, limits, keep_damaged)
+        rows, rejects = _accept_or_reject(listing, probed, limits, keep_damaged)
         if rows:
             write_manifest(rows, out)
         missing = [
@@ -114,7 +114,7 @@ def index(
         "splits": _splits(listing, {str(row["video_id"]) for row in rows}),
         **describe(read_manifest(out)),
         "kept_damaged": sum(row["damage"] is not None for row in rows),
-        "notes": [*listing.notes, *_winnable(rejects)],
+        "notes": [*listing.notes, *_note_of_damaged(rejects)],
     }
 
 
@@ -150,7 +150,7 @@ def _known(path: Path, *, again: bool = False) -> dict[tuple[Any, ...], Row]:
     return {_key(row): row for row in lasting if not (again and row["readable_s"])}
 
 
-def _sort_out(
+def _accept_or_reject(
     listing: Listing, probed: dict[str, Row], limits: Limits, keep_damaged: bool
 ) -> tuple[list[Row], list[Row]]:
     """Splits the videos into the manifest's rows, sorted by id, and the rejected rows."""
@@ -184,7 +184,7 @@ def _readable(video: ListedVideo, row: Row) -> tuple[ListedVideo, Row, str | Non
     return replace(video, start_frame=start, end_frame=end), {**row, "reason": None}, row["reason"]
 
 
-def _winnable(rejects: list[Row]) -> list[str]:
+def _note_of_damaged(rejects: list[Row]) -> list[str]:
     """A note about the hours of video that `keep_damaged` would add."""
     seconds = [row["readable_s"] for row in rejects if row.get("readable_s")]
     if not seconds:

@@ -51,7 +51,7 @@ def multiview(
     """Average the probabilities over clips × crops of each test video (the paper's Acc_ft)."""
     encoded = _encode(encoder, splits, "logits", settings, settings.num_crops or 3, on_progress, tests_only=True)
     for split in splits:
-        seen = _seen(split.test, encoded)
+        seen = _decoded_rows(split.test, encoded)
         scores = measure.softmax(_clips(encoded, seen)).mean(axis=1)
         yield _classified(encoder, split, encoded, seen, scores)
 
@@ -63,7 +63,7 @@ def linear(
     output: Output = "tokens" if settings.attentive else "embedding"
     encoded = _encode(encoder, splits, output, settings, settings.num_crops or 1, on_progress)
     for split in splits:
-        train, test = _seen(split.train, encoded), _seen(split.test, encoded)
+        train, test = _decoded_rows(split.train, encoded), _decoded_rows(split.test, encoded)
         probed = probe(
             _clips(encoded, train),
             split.labels[train],
@@ -89,10 +89,10 @@ def knn(
 ) -> Iterator[Outcome]:
     """Classify each test video by weighted votes of the k training videos with the nearest embeddings."""
     for split in splits:
-        _enough(settings.k, len(split.train), "--k")
+        _refuse_too_few(settings.k, len(split.train), "--k")
     encoded = _encode(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress)
     for split in splits:
-        train, test = _seen(split.train, encoded), _seen(split.test, encoded)
+        train, test = _decoded_rows(split.train, encoded), _decoded_rows(split.test, encoded)
         scores = measure.knn_scores(
             _video_embeddings(encoded, train),
             split.labels[train],
@@ -111,7 +111,7 @@ def retrieval(
     """Measure whether the k nearest training videos of each test video include one of the same class."""
     encoded = _encode(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress)
     for split in splits:
-        train, test = _seen(split.train, encoded), _seen(split.test, encoded)
+        train, test = _decoded_rows(split.train, encoded), _decoded_rows(split.test, encoded)
         ks = [k for k in RETRIEVED if k <= len(train)]
         nearest, _ = measure.neighbours(
             _video_embeddings(encoded, train), _video_embeddings(encoded, test), max(ks, default=1)
@@ -151,13 +151,13 @@ def _encode(
 ) -> dict[int, Encoded]:
     """Encode every video of the splits once, even if it is in several splits."""
     rows = sorted({int(row) for split in splits for row in (*split.test, *(() if tests_only else split.train))})
-    clips = {row: _spread(encoder.videos[row], encoder, settings.num_clips) for row in rows}
+    clips = {row: _spread_frames(encoder.videos[row], encoder, settings.num_clips) for row in rows}
     if output == "tokens":
         _refuse_too_many(encoder, len(rows) * settings.num_clips * num_crops)
     return encoder.encode(clips, output, num_crops, on_progress)
 
 
-def _spread(video: Video, encoder: Encoder, num_clips: int) -> NDArray[np.int64]:
+def _spread_frames(video: Video, encoder: Encoder, num_clips: int) -> NDArray[np.int64]:
     frames = spread_clips(len(video.frames), played_clip(encoder.config), num_clips, video.fps)
     return frames + video.frames.start
 
@@ -176,14 +176,14 @@ def _refuse_too_many(encoder: Encoder, num_clips: int) -> None:
         )
 
 
-def _enough(k: int, num_videos: int, option: str) -> None:
+def _refuse_too_few(k: int, num_videos: int, option: str) -> None:
     if k > num_videos:
         raise UsageError(
             f"{option}: got {k}, but there are only {num_videos} training videos; use at most {num_videos}"
         )
 
 
-def _seen(rows: NDArray[np.int64], encoded: dict[int, Encoded]) -> NDArray[np.int64]:
+def _decoded_rows(rows: NDArray[np.int64], encoded: dict[int, Encoded]) -> NDArray[np.int64]:
     """The rows of the videos that could be decoded."""
     return np.asarray([row for row in rows if encoded[int(row)].values is not None], dtype=np.int64)
 

@@ -131,7 +131,7 @@ class Encoder:
     def _read(self, cached: FeatureStore, clips: Clips, output: Output) -> Iterator[Encoded]:
         """Encode from the feature cache in this process, because the model's temporal part is small."""
         device = torch.device("cuda" if self.use_gpu else "cpu")
-        self.model.temporal.to(device)  # the image model stays where it is
+        self.model.temporal.to(device)  # the image model is not needed on the device
         model, apply = self.model.eval(), EncodeClips(self.config, output, 1, {})
         for row, wanted in clips.items():
             frames, places = np.unique(wanted, return_inverse=True)

@@ -34,7 +34,7 @@ middle frame. The last two are clips of short videos that start over (wrap) or r
 
 
 @dataclass(frozen=True)
-class _Played:
+class _NamedClip:
     """A clip and its kind: `honest`, a control, or a policy for short videos."""
 
     name: str
@@ -103,7 +103,7 @@ def report(predictions: list[dict[str, Any]], names: list[str]) -> Outcome:
         controls = dict(_controls(by_name))
         metrics |= {f"control/{name}": top1 for name, (top1, _) in controls.items()}
         if metrics["top1"] <= chance + NEAR_CHANCE:
-            findings = [f"top1 {metrics['top1']:.3f} is at chance ({chance:.3f}); the controls have no meaning"]
+            findings = [f"top1 {metrics['top1']:.3f} is at chance ({chance:.3f}); the controls cannot be interpreted"]
         else:
             findings = list(_findings(controls))
     else:
@@ -118,7 +118,7 @@ def report(predictions: list[dict[str, Any]], names: list[str]) -> Outcome:
     return Outcome(metrics, predictions, names, confusion if honest else None, details)
 
 
-def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Iterator[_Played]:
+def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Iterator[_NamedClip]:
     num_frames, start = len(video.frames), video.frames.start
 
     def placed(planned: Clip) -> Clip:
@@ -129,15 +129,15 @@ def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Ite
         shuffle = keyed_rng(seed, "shuffle", video.video_id)
         for honest in map(placed, plan_val_clips(num_frames, clip, clips_per_rate, rng, video.fps)):
             frames = honest.frame_indices
-            yield _Played("honest", honest)
-            yield _Played("shuffled", Clip(shuffle.permutation(frames), honest.rate_index))
-            yield _Played("reversed", Clip(frames[::-1], honest.rate_index))
-            yield _Played("still", Clip(np.full_like(frames, frames[len(frames) // 2]), honest.rate_index))
+            yield _NamedClip("honest", honest)
+            yield _NamedClip("shuffled", Clip(shuffle.permutation(frames), honest.rate_index))
+            yield _NamedClip("reversed", Clip(frames[::-1], honest.rate_index))
+            yield _NamedClip("still", Clip(np.full_like(frames, frames[len(frames) // 2]), honest.rate_index))
     for policy in POLICIES:
         rng = keyed_rng(seed, policy, video.video_id)
         under = clip.model_copy(update={"short_video": policy})
         for planned in plan_val_clips(num_frames, under, clips_per_rate, rng, video.fps):
-            yield _Played(policy, placed(planned))
+            yield _NamedClip(policy, placed(planned))
 
 
 def _controls(by_name: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, tuple[float, float]]]:

@@ -59,15 +59,15 @@ class LabelledSet:
 
     def of_seed(self, seed: int) -> Path:
         """The manifest of a seed with all labels."""
-        return self._made(self._name(seed), lambda: self._rows(seed))
+        return self._write_once(self._name(seed), lambda: self._rows(seed))
 
     def few_labels(self, seed: int, labels: int) -> Path:
         """The manifest of a seed with `labels` random training videos per class."""
-        return self._made(f"seed-{seed}-labels-{labels}", lambda: self._few(seed, labels))
+        return self._write_once(f"seed-{seed}-labels-{labels}", lambda: self._few(seed, labels))
 
     def fold(self, seed: int, number: int) -> Path:
         """The manifest of a seed's training videos only; one fold of them (whole groups) is the test split."""
-        return self._made(f"{self._name(seed)}-fold-{number}", lambda: _folded(self._rows(seed), number))
+        return self._write_once(f"{self._name(seed)}-fold-{number}", lambda: _folded(self._rows(seed), number))
 
     def _few(self, seed: int, labels: int) -> list[Row]:
         rows = self._rows(seed)
@@ -99,7 +99,7 @@ class LabelledSet:
                 row["split"] = row["official_splits"][split]
         return _folded(rows, fold) if self.on_folds else rows
 
-    def _made(self, name: str, make: Callable[[], list[Row]]) -> Path:
+    def _write_once(self, name: str, make: Callable[[], list[Row]]) -> Path:
         path = self.folder / f"{self.name}-{name}.parquet"
         if not path.exists():
             rows = make()

@@ -37,7 +37,7 @@ class Study:
         self.numbers: dict[str, list[int]] = {}
         """Settings as JSON → numbers of the unfinished trials with these settings, which are proposed again."""
         self.taken = {row["number"] for row in read_trials(sweep.directory)}
-        self._take_up(study)
+        self._resume_trials(study)
         self.search = OptunaSearch(
             space=self._suggest,
             metric=tuning.judged_by,
@@ -55,7 +55,7 @@ class Study:
         self.taken.add(number)
         return {"trial": {"number": number, "settings": settings}}
 
-    def _take_up(self, study: optuna.Study) -> None:
+    def _resume_trials(self, study: optuna.Study) -> None:
         for trial in study.get_trials(states=[TrialState.RUNNING]):
             study.tell(trial.number, state=TrialState.FAIL)
         waiting = [trial.system_attrs["fixed_params"] for trial in study.get_trials(states=[TrialState.WAITING])]

@@ -137,14 +137,14 @@ def _finish(tracker: RunTracker, row: dict[str, Any] | None = None) -> None:
     if row is None:
         tracker.finish("KILLED")
         return
-    told = _told(tracker)
+    told = _metric_names(tracker)
     summary = {name: value for name, value in row["values"].items() if is_number(value) and name not in told}
     tags = {"trial.state": row["status"].lower()} | ({"trial.error": row["error"]} if row["error"] else {})
     status = "FAILED" if row["status"] == "FAILED" else "FINISHED"
     tracker.finish(status, [tracker.run_dir / "settings.json"], summary, tags)
 
 
-def _told(tracker: RunTracker) -> set[str]:
+def _metric_names(tracker: RunTracker) -> set[str]:
     """Names of the metrics in metrics.jsonl."""
     return {name for line in read_lines(tracker.run_dir / "metrics.jsonl") for name in line["values"]}
 
@@ -154,6 +154,6 @@ def _cause(trial: Any) -> str:
     try:
         lines = Path(trial.error_file).read_text().strip().splitlines()
     except (OSError, TypeError):
-        return "its process died"
+        return "the trial's process died"
     named = [line for line in lines if re.match(r"([a-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt)\b", line)]
     return (named or lines)[-1].removeprefix("advise_ray.errors.")[:500]

@@ -99,7 +99,7 @@ class _SweepRun:
                 return self._execute()
         except Timeout:
             raise UsageError(f"another `advise-ray tune` is running {self.directory}; wait until it ends") from None
-        except TrackingError:  # only the start raises it
+        except TrackingError:  # only `tracker.start` raises this
             if fresh:
                 shutil.rmtree(self.directory)
             raise

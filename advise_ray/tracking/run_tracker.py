@@ -46,7 +46,7 @@ class RunTracker:
         self._state: dict[str, Any] = {"run_id": None, "sent_bytes": 0, "end": None, "complete": False}
         if self._path.is_file():
             self._state |= json.loads(self._path.read_text())
-        self._away = self._abandoned = False
+        self._unreachable = self._abandoned = False
         self._tags: dict[str, str] = {}  # tags that are not sent yet
         self._saving = threading.Lock()
         self._wake = threading.Event()
@@ -108,10 +108,10 @@ class RunTracker:
                 try:
                     self._advance(metrics_path)
                 except Exception as error:  # an MLflow error must never stop the run
-                    self._heard(error)
+                    self._report_server(error)
                     wait_s = min(2 * wait_s, LONGEST_WAIT_S)
                 else:
-                    self._heard(None)
+                    self._report_server(None)
                     wait_s = POLL_S
 
         self._thread = threading.Thread(target=run, name="mlflow", daemon=True)
@@ -152,7 +152,9 @@ class RunTracker:
         assert self._thread is not None
         self._wake.set()
         ended_s = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() < ended_s + (LAST_TRY_S if self._away else LONGEST_UPLOAD_S):
+        while self._thread.is_alive() and time.monotonic() < ended_s + (
+            LAST_TRY_S if self._unreachable else LONGEST_UPLOAD_S
+        ):
             self._thread.join(0.1)
         self._abandoned = True
         return self.complete
@@ -267,16 +269,16 @@ class RunTracker:
         for start in range(0, len(entities), ENTITIES_PER_CALL):
             self._client.log_batch(self.run_id, **{kind: entities[start : start + ENTITIES_PER_CALL]})
 
-    def _heard(self, error: Exception | None) -> None:
+    def _report_server(self, error: Exception | None) -> None:
         """Log one warning when the server becomes unreachable, and one when it answers again."""
-        if error is not None and not self._away:
+        if error is not None and not self._unreachable:
             log.warning(
                 "MLflow is unreachable (%s); the run continues and is logged when MLflow answers again",
                 reason_of(error),
             )
-        if error is None and self._away:
+        if error is None and self._unreachable:
             log.warning("MLflow answers again; the missing metrics are logged")
-        self._away = error is not None
+        self._unreachable = error is not None
 
     def _save(self, **changes: Any) -> None:
         with self._saving:  # `finish` and the thread can save at the same time
