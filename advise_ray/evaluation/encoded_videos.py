@@ -90,7 +90,7 @@ class Encoder:
         failed = [outcome for outcome in outcomes.values() if outcome.failure is not None]
         if len(failed) > self.config.data.max_failed_fraction * len(clips):
             raise EvaluationError(
-                f"{len(failed)} of {len(clips)} videos cannot be decoded, which is more than data.max_failed_fraction="
+                f"{len(failed)} of {len(clips)} videos cannot be decoded, more than data.max_failed_fraction="
                 f"{self.config.data.max_failed_fraction} allows; the first is {self.videos[failed[0].row].video_id}: "
                 f"{failed[0].failure}"
             )

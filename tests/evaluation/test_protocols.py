@@ -212,7 +212,7 @@ def test_a_video_that_does_not_decode_counts_as_wrong_and_is_named(
     assert result["metrics"]["top1"] <= 7 / 8
     strict = ["data.max_failed_fraction=0"]
     with pytest.raises(
-        EvaluationError, match=r"^1 of 24 videos cannot be decoded, which is more than data\.max_failed_fraction"
+        EvaluationError, match=r"^1 of 24 videos cannot be decoded, more than data\.max_failed_fraction"
     ):
         evaluate(pretrained["run_dir"], "knn", manifest=tmp_path / "m.parquet", settings=FEW, overrides=strict)
 
