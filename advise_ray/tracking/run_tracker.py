@@ -175,8 +175,7 @@ class RunTracker:
                 client.log_artifact(self.run_id, str(file), folder)
         except Exception as error:
             log.warning(
-                "cannot log the evaluation to MLflow (%s); evaluate again when the server is reachable",
-                reason_of(error),
+                "cannot log the evaluation to MLflow (%s); evaluate again when it is reachable", reason_of(error)
             )
             return False
         return True
@@ -272,10 +271,7 @@ class RunTracker:
     def _report_server(self, error: Exception | None) -> None:
         """Log one warning when the server becomes unreachable, and one when it answers again."""
         if error is not None and not self._unreachable:
-            log.warning(
-                "MLflow is unreachable (%s); the run continues and is logged when MLflow answers again",
-                reason_of(error),
-            )
+            log.warning("MLflow is unreachable (%s); the run continues and will be logged later", reason_of(error))
         if error is None and self._unreachable:
             log.warning("MLflow answers again; the missing metrics are logged")
         self._unreachable = error is not None
