@@ -121,9 +121,8 @@ class TrialCallback(tune.Callback):
         metric = self.sweep.config.tune.judged_by
         outcome = f"{metric} {values[metric]:.4g}" if is_number(values.get(metric)) else (error or f"no {metric}")
         how = "" if status == "FINISHED" else f", {status.lower()}"
-        self.on_event(
-            f"{self.ended:>3} of {self.num_trials} trials: {trial_dir.name} {as_text(settings)}: {outcome}{how}"
-        )
+        ended = f"{self.ended:>3} of {self.num_trials} trials ended"
+        self.on_event(f"{ended}: trial {trial_dir.name} {as_text(settings)}: {outcome}{how}")
 
     def _of(self, trial: Any) -> tuple[Path, Settings]:
         given = trial.config["trial"]

@@ -130,7 +130,7 @@ def test_two_encoding_actors_say_what_the_driver_says(pretrained: Run, nearest: 
 def test_retrieval_and_what_is_left_on_disk(judge: Evaluate, manifest: Path) -> None:
     result = judge("retrieval")
     assert {"recall_at_1", "recall_at_5", "recall_at_10"} == result["metrics"].keys()
-    assert result["splits"]["test"]["left_out"] == [f"R@{k}: there are 16 training videos" for k in (20, 50)]
+    assert result["splits"]["test"]["left_out"] == [f"R@{k}: there are only 16 training video(s)" for k in (20, 50)]
     stored = json.loads((Path(result["evaluation_dir"]) / "result.json").read_text())
     assert stored.items() <= result.items()
     labels = {row["video_id"]: row["label"] for row in read_manifest(manifest).to_pylist()}
