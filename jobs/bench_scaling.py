@@ -1,10 +1,11 @@
-"""Where the design stops scaling: measured on this machine, and what follows from it for 8, 64 and 512 GPUs.
+"""Finds scaling limits: measures components on this machine and predicts their load for 8, 64 and 512 GPUs.
 
     python jobs/bench_scaling.py [--json]
 
-Measured: decoding with one and with two actors (a consumer that discards); rows per second that the coordinator of a
-stream deals out when reading them costs nothing; a checkpoint of the paper's module; lines per second that MLflow takes
-into SQLite. The table is a prediction, by `rates/one_h100.yaml`, for the paper's model in steps of 32 clips a worker.
+Measurements: decoding with one and with two actors (the consumer discards the clips); rows per second that a stream's
+coordinator distributes if reading them costs nothing; a checkpoint of the paper's module; lines per second that MLflow
+writes to SQLite. The table is a prediction with `rates/one_h100.yaml` for the paper's model, with steps of 32 clips per
+worker.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from advise_ray.training.optim import build_optimizer
 
 ROUNDS = 3
 CLIPS_PER_STEP = 32
-"""Of each worker, as in the paper's recipe."""
+"""Clips per step of each worker, as in the paper's recipe."""
 NUM_ROWS, NUM_LINES = 3000, 2000
 GPUS = (8, 64, 512)
 STEPS_PER_CHECKPOINT = 300
@@ -44,7 +45,7 @@ Row = dict[str, Any]
 
 
 def decoding(folder: Path) -> Row:
-    """Clips per second with one decode actor and with two, in turn."""
+    """Clips per second with one and with two decode actors. The two cases take turns."""
     config = decode.bench_config(decode.make_manifest(folder / "videos", 16, 10), 1, 480)
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(ROUNDS):
@@ -55,7 +56,7 @@ def decoding(folder: Path) -> Row:
 
 
 def coordinator_rows_per_s(num_workers: int) -> float:
-    """Rows that a stream like the training's deals out to so many readers, where nothing is decoded."""
+    """Rows per second that a stream like that of training distributes to `num_workers` readers, without decoding."""
 
     def numbers() -> Any:
         for number in range(NUM_ROWS):
@@ -85,7 +86,7 @@ def _read(split: Any) -> tuple[int, float]:
 
 
 def checkpoint_cost(config: Config, folder: Path) -> Row:
-    """Seconds and bytes of a checkpoint of the paper's module, its optimizer filled."""
+    """Seconds and bytes of a checkpoint of the paper's module with a filled optimizer state."""
     model = build_advise(config, 4).temporal
     optimizer = build_optimizer(model, config.optim)
     for parameter in model.trained_parameters():
@@ -101,7 +102,7 @@ def checkpoint_cost(config: Config, folder: Path) -> Row:
 
 
 def mlflow_lines_per_s(config: Config, folder: Path) -> float:
-    """Lines of metrics.jsonl, of four values each, that the tracker sends into SQLite."""
+    """Lines of metrics.jsonl, with four values each, that the tracker writes to SQLite per second."""
     names = ("train/loss", "train/top1", "optim/lr", "optim/grad_norm")
     folder.mkdir(parents=True)
     tracker = RunTracker(config, folder)
@@ -116,7 +117,7 @@ def mlflow_lines_per_s(config: Config, folder: Path) -> float:
 
 
 def predict(measured: Row, config: Config) -> list[Row]:
-    """What 8, 64 and 512 GPUs ask of each part, beside what it gave here."""
+    """Predict the load of each component for 8, 64 and 512 GPUs, and compare it with the measurements."""
     rates = read_rates(Path(__file__).parent / "rates" / "one_h100.yaml")
     live = 1 / (8 / rates.ifm_frames_per_s + 1 / rates.tmm_clips_per_s)
     bytes_per_clip = clip_bytes(config)
@@ -141,7 +142,7 @@ def predict(measured: Row, config: Config) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     as_json = parser.parse_args().json
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

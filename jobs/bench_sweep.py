@@ -1,9 +1,10 @@
-"""What sweeps cost: twelve temporal modules over one cache against a live run, and a trial beside its own work.
+"""Measures the cost of sweeps: a sweep of twelve temporal modules over one cache, a live run, and a trial's overhead.
 
     python jobs/bench_sweep.py --manifest clips.parquet --out /tmp/bench_sweep
 
-A trial's overhead is what a further trial adds to a sweep, less the time of the same trial in a warm process by itself.
-Beside it: a further trial of Tune that does nothing, and one that starts a `TorchTrainer` with an empty loop.
+A trial's overhead is the time that one more trial adds to a sweep, minus the time of the same trial alone in a warm
+process. For comparison, the script also measures one more Tune trial that does nothing, and one that starts a
+`TorchTrainer` with an empty loop.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ Row = dict[str, Any]
 
 @click.command()
 @click.option("--manifest", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the runs.")
-@click.option("--config", "recipe", default="quickstart", show_default=True, help="What one live run is.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="For all runs; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory for the runs.")
+@click.option("--config", "recipe", default="quickstart", show_default=True, help="Recipe of the live run.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Setting for all runs; repeatable.")
 def main(manifest: Path, out: Path, recipe: str, overrides: tuple[str, ...]) -> None:
-    """Print one JSON object."""
+    """Measure the cost of sweeps and print one JSON object."""
     numbers = itertools.count()
 
     def config(*more: str) -> Config:
@@ -77,7 +78,7 @@ def main(manifest: Path, out: Path, recipe: str, overrides: tuple[str, ...]) -> 
 
 
 def of_one_alone(config: Config, out: Path) -> float:
-    """A trial in this process, the second time."""
+    """Seconds of a trial in this process. The second of two trials counts, because the first warms up."""
     sweep = Sweep(config, out / "alone", 1, use_gpu=session.available_gpus() >= 1)
     times = []
     for number in range(2):
@@ -90,7 +91,7 @@ def of_one_alone(config: Config, out: Path) -> float:
 
 
 def of_a_further_trial(trainable: Callable[[Row], None], out: Path, few: int = FEW, many: int = MANY) -> float:
-    """What each trial more adds to the time of Tune, one at a time."""
+    """Seconds that each additional Tune trial takes if trials run one at a time."""
 
     def wall_s(count: int) -> float:
         tuner = ray_tune.Tuner(
@@ -113,7 +114,7 @@ def nothing(_config: Row) -> None:
 
 
 def empty_trainer(_config: Row) -> None:
-    """A trial that starts Ray Train with a loop that does nothing."""
+    """A trial that starts Ray Train with an empty training loop."""
     TorchTrainer(_no_loop, scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5})).fit()
     ray_tune.report({"done": True})
 

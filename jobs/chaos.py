@@ -1,9 +1,10 @@
-"""Faults on a real Ray of several nodes, each at three moments of a run, compared with an undisturbed run.
+"""Injects faults into runs on a real Ray cluster of several nodes, and compares each run with an undisturbed run.
 
     python jobs/chaos.py --out chaos [--kind train_worker] [--moment mid_epoch]
 
-Prints a line for each case and writes DIR/chaos.json; exit 1 if one did not come out as the undisturbed run. A case
-takes about a minute. `disk` needs the right to mount a small file system; without it, it says so.
+Each kind of fault is injected at three moments of a run. The script prints one line for each case and writes
+OUT/chaos.json. It exits with 1 if a case differs from the undisturbed run. A case takes about a minute. The kind `disk`
+needs permission to mount a small file system; without it, the case is reported as not run.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ KINDS = ("decode_actor", "train_worker", "node", "driver", "controller", "tracki
 MOMENTS = ("start", "mid_epoch", "checkpoint")
 PROCESSES = {"decode_actor": "MapWorker", "train_worker": "RayTrainWorker", "controller": "TrainController"}
 RESUMED = ("driver", "controller", "disk")
-"""What a run cannot survive by itself: `--resume` goes on with it."""
+"""Faults that end a run. The script resumes the run with `--resume`."""
 AWAY_S = {"tracking_server": 8.0, "storage": 30.0}
 DISK_BYTES = 64 << 20
 NODE = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 256 << 20}
@@ -76,14 +77,19 @@ class Case:
         with contextlib.ExitStack() as stack:
             cluster = stack.enter_context(running_cluster())
             if self.kind == "disk" and not stack.enter_context(_small_disk(self.storage)):
-                return {"kind": self.kind, "moment": self.moment, "passed": None, "why": "may not mount"}
+                return {
+                    "kind": self.kind,
+                    "moment": self.moment,
+                    "passed": None,
+                    "why": "no permission to mount a file system",
+                }
             if self.kind == "tracking_server":
                 self._serve()
                 stack.callback(self._end_server)
             driver = self._train(cluster, "--config", str(self.recipe))
             if self.kind != "none":
                 self._await_moment(driver)
-                self._strike(driver, cluster)
+                self._inject_fault(driver, cluster)
             codes = [driver.wait(600)]
             if self.kind in RESUMED:
                 (self.storage / "junk").unlink(missing_ok=True)
@@ -111,10 +117,10 @@ class Case:
         }
         while not reached[self.moment]():
             if driver.poll() is not None:
-                raise RuntimeError(f"the run ended too early; see {self.folder / 'driver.log'}")
+                raise RuntimeError(f"the run ended before the fault; see {self.folder / 'driver.log'}")
             time.sleep(0.0005 if self.moment == "checkpoint" else 0.02)
 
-    def _strike(self, driver: subprocess.Popen[bytes], cluster: Cluster) -> None:
+    def _inject_fault(self, driver: subprocess.Popen[bytes], cluster: Cluster) -> None:
         if self.kind in PROCESSES:
             os.kill(_find(PROCESSES[self.kind], cluster), signal.SIGKILL)
         elif self.kind == "driver":
@@ -157,7 +163,7 @@ class Case:
                 if requests.get(f"http://127.0.0.1:{self.port}/health", timeout=2).ok:
                     return
             time.sleep(0.5)
-        raise TimeoutError("mlflow server does not answer")
+        raise TimeoutError("the mlflow server did not answer within 120 s")
 
     def _end_server(self) -> None:
         if self.tracking is not None and self.tracking.poll() is None:
@@ -165,7 +171,7 @@ class Case:
             self.tracking.wait()
 
     def logged_losses(self) -> int:
-        """Steps whose loss MLflow has."""
+        """Number of steps whose loss MLflow has."""
         from mlflow import MlflowClient
 
         run_id = json.loads((self.run_dir / "tracking.json").read_text())["run_id"]
@@ -175,7 +181,7 @@ class Case:
 
 @contextlib.contextmanager
 def running_cluster() -> Iterator[Cluster]:
-    """A head that computes nothing, and a node that does."""
+    """Start a cluster with a head without CPUs and one worker node."""
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
     try:
         cluster.add_node(**NODE)
@@ -196,7 +202,7 @@ def _small_disk(folder: Path) -> Iterator[bool]:
 
 
 def _find(name: str, cluster: Cluster) -> int:
-    """The process of this name that a raylet of the cluster has started, as soon as there is one."""
+    """Wait for a process of this name that a raylet of the cluster has started, and return its id."""
     session = cluster.head_node.get_session_dir_path()
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
@@ -208,11 +214,11 @@ def _find(name: str, cluster: Cluster) -> int:
                 if session.encode() in Path(f"/proc/{parent}/cmdline").read_bytes():
                     return int(process.name)
         time.sleep(0.01)
-    raise TimeoutError(f"no process of {name}")
+    raise TimeoutError(f"no process named {name} was started within 120 s")
 
 
 def last_clips(run_dir: Path) -> dict[int, list[tuple[Any, ...]]]:
-    """Step → what was trained on in it; of a step that was done again, what was written last."""
+    """Step → the clips that it was trained on. For a repeated step, the last attempt counts."""
     written: dict[int, tuple[int, list[Row]]] = {}
     for path in sorted((run_dir / "clips").glob("*.parquet")):
         attempt = int(path.name.split("-")[0])
@@ -232,34 +238,34 @@ def _clip(row: Row) -> tuple[Any, ...]:
 
 
 def train_lines(run_dir: Path) -> list[tuple[int, float]]:
-    """Step and loss of each line of a training step."""
+    """Step and loss of each training step in metrics.jsonl."""
     lines = read_lines(run_dir / "metrics.jsonl")
     return [(line["step"], line["values"]["train/loss"]) for line in lines if "train/loss" in line["values"]]
 
 
 def compare(case: Case, row: Row, reference: Case) -> Row:
-    """What differs from the undisturbed run."""
+    """Compare a case with the undisturbed run; adds `passed` and `problems` to the row."""
     problems = []
     if row["status"] != "FINISHED" or row["exit_codes"][-1] != 0:
         problems.append(f"status {row['status']}, exit codes {row['exit_codes']}")
     if case.clips != reference.clips:
         differing = [step for step in reference.clips if case.clips.get(step) != reference.clips[step]]
-        problems.append(f"other clips in steps {differing[:5]}")
+        problems.append(f"the clips differ in steps {differing[:5]}")
     if not case.metrics:
         return row | {"passed": False, "problems": problems}
     steps, losses = zip(*case.metrics, strict=True)
     wanted_steps, wanted = zip(*reference.metrics, strict=True)
     if steps != wanted_steps:
-        problems.append(f"{len(steps)} lines of steps, {len(set(steps))} of them different, for {len(wanted_steps)}")
+        problems.append(f"got {len(steps)} steps ({len(set(steps))} different ones), expected {len(wanted_steps)}")
     elif not np.allclose(losses, wanted, rtol=1e-3):
-        problems.append(f"losses differ by up to {np.abs(np.subtract(losses, wanted)).max():.2g}")
+        problems.append(f"the losses differ by up to {np.abs(np.subtract(losses, wanted)).max():.2g}")
     if case.kind == "tracking_server" and case.logged_losses() != len(wanted_steps):
         problems.append(f"MLflow has {case.logged_losses()} of {len(wanted_steps)} losses")
     return row | {"passed": not problems, "problems": problems}
 
 
 def make_manifest(root: Path) -> Path:
-    """24 videos, 16 of them to train on."""
+    """Make a manifest of 24 synthesized videos, 16 of them for training."""
     if not (root / "manifest.parquet").exists():
         synthesize(root / "data", 24, seed=0, layout="ucf101")
         listing = read_ucf101(root / "data" / "videos", root / "data" / "ucfTrainTestlist", 1)
@@ -268,7 +274,7 @@ def make_manifest(root: Path) -> Path:
 
 
 def chaos(root: Path, kinds: tuple[str, ...], moments: tuple[str, ...], on_row: Callable[[Row], None]) -> list[Row]:
-    """All cases; each row says what struck, when, and what differed."""
+    """Run all cases; each row has the fault, its moment, and the differences from the undisturbed run."""
     import ray
 
     manifest = make_manifest(root)
@@ -287,16 +293,16 @@ def chaos(root: Path, kinds: tuple[str, ...], moments: tuple[str, ...], on_row: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kind", choices=KINDS, action="append")
-    parser.add_argument("--moment", choices=MOMENTS, action="append")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the runs and chaos.json")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="kind of fault; repeatable; default: all")
+    parser.add_argument("--moment", choices=MOMENTS, action="append", help="when it happens; repeatable; default: all")
     options = parser.parse_args()
     root = options.out.absolute()
     root.mkdir(parents=True, exist_ok=True)
     kinds, moments = tuple(options.kind or KINDS), tuple(options.moment or MOMENTS)
     rows = chaos(root, kinds, moments, lambda row: print(json.dumps(row), flush=True))
     (root / "chaos.json").write_text(json.dumps(rows, indent=2) + "\n")
-    print(f"{sum(bool(row['passed']) for row in rows[1:])} of {len(rows) - 1} passed", file=sys.stderr)
+    print(f"{sum(bool(row['passed']) for row in rows[1:])} of {len(rows) - 1} case(s) passed", file=sys.stderr)
     sys.exit(any(row["passed"] is False for row in rows))
 
 

@@ -1,16 +1,17 @@
-"""Does pretraining on playback rates help to recognise actions? An experiment over a suite of data sets.
+"""Measures whether pretraining on playback rates improves action recognition, over a suite of data sets.
 
     python jobs/experiment_delta.py --pool footage.parquet --manifest fights.parquet --manifest tricks.parquet \\
         --out runs/delta --seeds 5 --labels-per-class 4,8,16,all
 
-For each seed the module is pretrained once, on the pool and on the sets' training videos, without their labels; then it
-is fine-tuned on each set, with all labels and with few, beside one from scratch. Each arm has its own best learning
-rate, chosen on training videos. Linear probes, kNN and retrieval say what the image model alone shows. All runs take
-their clips from one feature cache, made first. `--arm NAME=RECIPE` adds an arm with another pretraining. `--on-folds`
-tests on training videos that are held out, to choose settings by. `--rival SET` races AdViSe against a 3D network that
-is trained end to end.
+For each seed the temporal module is pretrained once, on the pool and on the sets' training videos, without labels. Then
+it is fine-tuned on each set, with all labels and with few labels. A module from scratch is trained in the same way.
+Each arm has its own best learning rate, chosen on training videos. Linear probes, kNN and retrieval measure the image
+model alone. All runs read their clips from one feature cache, which is made first. `--arm NAME=RECIPE` adds an arm with
+another pretraining. `--on-folds` tests on held-out training videos, in order to choose settings. `--rival SET` compares
+AdViSe with a 3D network that is trained end to end.
 
-It can be stopped and started again: what is done is kept. The table and the picture are in OUT, and in MLflow.
+The experiment can be stopped and started again; finished results are kept. The table and the figure are in OUT and in
+MLflow.
 """
 
 from __future__ import annotations
@@ -57,26 +58,28 @@ def _labels(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[in
     try:
         counts = [None if each.strip() == "all" else int(each) for each in text.split(",")]
     except ValueError:
-        raise click.BadParameter(f"{text!r}: numbers and `all`, such as 4,8,16,all") from None
+        raise click.BadParameter(f"{text!r}: give numbers and `all`, such as 4,8,16,all") from None
     if any(each is not None and each < 1 for each in counts):
-        raise click.BadParameter(f"{text!r}: at least 1 video of each class")
+        raise click.BadParameter(f"{text!r}: each number must be at least 1")
     return tuple(sorted(set(counts), key=lambda each: each or float("inf")))
 
 
 def _arms(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     arms = dict(each.split("=", 1) for each in given if "=" in each)
     if len(arms) < len(given):
-        raise click.BadParameter("NAME=RECIPE, and each name once")
+        raise click.BadParameter("give NAME=RECIPE, and use each name only once")
     for name in arms:
         if name in RESERVED or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            raise click.BadParameter(f"{name!r}: letters, digits, `_`, `.`, `-`, and none of {', '.join(RESERVED)}")
+            raise click.BadParameter(
+                f"{name!r}: a name can have letters, digits, `_`, `.` and `-`; reserved names: {', '.join(RESERVED)}"
+            )
     return arms
 
 
 def _overrides(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     ours = [each for each in given if each.partition("=")[0].startswith(OURS)]
     if ours:
-        raise click.BadParameter(f"{ours[0]}: the experiment sets {', '.join(OURS)} itself")
+        raise click.BadParameter(f"{ours[0]}: the experiment itself sets {', '.join(OURS)}")
     return given
 
 
@@ -84,7 +87,7 @@ def _lrs(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[float
     try:
         return tuple(float(each) for each in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"{text!r}: numbers, such as {RATES}") from None
+        raise click.BadParameter(f"{text!r}: give numbers, such as {RATES}") from None
 
 
 manifest = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -92,24 +95,47 @@ manifest = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.option(
-    "--manifest", "manifests", type=manifest, multiple=True, required=True, help="A labelled set; repeatable."
+    "--manifest",
+    "manifests",
+    type=manifest,
+    multiple=True,
+    required=True,
+    help="Manifest of a labelled set; repeatable.",
 )
-@click.option("--pool", type=manifest, multiple=True, help="Videos to pretrain on, no labels needed; repeatable.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the experiment.")
+@click.option("--pool", type=manifest, multiple=True, help="Manifest to pretrain on; needs no labels; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory for the experiment.")
 @click.option("--pretrain", default="pretrain_footage", show_default=True, help="Recipe of the arm `pretrained`.")
-@click.option("--arm", "arms", multiple=True, callback=_arms, metavar="NAME=RECIPE", help="A further pretraining.")
+@click.option("--arm", "arms", multiple=True, callback=_arms, metavar="NAME=RECIPE", help="Additional arm; repeatable.")
 @click.option("--finetune", default="finetune_footage", show_default=True, help="Recipe of the fine-tuning.")
-@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--labels-per-class", "labels", default="all", show_default=True, callback=_labels, help="4,8,16,all")
-@click.option("--lr", "lrs", default=RATES, show_default=True, callback=_lrs, help="To choose from, for each arm.")
-@click.option("--finetune-steps", type=click.IntRange(1), default=150, show_default=True)
-@click.option("--pretrain-steps", type=click.IntRange(1), help="In place of the recipe's epochs.")
-@click.option("--on-folds", is_flag=True, help="Test on folds of the training videos instead, to choose settings by.")
-@click.option("--features", type=click.Path(path_type=Path), help="Cache of all videos.  [default: OUT/features]")
-@click.option("--rival", metavar="SET", help="On this set, race AdViSe against an R3D-50: minutes to hours on a CPU.")
-@click.option("--processes", type=click.IntRange(1), help="Trainings side by side; unset: one for each core, up to 8.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Number of seeds.")
 @click.option(
-    "--set", "overrides", multiple=True, callback=_overrides, metavar="KEY=VALUE", help="For all runs; repeatable."
+    "--labels-per-class",
+    "labels",
+    default="all",
+    show_default=True,
+    callback=_labels,
+    help="Numbers of labelled training videos per class, such as 4,8,16,all.",
+)
+@click.option(
+    "--lr", "lrs", default=RATES, show_default=True, callback=_lrs, help="Learning rates to choose from for each arm."
+)
+@click.option(
+    "--finetune-steps", type=click.IntRange(1), default=150, show_default=True, help="Steps of each fine-tuning."
+)
+@click.option("--pretrain-steps", type=click.IntRange(1), help="Pretraining steps, instead of the recipe's epochs.")
+@click.option("--on-folds", is_flag=True, help="Test on folds of the training videos, in order to choose settings.")
+@click.option(
+    "--features", type=click.Path(path_type=Path), help="Feature cache of all videos.  [default: OUT/features]"
+)
+@click.option("--rival", metavar="SET", help="Compare AdViSe with an R3D-50 on this set: minutes to hours on a CPU.")
+@click.option("--processes", type=click.IntRange(1), help="Number of parallel trainings.  [default: cores, at most 8]")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    callback=_overrides,
+    metavar="KEY=VALUE",
+    help="Setting for all runs; repeatable.",
 )
 def main(
     manifests: tuple[Path, ...],
@@ -129,7 +155,7 @@ def main(
     processes: int | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Measure what pretraining adds, set by set and over all, with intervals."""
+    """Measure how much pretraining improves accuracy, for each set and over all sets, with confidence intervals."""
     started_s = time.monotonic()
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -147,7 +173,7 @@ def main(
         sets = tuple(read_suite([path.absolute() for path in manifests], out / "manifests", on_folds=on_folds))
         raced = [each for each in sets if each.name == rival]
         if rival is not None and not raced:
-            raise UsageError(f"--rival: no set {rival!r}; there are {', '.join(each.name for each in sets)}")
+            raise UsageError(f"--rival: no set {rival!r}; the sets are {', '.join(each.name for each in sets)}")
         experiment = Experiment(
             trainings, sets, tuple(path.absolute() for path in pool), pretrained, seeds, labels, lrs
         )
@@ -184,7 +210,7 @@ def _told(stage: str) -> OnProgress:
 
 
 def _record(config: Config, out: Path, summary: results_page.Summary) -> None:
-    """One MLflow run for the whole."""
+    """Log the whole experiment as one MLflow run."""
     run_dir = out / "delta"
     run_dir.mkdir(exist_ok=True)
     (run_dir / "config.yaml").write_text(to_yaml(config))

@@ -1,8 +1,8 @@
-"""One page on a run, or on several side by side: what they came to, how they got there, and in what they differ.
+"""Writes an HTML page that shows one run, or compares several runs: results, curves, and settings that differ.
 
     python jobs/report.py runs/second runs/third --out report.html
 
-The page holds its pictures; it can be mailed.
+The page contains its images, so it can be sent as a single file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ code { background: #f4f4f4; padding: 0 .2rem }
 
 
 class Run:
-    """What a run directory holds."""
+    """The content of a run directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -53,17 +53,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """As people know it."""
+        """Name of the run."""
         return self.directory.name
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
-        """Steps and values."""
+        """Steps and values of a metric."""
         points = [(line["step"], line["values"][metric]) for line in self.lines if metric in line["values"]]
         return [step for step, _ in points], [value for _, value in points]
 
 
 def page(runs: list[Run]) -> str:
-    """The whole page."""
+    """The complete HTML page."""
     title = "Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared"
     parts = [f"<h1>{html.escape(title)}</h1>", _outcomes(runs), _pictures(runs)]
     if any(run.evaluations for run in runs):
@@ -101,7 +101,7 @@ def _settings(runs: list[Run]) -> str:
 def _pictures(runs: list[Run]) -> str:
     shown = [metric for metric in CURVES if any(run.curve(metric)[0] for run in runs)]
     if not shown:
-        return "<p>Nothing has been measured yet.</p>"
+        return "<p>No metrics have been recorded yet.</p>"
     figure, axes = plt.subplots(-(-len(shown) // 2), 2, figsize=(10, 2.9 * -(-len(shown) // 2)), squeeze=False)
     for axis, metric in zip(axes.flat, shown, strict=False):
         for run in runs:
@@ -152,8 +152,8 @@ def _flat(tree: Row, prefix: str = "") -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
+    parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     options = parser.parse_args()
     options.out.write_text(page([Run(path) for path in options.runs]))
     print(options.out)

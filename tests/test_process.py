@@ -44,7 +44,7 @@ def test_a_flat_folder_trains_until_ctrl_c_and_goes_on_where_it_was(
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr
     assert stdout == ""
-    assert "1 videos cannot be read and are left out; why: " in stderr
+    assert "1 video(s) cannot be read and are skipped; see " in stderr
     done = len(losses(run_dir))
     assert done < 40 * 3
     assert f"interrupted; step {done} is saved; go on with: advise-ray train --resume {run_dir}" in stderr

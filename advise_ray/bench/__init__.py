@@ -1,4 +1,4 @@
-"""`advise-ray bench`: measurements. Each takes its rivals and its limits in one run, and medians of several.
+"""`advise-ray bench`: benchmarks. Each one measures the baselines and upper bounds too, and reports medians of rounds.
 
-It must not change what it measures.
+This package must not change the code that it measures.
 """

@@ -1,7 +1,7 @@
-"""`bench decode`: clips per second of our pipeline, of a plain decord loop over the same frames, and of decoding all.
+"""`bench decode`: clips per second of the pipeline, of a plain decord loop, and of decoding whole videos.
 
-All arms read the same files for the same clips, with one thread a decoder and as many processes as there are cores.
-The plain loop is the limit: nothing but decord. Decoding everything and picking is what the paper's released code does.
+All arms read the same clips of the same files, with one thread per decoder and one process per core. The plain loop is
+the upper bound, because it uses only decord. The paper's released code decodes whole videos and then selects frames.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from advise_ray.video.sampling import keyed_rng, plan_clips
 LENGTHS_S = {"short": 10, "long": 60}
 NUM_FILES = {"short": 16, "long": 8}
 NUM_CLIPS = {"short": 640, "long": 384}
-"""Of one measurement on two cores; the files are read over and over. The slowest arm takes a fifth of them."""
+"""Clips of one measurement on two cores; the files are read repeatedly. The slowest arm reads a fifth of the clips."""
 VIDEOS_LISTED = 32
-"""As many as make up a batch of the default size with one clip a video."""
+"""Number of listed videos, which is one batch of the default size with one clip per video."""
 ROUNDS = 3
 WIDTH_PX, HEIGHT_PX, FPS, GOP_FRAMES = 320, 240, 30, 250
 NUM_DECODES, FIRST_DECODES = 5000, 500
@@ -47,7 +47,7 @@ Work = tuple[str, NDArray[np.int64]]
 
 
 def decode(on_case: Callable[[str, dict[str, float]], None] = lambda name, figures: None) -> Row:
-    """Each length with one clip a video and with four, and how much a decoding process grows over 5,000 decodes."""
+    """Measure each video length with one and four clips per video, and a decoder's memory growth over 5,000 decodes."""
     result: Row = {}
     with tempfile.TemporaryDirectory() as folder:
         for length, duration_s in LENGTHS_S.items():
@@ -61,21 +61,21 @@ def decode(on_case: Callable[[str, dict[str, float]], None] = lambda name, figur
 
 
 def make_manifest(folder: Path, num_files: int, duration_s: int, num_listed: int = VIDEOS_LISTED) -> Path:
-    """Synthesized H.264 files with a keyframe every 250 frames, as x264's defaults give, each listed several times."""
+    """Write synthesized H.264 files with a keyframe every 250 frames (x264's default) and list each several times."""
     folder.mkdir(parents=True)
     rows: list[dict[str, object]] = []
     for number in range(num_files):
         path = folder / f"{number:02d}.mp4"
         _write(path, duration_s, keyed_rng("bench", number))
         info = {"path": str(path), "label": 0, "split": "train", **vars(probe(path))}
-        assert info["decoder"] == "decord", info  # what is compared is the way around it
+        assert info["decoder"] == "decord", info  # all arms must use the same decoder
         rows += [{"video_id": f"{time}/{path.name}", **info} for time in range(num_listed // num_files)]
     write_manifest(rows, folder / "manifest.parquet")
     return folder / "manifest.parquet"
 
 
 def _write(path: Path, duration_s: int, rng: np.random.Generator) -> None:
-    """A texture that drifts, in colours that both decoders convert alike."""
+    """Write a video of a drifting texture, in colours that both decoders convert equally."""
     blocks = rng.uniform(-50, 50, size=(HEIGHT_PX // 8 + 60, WIDTH_PX // 8 + 60, 1)) + rng.uniform(60, 196, size=3)
     texture = blocks.repeat(8, 0).repeat(8, 1).astype(np.uint8)
     with av.open(str(path), "w") as container:
@@ -91,7 +91,7 @@ def _write(path: Path, duration_s: int, rng: np.random.Generator) -> None:
 
 
 def measure(manifest: Path, clips_per_video: int, num_clips: int) -> dict[str, float]:
-    """Clips per second of the three arms, in turn, the median of several rounds."""
+    """Clips per second of the three arms. The arms take turns; each result is the median of several rounds."""
     config, few = (bench_config(manifest, clips_per_video, clips) for clips in (num_clips, num_clips // 5))
     arms: dict[str, Callable[[], float]] = {
         "pipeline": lambda: pipeline_clips_per_s(config),
@@ -106,12 +106,12 @@ def measure(manifest: Path, clips_per_video: int, num_clips: int) -> dict[str, f
 
 
 def bench_config(manifest: Path, clips_per_video: int, num_clips: int) -> Config:
-    """T 8, stride 2, rate 1, at the size and in the batches that are the defaults, for about so many clips."""
+    """A configuration for about `num_clips` clips: T 8, stride 2, rate 1, default frame and batch sizes."""
     clips_per_epoch = read_manifest(manifest).num_rows * clips_per_video
     return load(
         None,
         [
-            "task=action",  # at rate 1, as it was filmed
+            "task=action",  # clips at rate 1 only
             f"data.manifest={manifest}",
             "data.val_fraction=0",
             f"data.clip={{num_frames: 8, frame_stride: 2, clips_per_video: {clips_per_video}}}",
@@ -121,21 +121,21 @@ def bench_config(manifest: Path, clips_per_video: int, num_clips: int) -> Config
 
 
 def processes() -> int:
-    """Decoding processes of every arm: one a core."""
+    """Number of decoding processes of every arm: one per core."""
     return len(os.sched_getaffinity(0))
 
 
 def pipeline_clips_per_s(config: Config, num_actors: int | None = None) -> float:
-    """What Ray Data hands over, from one batch in full work to another.
+    """Clips per second that Ray Data delivers, without the start-up and the end of the stream.
 
     Args:
-        num_actors: unset, one a core.
+        num_actors: number of decode actors. None: one per core.
     """
     session.connect()
     num_actors = num_actors or processes()
     table = read_manifest(Path(str(config.data.manifest)))
     schedule = build_schedule(config, table)
-    share = processes() / (processes() + 1)  # the CPUs that are left for the one who reads
+    share = processes() / (processes() + 1)  # leaves CPU time for the reader
     room, times, pace = Room(Shares(1, LEAST_CPUS, num_actors, round(share, 2), use_gpu=False)), [], None
     with reserved(room, config.train.max_wait_s) as (shares, group):
         (iterator,) = ClipStream(config, schedule, ray.put(videos(table)), 0, shares, group).open(1)
@@ -144,27 +144,27 @@ def pipeline_clips_per_s(config: Config, num_actors: int | None = None) -> float
             pace.advance.remote(taken)
             assert block["weights"].all(), block["failures"]
             times.append(time.perf_counter())
-    # Actors take a while to start, and at the end one is done before the others.
+    # Leave out the start of the actors, and the end, when some actors are already finished.
     first = len(times) // 4
     last = max(len(times) - 1 - num_actors, first + 1)
     return (last - first) * schedule.batch_size / (times[last] - times[first])
 
 
 def loop_clips_per_s(config: Config, *, whole: bool) -> float:
-    """What decord alone does with the same clips; `whole`: it decodes each video to its end, and picks."""
+    """Clips per second of plain decord for the same clips. With `whole`, it decodes whole videos and selects frames."""
     with multiprocessing.get_context("spawn").Pool(processes()) as pool:
         size = (config.augment.resize_height_px, config.augment.resize_width_px)
         pool.map(_warm_up, range(processes()), chunksize=1)
         work = list(_work(config))
         started_s = time.perf_counter()
         for _ in pool.imap_unordered(functools.partial(_read, size=size, whole=whole), work):
-            pass  # dealt out one by one: no process is left with the slow files
+            pass  # videos are handed out one by one, so that no process gets all slow files
         seconds = time.perf_counter() - started_s
     return sum(len(wanted) for _, wanted in work) / config.data.clip.num_frames / seconds
 
 
 def _work(config: Config) -> Iterator[Work]:
-    """The clips of the run, a video at a time: its path, and the frames of all of its clips."""
+    """Yield the run's clips video by video: the path, and the frame numbers of all of its clips."""
     table = read_manifest(Path(str(config.data.manifest)))
     schedule, rows = build_schedule(config, table), videos(table)
     for batch in schedule.batches():
@@ -182,10 +182,10 @@ def _read(work: Work, size: tuple[int, int], whole: bool) -> int:
     from advise_ray.video.readers import decord
 
     path, wanted = work
-    if whole:  # spared the resizing, which would be that of 8 frames
+    if whole:  # without resizing, which would only be needed for 8 frames
         reader = decord.VideoReader(path, num_threads=1)
         frames = reader.get_batch(range(len(reader))).asnumpy()[wanted]
-    else:  # in ascending order, each once: clips of one video overlap, and seeking back costs
+    else:  # each frame once, in ascending order, because clips overlap and seeking back is slow
         reader = decord.VideoReader(path, height=size[0], width=size[1], num_threads=1)
         ascending, places = np.unique(wanted, return_inverse=True)
         frames = reader.get_batch(ascending).asnumpy()[places]
@@ -193,7 +193,7 @@ def _read(work: Work, size: tuple[int, int], whole: bool) -> int:
 
 
 def resident_growth_bytes(file: Path, num_decodes: int, first_decodes: int) -> int:
-    """Resident memory that a decoding process gains from its `first_decodes`-th decode to the last."""
+    """Growth of a decoding process's resident memory from decode number `first_decodes` to the last one."""
     wanted: dict[str, Any] = {"height_px": 256, "width_px": 320, "name": file.name}
     rng = keyed_rng("growth")
     before = 0

@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""Describes the machine of a benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def machine() -> Row:
-    """`machine` and `versions` of every bench's JSON."""
+    """The entries `machine` and `versions` of every benchmark's JSON."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,8 +1,8 @@
-"""`bench pipeline`: clips per second of whole training, ours live and cached, a plain PyTorch program, and the limits.
+"""`bench pipeline`: clips per second of training, live and cached, of a plain PyTorch program, and of each part alone.
 
-One manifest, one model (the TMM on 7×7 cells, four ResNet3D blocks, 256 → 512), steps of 4 clips of 8 frames at 224 px.
-The arms take turns, and each figure is the median of its rounds. Ours are real runs of `train`, as their epochs report
-them; the plain program has the number of DataLoader workers that served it best.
+All arms use one manifest and one model (TMM on 7×7 cells, four ResNet3D blocks, 256 → 512), with steps of 4 clips of 8
+frames at 224 px. The arms take turns, and each result is the median of its rounds. `live` and `cached` are real runs of
+`train` and use the rates that the epochs report. The plain program uses its best number of DataLoader workers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from advise_ray.video.manifest import read_manifest, videos
 IFMS = ("open_clip:ViT-B-32", "open_clip:ViT-B-16", "timm:tf_efficientnet_lite0")
 NUM_VIDEOS, DURATION_S = 8, 4
 LIVE_EPOCHS, CACHED_EPOCHS = 4, 24
-"""Of 8 steps; the first third does not count: processes warm up."""
+"""Epochs of 8 steps. The first third does not count, because processes warm up."""
 ROUNDS = 3
 LEAST_S = 3.0
 Arm = Callable[[], float]
@@ -48,10 +48,10 @@ def pipeline(
     ifms: tuple[str, ...] = IFMS,
     settings: tuple[str, ...] = (),
 ) -> Row:
-    """Clips per second of every arm, for each image model with random weights.
+    """Measure clips per second of every arm, for each image model with random weights.
 
     Args:
-        settings: `key=value`, for all arms: a stronger SFU, say.
+        settings: `key=value` settings for all arms, for example of the SFU.
     """
     process_env.use_cores(1)
     result: Row = {}
@@ -69,7 +69,7 @@ def pipeline(
 
 
 def bench_config(ifm: str, manifest: Path, storage: Path, *settings: str) -> Config:
-    """Precision of all that is trained: bf16, the fastest here of all arms."""
+    """The configuration of an arm. It trains in bf16, the fastest precision for all arms."""
     return load(
         None,
         [
@@ -81,7 +81,7 @@ def bench_config(ifm: str, manifest: Path, storage: Path, *settings: str) -> Con
             "train={epochs: 20, global_batch_size: 4, precision: bf16, checkpoint_every_epochs: 1000}",
             f"storage.path={storage}",
             *settings,
-            "pretext.masked_frames=0",  # one loss in all arms
+            "pretext.masked_frames=0",  # the same loss in all arms
         ],
     )
 
@@ -126,7 +126,7 @@ def _flat(config: Config) -> Iterator[str]:
 
 
 def _epochs_clips_per_s(config: Config) -> float:
-    """A real run's own report, without its first epochs."""
+    """Train, and return the median of the clip rates that the run reports, without its first epochs."""
     result = train(config)
     lines = read_lines(Path(result["run_dir"]) / "metrics.jsonl")
     rates = [line["values"].get("rate/clips_per_s") for line in lines]
@@ -135,7 +135,7 @@ def _epochs_clips_per_s(config: Config) -> float:
 
 
 def _per_s(num_clips: int, once: Callable[[], Any]) -> float:
-    """Clips per second of one thing done over and over, the median of its times."""
+    """Clips per second of a repeated operation, from the median of its times."""
     times: list[float] = []
     once()
     until_s = time.perf_counter() + LEAST_S

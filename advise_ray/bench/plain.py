@@ -1,4 +1,4 @@
-"""The rival of `bench pipeline`: what one writes with PyTorch alone, a DataLoader over decord, and the same model."""
+"""The baseline of `bench pipeline`: a plain PyTorch program with a DataLoader, decord and the same model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS, WARM_UP_STEPS = 16, 8
 
 
 class Clips(Dataset[ClipBlock]):
-    """The clips of a video, decoded at their size: only the frames that are wanted, in one thread."""
+    """A data set of the clips of each video. Decodes only the needed frames, at the needed size, in one thread."""
 
     def __init__(self, config: Config, every: list[Video]) -> None:
         self.config, self.videos = config, every
@@ -48,13 +48,13 @@ class Clips(Dataset[ClipBlock]):
 
 
 def best_num_workers(config: Config, learner: Learner) -> int:
-    """DataLoader workers that serve best; tried once, since the best of several timings is better than any setting."""
+    """The best number of DataLoader workers. Each is timed once: the best of several timings would be biased."""
     tried = {workers: plain_clips_per_s(config, learner, workers) for workers in (1, len(os.sched_getaffinity(0)))}
     return max(tried, key=lambda workers: tried[workers])
 
 
 def plain_clips_per_s(config: Config, learner: Learner, workers: int) -> float:
-    """Clips per second of training, over all steps after the first, as our epochs are timed."""
+    """Clips per second of training over all steps after the warm-up, timed like the epochs of `train`."""
     every = videos(read_videos(config.data))
     per_step = config.train.global_batch_size // config.data.clip.clips_per_video
     loader = DataLoader(
@@ -73,7 +73,7 @@ def plain_clips_per_s(config: Config, learner: Learner, workers: int) -> float:
 
 
 def _collate(items: list[ClipBlock]) -> ClipBlock:
-    """A batch as `Learner` takes it."""
+    """Build a batch as `Learner` takes it."""
     names = ("targets", "weights", "frames", "draws")
     targets, weights, frames, draws = (np.concatenate([getattr(item, name) for item in items]) for name in names)
     return ClipBlock(targets, weights, frames, draws)

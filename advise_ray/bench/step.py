@@ -1,4 +1,4 @@
-"""`bench step`: time and memory of a training step, AdViSe against an R3D-50 that is trained end to end."""
+"""`bench step`: compares time and memory of a training step of AdViSe and of an R3D-50 trained end to end."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ NUM_CLASSES = 4
 
 
 def step(on_row: Callable[[Row], None] = lambda row: None) -> Row:
-    """One training step on 224 px clips of 8 frames: AdViSe against an R3D-50 trained end to end.
+    """Measure one training step on 224 px clips of 8 frames, for AdViSe and for an R3D-50 trained end to end.
 
-    `peak_bytes` counts parameters, gradients, optimizer state and activations: the highest resident memory during the
-    steps (on CUDA: allocated memory), above what the process has before the model is built.
+    `peak_bytes` counts parameters, gradients, optimizer state and activations. It is the highest resident memory during
+    the steps (on CUDA: allocated memory), minus the memory of the process before the model is built.
     """
     cases = [("r3d50", STEP_IFMS[0], precision) for precision in ("fp32", "bf16")]
     cases += [("advise", ifm, "bf16") for ifm in STEP_IFMS]
@@ -40,7 +40,7 @@ def step(on_row: Callable[[Row], None] = lambda row: None) -> Row:
 
 
 def step_ratios(rows: list[Row]) -> Row:
-    """The rival's time and memory at 8 clips over ours with ViT-B/32; each figure at the precision that is its best."""
+    """Time and memory of the R3D-50 at 8 clips divided by those of AdViSe with ViT-B/32, each at its best precision."""
     (ours,) = (row for row in rows if (row["ifm"], row["clips"]) == (STEP_IFMS[0], 8))
     theirs = [row for row in rows if row["kind"] == "r3d50" and row["clips"] == 8]
     return {
@@ -50,13 +50,13 @@ def step_ratios(rows: list[Row]) -> Row:
 
 
 def measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
-    """One case, in a process of its own: the memory that one leaves behind would count for the next."""
+    """Measure one case in a separate process, so that its remaining memory does not count for the next case."""
     with multiprocessing.get_context("spawn").Pool(1) as process:
         return process.apply(_measure_step, (kind, ifm, clips, precision))
 
 
 def step_config(kind: str, ifm: str, clips: int, precision: str) -> Config:
-    """The paper's model (4 ResNet3D blocks, 256 → 512) on 7×7 cells, or its rival; random weights cost the same."""
+    """The paper's model (4 ResNet3D blocks, 256 → 512) on 7×7 cells, or the R3D-50. Random weights cost the same."""
     return load(
         None,
         [
@@ -70,7 +70,7 @@ def step_config(kind: str, ifm: str, clips: int, precision: str) -> Config:
 
 
 def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
-    import open_clip  # noqa: F401 (the floor that memory is counted from has all the code in it)
+    import open_clip  # noqa: F401 (imported now, so that its code does not count as memory of the step)
     import torch
 
     from advise_ray.model.advise import build_advise

@@ -1,4 +1,4 @@
-"""Cluster files: the YAML that Ray's launcher takes, or the address of a cluster that somebody else keeps."""
+"""Cluster files: a YAML file for Ray's launcher, or the address of a cluster that somebody else runs."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from advise_ray.storage.remote import is_url
 
 @dataclass(frozen=True)
 class Address:
-    """A cluster that is there; nothing is started or taken down."""
+    """An existing cluster. It is neither started nor taken down."""
 
     address: str
-    """`http://` or `https://` of the job server (the dashboard's), or `auto` on one of the cluster's machines."""
+    """`http://` or `https://` address of the job server (the dashboard), or `auto` on one of the cluster's machines."""
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """A cluster that Ray's launcher brings up and takes down."""
+    """A cluster that Ray's launcher starts and takes down."""
 
     path: Path
     name: str
     hosts: tuple[str, ...]
-    """Those that the file names, the head first; none where a cloud chooses them."""
+    """Addresses of the hosts in the file, the head first. Empty if a cloud chooses the hosts."""
     least_nodes: int
-    """The head and all `min_workers`."""
+    """Minimum number of nodes: the head and all `min_workers`."""
     ssh: tuple[str, ...]
-    """The options and the user's name that SSH reaches its nodes by."""
+    """SSH options for its nodes: the key and the user name."""
     mounts: tuple[Path, ...] = ()
-    """Files and folders of this machine that its nodes get a copy of."""
+    """Files and folders of this machine that are copied to its nodes."""
     head: Node = (0.0, 0.0)
     growth: Growth | None = None
-    """What its autoscaler may bring; None where the file does not say it."""
+    """Nodes that its autoscaler can add; None if the file does not define them."""
 
 
 def read_cluster(path: Path) -> Address | Launcher:
     """Read and check a cluster file.
 
     Raises:
-        UsageError: it cannot be read, or is neither kind.
+        UsageError: the file cannot be read, or is neither kind of cluster file.
         ConfigError: every problem that the launcher's schema finds.
     """
     try:
@@ -60,8 +60,8 @@ def read_cluster(path: Path) -> Address | Launcher:
         return _address(path, tree["address"])
     if not isinstance(tree, dict) or not {"cluster_name", "provider"} <= set(tree):
         raise UsageError(
-            f"--cluster: {path} is not a cluster: it needs cluster_name and provider (a file of `ray up`), or address "
-            "alone (http://HOST:8265, or auto)"
+            f"--cluster: {path} is not a cluster file: it needs cluster_name and provider (a file for `ray up`), or "
+            "only address (http://HOST:8265, or auto)"
         )
     return _launcher(path, tree)
 
@@ -70,7 +70,7 @@ def _address(path: Path, address: Any) -> Address:
     if address == "auto" or str(address).startswith(("http://", "https://")):
         return Address(str(address))
     raise UsageError(
-        f"--cluster: {path}: address {address!r} is no job server; give http://HOST:8265 (the dashboard's), or auto"
+        f"--cluster: {path}: address {address!r} is not a job server; give http://HOST:8265 (the dashboard), or auto"
     )
 
 
@@ -93,7 +93,7 @@ def _launcher(path: Path, tree: dict[str, Any]) -> Launcher:
 
 
 def refuse_impossible(cluster: Launcher, config: Config) -> None:
-    """Raise UsageError for a configuration that asks for more than the cluster may ever have."""
+    """Raise UsageError if the configuration needs more resources than the cluster can ever have."""
     if cluster.growth is None:
         return
     decodes = config.data.features is None or is_url(config.data.features)
@@ -104,7 +104,7 @@ def refuse_impossible(cluster: Launcher, config: Config) -> None:
 
 
 def schema_problems(tree: dict[str, Any]) -> list[str]:
-    """What Ray's launcher would not take, a line for each: key, and what is wrong with it."""
+    """Problems for which Ray's launcher would refuse the file, one line each: the key and the reason."""
     import jsonschema
     import ray.autoscaler
 

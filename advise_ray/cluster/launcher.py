@@ -1,4 +1,4 @@
-"""Ray's launcher at work: bring a cluster up, reach its job server through SSH, take it down."""
+"""Runs Ray's launcher: starts a cluster, opens an SSH tunnel to its job server, takes the cluster down."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ OnLine = Callable[[str], None]
 
 
 def bring_up(cluster: Launcher, on_line: OnLine) -> None:
-    """`ray up`, which changes nothing on a cluster that is as its file says.
+    """Run `ray up`. It changes nothing on a cluster that already matches its file.
 
     Raises:
-        UsageError: what its nodes are to get is not on this machine.
-        ClusterError: SSH does not reach a host that the file names (the launcher would try for five minutes); or the
-            last lines of what the launcher said.
+        UsageError: a file or folder that the nodes need does not exist on this machine.
+        ClusterError: SSH cannot reach a host of the file (this is checked first, because the launcher would retry for
+            five minutes); or the launcher fails, with the last lines of its output.
     """
     installed = Path(shipment.INSTALL).expanduser()
     if installed in cluster.mounts:
         shipment.install_from(installed)
     for local in cluster.mounts:
-        _require(cluster, local)
+        _check_mount(cluster, local)
     for host in cluster.hosts:
-        _knock(cluster, host)
+        _check_ssh(cluster, host)
     _ray(cluster, "up", "--yes", "--no-config-cache", on_line=on_line)
 
 
 def take_down(cluster: Launcher, on_line: OnLine) -> None:
-    """`ray down`.
+    """Run `ray down`.
 
     Raises:
-        ClusterError: as above; machines may be left, and cost money.
+        ClusterError: the launcher fails. Some machines can still be running and cost money.
     """
     _ray(cluster, "down", "--yes", on_line=on_line)
 
 
 def head_address(cluster: Launcher) -> str | None:
-    """The address of the head as the launcher knows it; None where there is none yet."""
+    """The launcher's address of the head; None if there is no head yet."""
     command = [_ray_command(), "get-head-ip", str(cluster.path)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (Ray's own tool)
     lines = found.stdout.split()
@@ -62,10 +62,10 @@ def head_address(cluster: Launcher) -> str | None:
 
 @contextlib.contextmanager
 def tunnel(cluster: Launcher) -> Iterator[str]:
-    """The head's job server at a port of 127.0.0.1, by SSH: the cluster opens no port for it.
+    """Open an SSH tunnel and yield the local address of the head's job server. The cluster opens no port.
 
     Raises:
-        ClusterError: SSH does not reach the head.
+        ClusterError: SSH cannot reach the head.
     """
     with contextlib.closing(socket.socket()) as chosen:
         chosen.bind(("127.0.0.1", 0))
@@ -77,7 +77,7 @@ def tunnel(cluster: Launcher) -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # Ctrl-C is for us: the job may be stopped through it
+        start_new_session=True,  # Ctrl-C must not end the tunnel, because it is needed to stop the job
     )
     try:
         _await_port(cluster, process, port)
@@ -88,18 +88,19 @@ def tunnel(cluster: Launcher) -> Iterator[str]:
         process.wait()
 
 
-def _require(cluster: Launcher, local: Path) -> None:
-    """Refuse a mount that the launcher would fail at with machines already running."""
+def _check_mount(cluster: Launcher, local: Path) -> None:
+    """Refuse a missing mount now. The launcher would fail only after machines are running."""
     is_token = local == Path(auth_token.TOKEN).expanduser()
     if is_token and not (local.is_file() and local.read_text().strip()):
         raise UsageError(
-            f"{cluster.path}: no token in {auth_token.TOKEN} for it to ask for; make one: ray get-auth-token --generate"
+            f"{cluster.path}: no token in {auth_token.TOKEN}, but the cluster needs one; make one: ray get-auth-token "
+            "--generate"
         )
     if not local.exists():
-        raise UsageError(f"{cluster.path}: file_mounts: {local} does not exist here; correct it, or leave it out")
+        raise UsageError(f"{cluster.path}: file_mounts: {local} does not exist here; correct it or remove it")
 
 
-def _knock(cluster: Launcher, host: str) -> None:
+def _check_ssh(cluster: Launcher, host: str) -> None:
     options = ["-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", f"ConnectTimeout={SSH_WAIT_S}"]
     options += [
         "-o",
@@ -108,12 +109,12 @@ def _knock(cluster: Launcher, host: str) -> None:
         "UserKnownHostsFile=/dev/null",
         "-o",
         "LogLevel=ERROR",
-    ]  # as Ray
+    ]  # the same options as Ray's
     command = ["ssh", *options, *cluster.ssh, host, "true"]
     said = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (of the user's own file)
     if said.returncode:
         raise ClusterError(
-            f"{cluster.path}: SSH does not reach {host}: {_tail(said.stderr)}; check its address, auth.ssh_user and "
+            f"{cluster.path}: SSH cannot reach {host}: {_tail(said.stderr)}; check its address, auth.ssh_user and "
             "auth.ssh_private_key"
         )
 
@@ -128,11 +129,13 @@ def _await_port(cluster: Launcher, process: subprocess.Popen[str], port: int) ->
         time.sleep(POLL_S)
     if process.poll() is None:
         raise ClusterError(
-            f"{cluster.path}: no tunnel to the head's job server within {TUNNEL_WAIT_S:g} s; is Ray running there? "
-            f"See: ray exec {cluster.path} 'ray status'"
+            f"{cluster.path}: cannot reach the head's job server within {TUNNEL_WAIT_S:g} s; check whether Ray runs on "
+            f"the head: ray exec {cluster.path} 'ray status'"
         )
     said = process.stdout.read() if process.stdout else ""
-    raise ClusterError(f"{cluster.path}: SSH does not reach the head: {_tail(said)}; check auth.ssh_user and its key")
+    raise ClusterError(
+        f"{cluster.path}: SSH cannot reach the head: {_tail(said)}; check auth.ssh_user and auth.ssh_private_key"
+    )
 
 
 def _ray(cluster: Launcher, command: str, *options: str, on_line: OnLine) -> None:
@@ -153,12 +156,12 @@ def _ray(cluster: Launcher, command: str, *options: str, on_line: OnLine) -> Non
 
 
 def _ray_command() -> str:
-    """The `ray` of this installation, whether or not its folder is on the PATH."""
+    """Path of this installation's `ray` command, even if its folder is not on the PATH."""
     beside = Path(sysconfig.get_path("scripts")) / "ray"
     return str(beside) if beside.is_file() else shutil.which("ray") or f"{sys.prefix}/bin/ray"
 
 
 def _tail(text: str) -> str:
-    """The last three lines that say something, as one."""
+    """The last three non-empty lines, joined to one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " / ".join(lines[-3:])[-600:] or "no word"
+    return " / ".join(lines[-3:])[-600:] or "no output"

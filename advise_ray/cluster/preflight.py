@@ -1,4 +1,4 @@
-"""What is checked on a cluster before a job works there: its nodes, their versions, and what all of them must reach."""
+"""Checks a cluster before a job starts: its nodes, their package versions, and the files that all nodes must read."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ OnLine = Callable[[str], None]
 
 
 def await_nodes(hosts: tuple[str, ...], least_nodes: int, wait_s: float, on_line: OnLine) -> None:
-    """Wait until the nodes of the cluster file have joined; those that do not come are named, and not waited for more.
+    """Wait until the nodes of the cluster file have joined. After `wait_s`, name the missing nodes and continue.
 
     Args:
-        hosts: addresses that the file names, if it does.
-        least_nodes: how many there should be.
+        hosts: host addresses of the cluster file; empty if it has none.
+        least_nodes: minimum number of nodes.
     """
     deadline_s = time.monotonic() + wait_s
     told = False
@@ -45,11 +45,11 @@ def await_nodes(hosts: tuple[str, ...], least_nodes: int, wait_s: float, on_line
         joined = {node["NodeManagerAddress"] for node in _alive()}
         missing = [host for host in hosts if host not in joined]
         if not missing and len(_alive()) >= least_nodes:
-            on_line(f"{len(_alive())} nodes are there")
+            on_line(f"{len(_alive())} node(s) have joined")
             return
         names = ", ".join(missing) or f"{least_nodes - len(_alive())} of {least_nodes}"
         if time.monotonic() > deadline_s:
-            on_line(f"warning: nodes that have not joined within {wait_s:g} s: {names}; going on without them")
+            on_line(f"warning: nodes that have not joined within {wait_s:g} s: {names}; continuing without them")
             return
         if not told:
             on_line(f"waiting for nodes: {names}")
@@ -59,13 +59,13 @@ def await_nodes(hosts: tuple[str, ...], least_nodes: int, wait_s: float, on_line
 
 @dataclass
 class Newcomers:
-    """Asks nodes that join after the preflight what it has asked the others, each once, before a run works there."""
+    """Checks nodes that join after the preflight, each node once, before a run uses them."""
 
     paths: list[str]
     known: set[str]
 
     def __call__(self, node_ids: set[str]) -> None:
-        """Raise ClusterError for all that is wrong with those that are new."""
+        """Raise ClusterError with every problem of the new nodes."""
         new = [node for node in _alive() if node["NodeID"] in node_ids - self.known]
         asked = {node["NodeID"]: _ask(node, self.paths) for node in new}
         if problems := _problems_of_nodes(new, asked, ""):
@@ -77,14 +77,14 @@ def preflight(config: Config | None, on_line: OnLine, read: Sequence[str] = ()) 
     """Check the cluster for a job of this configuration.
 
     Args:
-        read: files and folders that all nodes read, beside what the configuration names.
+        read: files and folders that all nodes read, in addition to those of the configuration.
 
     Returns:
-        What asks the nodes that come later.
+        The check for nodes that join later.
 
     Raises:
-        ClusterError: everything that is wrong, a line each.
-        UsageError: the same, where `storage.path` is not shared.
+        ClusterError: every problem, one line each.
+        UsageError: the same, if `storage.path` is not shared.
     """
     nodes = _alive()
     needed = [*read, *(_needed(config) if config is not None else [])]
@@ -104,7 +104,7 @@ def preflight(config: Config | None, on_line: OnLine, read: Sequence[str] = ()) 
     if problems:
         unshared = any(NOT_SHARED in problem for problem in problems)
         raise (UsageError if unshared else ClusterError)("\n".join(problems))
-    on_line(f"preflight: {len(nodes)} node(s) agree on versions and reach what they need")
+    on_line(f"preflight: {len(nodes)} node(s) agree on versions and can read all needed files")
     return Newcomers([*needed, *([config.storage.path] if config is not None else [])], set(asked))
 
 
@@ -114,11 +114,11 @@ def _alive() -> list[Said]:
 
 def _ask(node: Said, paths: list[str]) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    return ray.remote(_look).options(num_cpus=0, scheduling_strategy=strategy).remote(paths)
+    return ray.remote(_inspect_node).options(num_cpus=0, scheduling_strategy=strategy).remote(paths)
 
 
-def _look(paths: list[str]) -> Said:
-    """What a node says of itself; runs there."""
+def _inspect_node(paths: list[str]) -> Said:
+    """Runs on a node: reports its package versions and which paths it cannot read."""
     unreachable = {}
     for path in paths:
         try:
@@ -133,9 +133,9 @@ def _look(paths: list[str]) -> Said:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, and of the packages that this one needs; `none` for what is not there.
+    """Versions of Python and of this package's requirements; `none` for a missing package.
 
-    torch's builds for CPUs and for CUDA have one version: nodes without a GPU may have the smaller one.
+    The CPU and CUDA builds of torch count as one version, so that nodes without a GPU can use the smaller build.
     """
     found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "machine": platform.machine()}
     for requirement in packages.requirements():
@@ -148,7 +148,7 @@ def versions() -> dict[str, str]:
 def _problems_of_nodes(nodes: list[Said], asked: dict[str, Any], marker: str) -> list[str]:
     here = versions()
     problems = [
-        f"head: {each.name} {here[each.name]}, advise-ray needs {each}; install it there"
+        f"head: {each.name} {here[each.name]}, but advise-ray needs {each}; install it on the head"
         for each in packages.requirements()
         if here[each.name] == "none" or not each.specifier.contains(here[each.name], prereleases=True)
     ]
@@ -158,7 +158,7 @@ def _problems_of_nodes(nodes: list[Said], asked: dict[str, Any], marker: str) ->
             said = ray.get(asked[node["NodeID"]], timeout=NODE_TIMEOUT_S)
         except Exception as error:
             reason = str(error).strip().splitlines()[-1][:300]
-            problems.append(f"node {address}: does not run our code: {reason}")
+            problems.append(f"node {address}: cannot run advise-ray's code: {reason}")
             continue
         problems += [
             f"node {address}: {name} {there}, the head has {here[name]}; install the same on both"
@@ -172,17 +172,17 @@ def _problems_of_nodes(nodes: list[Said], asked: dict[str, Any], marker: str) ->
 
 
 def _needed(config: Config) -> list[str]:
-    """What all nodes read: some of the videos, or the feature cache."""
+    """Paths that all nodes must read: some of the videos, or the feature cache."""
     if config.data.features is not None:
         return [] if remote.is_url(config.data.features) else [config.data.features]
     return some_videos(config.data.manifests)
 
 
 def some_videos(manifests: Sequence[Path]) -> list[str]:
-    """Files or URLs of a few videos from all over some manifests.
+    """Paths or URLs of a few videos, spread over the manifests.
 
     Raises:
-        UsageError: it is no manifest.
+        UsageError: a file is not a manifest.
     """
     every = [video for path in manifests for video in videos(read_manifest(path))]
     step = max(1, len(every) // SAMPLED_VIDEOS)

@@ -1,4 +1,4 @@
-"""A job on a cluster: submitted through Ray's Job Submission API, its lines followed, its exit code ours."""
+"""A job on a cluster: submits it through Ray's Job Submission API, shows its log lines, returns its exit code."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 RESULT = "advise-ray-result: "
-"""Marks the line of a job's log that holds its standard output, as a JSON string."""
+"""Prefix of the log line that holds the job's standard output as a JSON string."""
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
-"""Read by the process that Ray keeps beside a job, which has the job's environment."""
+"""Environment variable for Ray's supervisor process of a job, which shares the job's environment."""
 RECONNECTS_FOR_S = 120.0
 NO_AGENT, AGENT_WAIT_S = "No available agent", 60.0
-"""What a head says (ray 2.60) in the first seconds after its job server answers, and how long it may."""
+"""Error of a head (ray 2.60) in the first seconds after its job server answers, and how long to retry after it."""
 ENDS_IN_S = 30.0
-"""What a command takes to put things in order, beside what `train.grace_s` gives it to save."""
+"""Time in seconds that a command needs to end, in addition to the time for saving (`train.grace_s`)."""
 POLL_S = 0.5
 OnLine = Callable[[str], None]
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """A client of the job server, with Ray's token where this user has one.
+    """Connect to the job server, with Ray's token if this user has one.
 
     Raises:
-        UsageError: the cluster asks for a token, and there is none here or another one.
-        ClusterError: nobody answers there.
+        UsageError: the cluster needs a token, but this machine has no token or a different one.
+        ClusterError: no job server answers at the address.
     """
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -56,7 +56,7 @@ def connect(address: str) -> JobSubmissionClient:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ClusterError(
-            f"{address}: no Ray job server answers there ({reason}); is it the dashboard's address?"
+            f"{address}: no Ray job server answers there ({reason}); give the address of the dashboard"
         ) from None
 
 
@@ -69,11 +69,11 @@ def submit(
         The job's id.
 
     Raises:
-        ClusterError: the job server refuses it.
+        ClusterError: the job server refuses the job.
     """
     with tempfile.TemporaryDirectory() as folder:
         size = pack(Path(folder), config)
-        on_line(f"shipping advise-ray ({size / 1e6:.1f} MB)")
+        on_line(f"sending advise-ray to the cluster ({size / 1e6:.1f} MB)")
         entrypoint = shlex.join(["python", "-m", "advise_ray.cli.on_head", *arguments])
         deadline_s = time.monotonic() + AGENT_WAIT_S
         while True:
@@ -84,17 +84,17 @@ def submit(
                     time.sleep(POLL_S)
                     continue
                 reason = str(error).strip().splitlines()[-1][:300]
-                raise ClusterError(f"the cluster refuses the job: {reason}") from None
+                raise ClusterError(f"the cluster refused the job: {reason}") from None
 
 
 def follow(client: JobSubmissionClient, job_id: str, on_line: OnLine) -> tuple[int, str]:
-    """Show a job's lines until it ends; a connection that breaks is made again, and shows what came meanwhile.
+    """Show a job's log lines until the job ends. A broken connection is reopened, and no line is lost.
 
     Returns:
-        The exit code, and its standard output.
+        The exit code and the standard output of the job.
 
     Raises:
-        ClusterError: the cluster is out of reach, or ended the job without letting it say why.
+        ClusterError: the cluster is unreachable, or it ended the job without an exit code.
     """
     output, last = "", ""
     for line in _lines(client, job_id):
@@ -105,20 +105,20 @@ def follow(client: JobSubmissionClient, job_id: str, on_line: OnLine) -> tuple[i
             last = line or last
     details = client.get_job_info(job_id)
     if details.driver_exit_code is None:
-        raise ClusterError(f"job {job_id} is {details.status}: {details.message or last or 'it said nothing'}")
+        raise ClusterError(f"job {job_id} is {details.status}: {details.message or last or 'it printed nothing'}")
     return details.driver_exit_code, output
 
 
 def patience(config: Config) -> dict[str, str]:
-    """The environment of a job that Ray (2.60: after 3 s) kills no sooner than it had time to save and end."""
+    """Environment variables that give a stopped job enough time to save and end. Ray's default is 3 s (ray 2.60)."""
     return {STOP_WAIT: str(math.ceil(config.train.grace_s + ENDS_IN_S))}
 
 
 def stop(client: JobSubmissionClient, job_id: str, env: dict[str, str]) -> None:
-    """End a job as Ctrl-C would (Ray sends SIGTERM first), and wait until it has saved and put things in order.
+    """Stop a job as Ctrl-C would (Ray sends SIGTERM first), and wait until it has saved and ended.
 
     Args:
-        env: what it was submitted with.
+        env: environment variables of the job's submission.
     """
     client.stop_job(job_id)
     deadline_s = time.monotonic() + float(env[STOP_WAIT]) + ENDS_IN_S
@@ -127,7 +127,7 @@ def stop(client: JobSubmissionClient, job_id: str, env: dict[str, str]) -> None:
 
 
 def _lines(client: JobSubmissionClient, job_id: str) -> Iterator[str]:
-    """Whole lines, each once."""
+    """Yield complete log lines, each once."""
     shown, broken_since_s = 0, 0.0
     while True:
         seen = 0
@@ -143,14 +143,14 @@ def _lines(client: JobSubmissionClient, job_id: str) -> Iterator[str]:
             broken_since_s = broken_since_s or time.monotonic()
             if time.monotonic() - broken_since_s > RECONNECTS_FOR_S:
                 raise ClusterError(
-                    f"the cluster is out of reach for {RECONNECTS_FOR_S:g} s ({error}); job {job_id} may still run: "
-                    f"see `ray job status {job_id}` when it is back"
+                    f"the cluster has been unreachable for {RECONNECTS_FOR_S:g} s ({error}); job {job_id} may still "
+                    f"run: check it with `ray job status {job_id}` when the cluster answers again"
                 ) from None
         time.sleep(POLL_S)
 
 
 def _tail(client: JobSubmissionClient, job_id: str) -> Iterator[str]:
-    """The job's log from its first line on, as it grows."""
+    """Yield the lines of the job's log from the first line on, as they are written."""
     chunks = client.tail_job_logs(job_id)
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         rest = ""
@@ -161,7 +161,7 @@ def _tail(client: JobSubmissionClient, job_id: str) -> Iterator[str]:
         except StopAsyncIteration:
             if rest:
                 yield rest
-        finally:  # Ctrl-C may have left one under way
+        finally:  # after Ctrl-C a task can still be running
             for task in asyncio.all_tasks(loop):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, RuntimeError):
@@ -169,13 +169,13 @@ def _tail(client: JobSubmissionClient, job_id: str) -> Iterator[str]:
 
 
 def secrets(names: tuple[str, ...]) -> dict[str, str]:
-    """The environment variables that a recipe names, for the job alone.
+    """Values of the environment variables that a recipe names in `secrets`, to send with the job only.
 
     Raises:
-        UsageError: one is not set here.
+        UsageError: a variable is not set on this machine.
     """
     if missing := [name for name in names if name not in os.environ]:
         raise UsageError(
-            f"secrets: {', '.join(missing)}: not set in this environment; set it, or leave it out of secrets"
+            f"secrets: {', '.join(missing)}: not set in this environment; set it, or remove it from secrets"
         )
     return {name: os.environ[name] for name in names}

@@ -1,4 +1,4 @@
-"""What goes to a cluster: to its nodes what they install, with a job the installed package and the recipe."""
+"""Builds the files that go to a cluster: the package that its nodes install, and a job's code and recipe."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from advise_ray.backend import packages
 from advise_ray.config import Config, recipes, to_yaml
 
 INSTALL = "~/.cache/advise-ray/install"
-"""The folder that a launcher's file mounts on its nodes, which install from it (`requirements.txt`)."""
+"""Folder that a cluster file mounts on its nodes. The nodes install from its `requirements.txt`."""
 RECIPE = "recipe.yaml"
 SOURCE_SUFFIXES = (".py", ".typed", ".yaml", ".json")
 
 
 def pack(folder: Path, config: Config | None) -> int:
-    """Fill a folder that Ray makes the working directory of the job and of all of its processes.
+    """Fill a folder that becomes the working directory of the job and of all of its processes.
 
-    It has the package and its recipes, never the work tree: no data, no checkpoints, no `.git`. Ray's own way for
-    wheels (`py_modules`) would install torch and all else anew on each node (ray 2.60, `install_wheel_package` runs
-    `pip install --target`).
+    The folder has the package and its recipes, but never other files of the work tree such as data, checkpoints or
+    `.git`. Ray's option for wheels (`py_modules`) is not used, because it would install torch and all other
+    requirements again on each node (ray 2.60, `install_wheel_package` runs `pip install --target`).
 
     Returns:
-        Its size in bytes.
+        The size of the folder in bytes.
     """
     package = Path(__file__).parent.parent
     for path in sorted(package.rglob("*")):
@@ -45,11 +45,11 @@ def pack(folder: Path, config: Config | None) -> int:
 
 
 def install_from(folder: Path) -> None:
-    """Fill a folder that `pip install --requirement requirements.txt` there installs this package from, as it is here.
+    """Fill a folder for `pip install --requirement requirements.txt`, which installs this package as it is here.
 
-    No index is asked for it: whatever had its name there would run on the cluster. What it needs comes from an index,
-    each at the version that is installed here. The same package makes the same bytes: the launcher sets a node up
-    anew, and restarts its Ray, where what it mounts has changed.
+    The package does not come from an index, because another package of the same name could run on the cluster then. Its
+    requirements come from an index, at the versions that are installed here. The same package always gives the same
+    bytes, because the launcher sets a node up again and restarts its Ray if a mounted file has changed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as filling:
@@ -63,7 +63,7 @@ def install_from(folder: Path) -> None:
 
 
 def _wheel(folder: Path) -> Path:
-    """The installed package as a wheel: what `pack` ships, and the `advise-ray` command."""
+    """Build a wheel of the installed package: the files of `pack`, and the `advise-ray` command."""
     about = metadata.distribution(packages.NAME)
     name = f"advise_ray-{about.version}"
     with tempfile.TemporaryDirectory() as unpacked:

@@ -1,4 +1,4 @@
-"""What a run will cost in time and money: predicted from rates, and the rates measured on this machine.
+"""Predicts the time and storage of a run from throughput rates, which it measures on this machine or reads from a file.
 
-It must not start a run.
+This package must not start a run.
 """

@@ -1,4 +1,4 @@
-"""A few seconds of measuring what this machine does with a manifest: the rates that `cost` reckons with."""
+"""Measures this machine's throughput rates on a manifest within a few seconds, for `predict`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from advise_ray.video.manifest import Video
 
 Row = dict[str, Any]
 LEAST_S = 1.5
-"""Each rate is measured for so long, at least twice, after a first time that does not count."""
+"""Minimum time in seconds to measure each rate, in at least two repetitions, after a warm-up that does not count."""
 DECODED_FRAMES = 150
-"""At most, of each video that is decoded as a whole."""
+"""Maximum number of frames of each video when whole videos are decoded."""
 
 
 def estimate(plan: Plan, given: Rates | None = None) -> Row | None:
-    """What a plan costs, live and cached, by given rates or by measured ones; None for an R3D-50, which has no cache.
+    """Predict a plan's cost, live and cached, from given or measured rates. None for an R3D-50, which has no cache.
 
     Raises:
         TrainingError: see `measure_rates`.
@@ -64,10 +64,10 @@ def measure_rates(
     cores: float,
     use_gpu: bool,
 ) -> Rates:
-    """Decode some of the videos and train some steps on them; the model's TMM is changed by it.
+    """Measure rates by decoding some videos and training some steps on them. The training changes the model's TMM.
 
     Raises:
-        TrainingError: none of the videos that were tried can be decoded.
+        TrainingError: none of the tried videos can be decoded.
     """
     device = torch.device("cuda" if use_gpu else "cpu")
     if not use_gpu:
@@ -77,7 +77,7 @@ def measure_rates(
     reader = ClipReader(config, videos, pixels)
     batches = (
         batch
-        for run in itertools.repeat(schedule)  # a short one is over before the rates are measured
+        for run in itertools.repeat(schedule)  # a short schedule can end before the rates are measured
         for batch in run.batches()
     )
     blocks: list[ClipBlock] = []
@@ -125,9 +125,7 @@ def _per_s(once: Callable[[], float]) -> float:
         if (number >= 2 and elapsed_s >= LEAST_S) or elapsed_s >= 4 * LEAST_S:
             break
     if not done:
-        raise TrainingError(
-            "none of the videos that were tried can be decoded; look at them with `advise-ray data check`"
-        )
+        raise TrainingError("none of the tried videos can be decoded; run `advise-ray data check` to see the reasons")
     return done / elapsed_s
 
 

@@ -1,8 +1,8 @@
-"""What a run will cost, live and from a feature cache: arithmetic on rates that were measured here or are given.
+"""Predicts the cost of a run, live and from a feature cache, from rates that were measured or are given.
 
-Where workers have GPUs, decoding goes on beside them, and the slower of the two sets the pace; on CPUs all of it
-shares the cores, and the times add up. A validation clip costs a third of a training clip's step (no backward pass).
-The time that processes take to start is not in it: some 20 s a run.
+If workers have GPUs, decoding runs on the CPUs at the same time, and the slower of the two sets the pace. On CPUs, all
+work shares the cores, and the times add up. A validation clip costs a third of a training clip's step, because it needs
+no backward pass. The prediction does not include the start of the processes, about 20 s per run.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rates:
-    """What the hardware does.
+    """Throughput rates of the hardware.
 
     Attributes:
-        decode_clips_per_s: of a training run, by one core.
-        decode_frames_per_s: of whole videos, by one core.
-        ifm_frames_per_s: image model, SFU and augmentation, by one worker.
-        tmm_clips_per_s: training steps on features, by one worker.
-        read_bytes_per_s: from the cache, by all workers; infinite where it stays in memory.
-        workers, cores: that there are. Without GPUs a worker's rates are those of all cores.
+        decode_clips_per_s: training clips that one core decodes per second.
+        decode_frames_per_s: frames of whole videos that one core decodes per second.
+        ifm_frames_per_s: frames that one worker encodes per second (image model, SFU and augmentation).
+        tmm_clips_per_s: clips that one worker trains on per second, from features.
+        read_bytes_per_s: bytes that all workers read from the cache per second; infinite if the cache is in memory.
+        workers, cores: number of workers and cores. Without GPUs, a worker's rates are measured with all cores.
     """
 
     decode_clips_per_s: float
@@ -47,20 +47,20 @@ class Rates:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run does, in clips and frames."""
+    """The amount of work of a run, in clips and frames."""
 
     train_clips: int
-    """Of an epoch."""
+    """Training clips per epoch."""
     val_clips: int
-    """Of a validation."""
+    """Clips per validation."""
     epochs: int
     validations: int
     frames_per_clip: int
     cached_frames: int
-    """Of all videos of the manifest that would be cached."""
+    """Frames to cache, of all videos of the manifest."""
     views: int
     frame_bytes: int
-    """Of a cached frame under one view."""
+    """Bytes of one cached frame in one view."""
 
     @property
     def cache_bytes(self) -> int:
@@ -68,7 +68,7 @@ class Workload:
 
 
 def workload(config: Config, schedule: Schedule, identity: Identity, cached_frames: int) -> Workload:
-    """The workload of a run whose cache would have such an identity."""
+    """The workload of a run whose cache has this identity."""
     return Workload(
         train_clips=len(schedule.train_videos) * schedule.clips_per_video,
         val_clips=len(schedule.val_videos) * schedule.val_clips_per_video,
@@ -82,10 +82,10 @@ def workload(config: Config, schedule: Schedule, identity: Identity, cached_fram
 
 
 def read_rates(path: Path) -> Rates:
-    """Rates of hardware elsewhere, a YAML mapping with the names of `Rates`.
+    """Read the rates of another machine from a YAML mapping with the field names of `Rates`.
 
     Raises:
-        UsageError: every problem with it.
+        UsageError: every problem of the file.
     """
     try:
         given = yaml.safe_load(path.read_text())
@@ -96,7 +96,7 @@ def read_rates(path: Path) -> Rates:
     given = given if isinstance(given, dict) else {}
     problems = [f"--rates: {name} is missing" for name in sorted(needed - given.keys())]
     problems += [
-        f"--rates: {name} is not a rate; there are {', '.join(sorted(names))}" for name in given.keys() - names
+        f"--rates: {name} is unknown; the names are {', '.join(sorted(names))}" for name in given.keys() - names
     ]
     problems += [
         f"--rates: {name} must be {'true or false' if name == 'use_gpu' else 'a number above 0'}, got {value!r}"
@@ -115,7 +115,7 @@ def _fits(name: str, value: Any) -> bool:
 
 
 def predict(work: Workload, rates: Rates) -> Row:
-    """Hours and bytes of live and cached training, and from which epoch on the cache has paid for itself."""
+    """Hours and bytes of live and cached training, and the number of epochs after which the cache saves time."""
     live_s = _run_s(work, rates, cached=False)
     cached_s = _run_s(work, rates, cached=True)
     cache_s = _cache_s(work, rates)
@@ -142,17 +142,17 @@ def _run_s(work: Workload, rates: Rates, *, cached: bool) -> float:
         read_s = clips * work.frames_per_clip * work.frame_bytes / rates.read_bytes_per_s
         return max(compute_s, read_s)
     compute_s += clips * work.frames_per_clip / rates.ifm_frames_per_s / rates.workers
-    return _beside(compute_s, clips / rates.decode_clips_per_s, rates)
+    return _combined_s(compute_s, clips / rates.decode_clips_per_s, rates)
 
 
 def _cache_s(work: Workload, rates: Rates) -> float:
     compute_s = work.cached_frames * work.views / rates.ifm_frames_per_s / rates.workers
-    return _beside(compute_s, work.cached_frames / rates.decode_frames_per_s, rates)
+    return _combined_s(compute_s, work.cached_frames / rates.decode_frames_per_s, rates)
 
 
-def _beside(compute_s: float, decode_core_s: float, rates: Rates) -> float:
-    """The time of computing and decoding together."""
+def _combined_s(compute_s: float, decode_core_s: float, rates: Rates) -> float:
+    """Time in seconds of computing and decoding together."""
     if rates.use_gpu:
         return max(compute_s, decode_core_s / max(rates.cores - rates.workers, 1))
-    # A worker was measured with all cores to itself, and now has its share of them.
+    # The rates were measured with one worker on all cores; now each worker has its share of the cores.
     return compute_s * rates.workers + decode_core_s / rates.cores

@@ -1,6 +1,6 @@
-"""Ray Data jobs over a data set: `index` writes a manifest, `check` decodes its videos, `write_report` describes them.
+"""Ray Data jobs on a data set: `index` writes a manifest, `check` decodes its videos, `write_report` describes them.
 
-It must not know models.
+This package must not import models.
 """
 
 from advise_ray.dataset.checking import check

@@ -1,4 +1,4 @@
-"""`check`: decode every video of a manifest to its end again, and say which no longer are what the manifest says."""
+"""`check`: decode every video of a manifest again and report the videos that no longer match the manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from advise_ray.video.decode import LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
 
 FACTS = ("num_frames", "width", "height", "decoder", "stream_index", "rotation_deg")
-"""What training relies on."""
+"""Columns that training relies on."""
 
 
 def check(
@@ -24,21 +24,21 @@ def check(
     limits: Limits = LIMITS,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Decode every video on Ray Data and write those that fail, or that have changed, with their reasons.
+    """Decode every video on Ray Data and write the videos that fail or have changed, each with its reason.
 
     Args:
-        rejects: where they go (Parquet); written even if there are none.
-        drop: a manifest without them, to be written here.
+        rejects: Parquet file for the rejected videos. It is written even if no video is rejected.
+        drop: path of a new manifest without the rejected videos.
 
     Raises:
-        UsageError: the files are not three, or no video is left for `drop`.
+        UsageError: two of the files are the same, or no video is left for `drop`.
 
     Returns:
-        Counts: `videos`, `rejected`, the paths, and up to five of the problems.
+        The counts `videos` and `rejected`, the paths, and up to five problems.
     """
     written = [rejects, *([drop] if drop is not None else [])]
     if len({path.resolve() for path in (manifest, *written)}) <= len(written):
-        raise UsageError("--out, --drop: the manifest, the rejects and the clean manifest must be three files")
+        raise UsageError("--out, --drop: the manifest, the rejects and the clean manifest must be different files")
     table = read_manifest(manifest)
     rows = {row["video_id"]: row for row in table.to_pylist()}
     bad = []
@@ -47,14 +47,16 @@ def check(
         row = rows[probed["video_id"]]
         reason = (None if _still_readable(row, probed) else probed["reason"]) or _what_changed(row, probed)
         if reason:
-            bad.append({**probed, "reason": reason, "bytes": None, "modified_ns": None})  # read it again, next time
+            bad.append(
+                {**probed, "reason": reason, "bytes": None, "modified_ns": None}
+            )  # so that `index` reads it again
     bad.sort(key=lambda row: str(row["video_id"]))
     write_rejects(bad, rejects)
     if drop is not None:
         bad_ids = {row["video_id"] for row in bad}
         kept = [row for row in rows.values() if row["video_id"] not in bad_ids]
         if not kept:
-            raise UsageError(f"--drop: no video is left; all {len(rows)} fail, see {rejects}")
+            raise UsageError(f"--drop: no video is left because all {len(rows)} videos fail; see {rejects}")
         write_manifest(kept, drop)
     return {
         "videos": len(rows),
@@ -66,7 +68,7 @@ def check(
 
 
 def _still_readable(row: dict[str, Any], probed: dict[str, Any]) -> bool:
-    """Whether a damaged video, of which a part was kept, still has it."""
+    """Whether the part of a damaged video that the manifest keeps can still be read."""
     if row["damage"] is None or probed["readable_end"] is None:
         return False
     return bool(probed["readable_start"] <= row["start_frame"] and row["end_frame"] <= probed["readable_end"])

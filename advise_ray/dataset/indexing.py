@@ -1,4 +1,4 @@
-"""`index`: from a data set's lists and files to a manifest. Only what has changed since the last time is read."""
+"""`index`: writes a manifest from a data set's lists and files. It reads only files that have changed."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ def index(
 ) -> dict[str, Any]:
     """Probe the listed videos under `root` on all CPUs and write the manifest.
 
-    Videos that cannot be read go, with their reasons, to `<out>.rejects.parquet`; those without a file too, and lines
-    of the list that make no sense. A file of the same size and time as in the manifest that is there is not read
-    again; nor, after an interruption, one that had been read.
+    `<out>.rejects.parquet` gets the videos that cannot be read, the listed videos without a file, and the list's
+    invalid lines, each with its reason. A file is not read again if an existing manifest has it with the same size and
+    modification time, or if an interrupted run has already read it.
 
     Args:
-        keep_damaged: take the longest part of a damaged video that can be read.
+        keep_damaged: keep the longest readable part of each damaged video.
         on_progress: called with (videos probed, videos to probe).
 
     Returns:
-        Counts and what the videos are like, see `summary.describe`.
+        Counts, and statistics of the videos (see `summary.describe`).
 
     Raises:
         UsageError: no video can be read.
     """
     if out.is_dir():
-        raise UsageError(f"--out: {out} is a folder; name a file to write, such as {out / 'manifest.parquet'}")
+        raise UsageError(f"--out: {out} is a folder; give a file name, such as {out / 'manifest.parquet'}")
     files = [_file(str(root), listing.stored[video.path]) for video in listing.found]
     rejects_path = out.with_name(out.name + ".rejects.parquet")
     with _Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
@@ -74,11 +74,15 @@ def index(
             journal.write(row)
             probed[row["video_id"]] = row
             on_progress(done, len(wanted))
-        rows, rejects = _sort_out(listing, probed, limits, keep_damaged)
+        rows, rejects = _accept_or_reject(listing, probed, limits, keep_damaged)
         if rows:
             write_manifest(rows, out)
         missing = [
-            {"video_id": video.path, "path": remote.join(str(root), video.path), "reason": "listed, but no such file"}
+            {
+                "video_id": video.path,
+                "path": remote.join(str(root), video.path),
+                "reason": "the list names it, but the file does not exist",
+            }
             for video in listing.missing
         ]
         unread = [
@@ -91,8 +95,8 @@ def index(
             write_rejects(problems, rejects_path)
     if not rows:
         raise UsageError(
-            f"{root}: none of the {len(files)} videos can be read; the first: {rejects[0]['reason']}; "
-            f"all of them: {rejects_path}"
+            f"{root}: none of the {len(files)} videos can be read; first reason: {rejects[0]['reason']}; "
+            f"see all reasons in {rejects_path}"
         )
     return {
         "manifest": str(out),
@@ -110,7 +114,7 @@ def index(
         "splits": _splits(listing, {str(row["video_id"]) for row in rows}),
         **describe(read_manifest(out)),
         "kept_damaged": sum(row["damage"] is not None for row in rows),
-        "notes": [*listing.notes, *_winnable(rejects)],
+        "notes": [*listing.notes, *_note_of_damaged(rejects)],
     }
 
 
@@ -120,22 +124,22 @@ def _file(root: str, file: StoredFile) -> Row:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    """What has to be the same for a file to be known; a web server tells neither size nor time."""
+    """Identifies a version of a file: path, size and time. The path only, if a web server sends no size and time."""
     return (row["path"],) if row["modified_ns"] is None else (row["path"], row["bytes"], row["modified_ns"])
 
 
 def _known(path: Path, *, again: bool = False) -> dict[tuple[Any, ...], Row]:
-    """Rows of an earlier manifest or its rejects, by path, size and time; without a time a file is read again.
+    """Rows of an earlier manifest or rejects file, by path, size and time. A file without a time is read again.
 
-    Neither says which part of a damaged video can be read. One that is kept is read again, and with `again` also one
-    that might be.
+    Neither file records which part of a damaged video is readable. Therefore a damaged video that the manifest keeps is
+    read again. With `again`, a rejected video that has a readable part is read again too.
     """
     if not path.exists():
         return {}
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError):
-        raise UsageError(f"--out: {path} is there, and is not a manifest; move it away") from None
+        raise UsageError(f"--out: {path} exists and is not a manifest; move or remove it") from None
     if not {"path", "bytes", "modified_ns"} <= set(table.column_names):
         return {}
     for name in (*PROBED.names, "damage", "readable_s"):
@@ -146,10 +150,10 @@ def _known(path: Path, *, again: bool = False) -> dict[tuple[Any, ...], Row]:
     return {_key(row): row for row in lasting if not (again and row["readable_s"])}
 
 
-def _sort_out(
+def _accept_or_reject(
     listing: Listing, probed: dict[str, Row], limits: Limits, keep_damaged: bool
 ) -> tuple[list[Row], list[Row]]:
-    """Rows of the manifest in the order of their ids, and of its rejects."""
+    """Splits the videos into the manifest's rows, sorted by id, and the rejected rows."""
     labels = {name: label for label, name in enumerate(listing.classes)}
     rows, rejects = [], []
     for video in sorted(listing.found, key=lambda video: video.path):
@@ -169,7 +173,10 @@ def _sort_out(
 
 
 def _readable(video: ListedVideo, row: Row) -> tuple[ListedVideo, Row, str | None]:
-    """A damaged video as its readable part, of what the list names; as it was, where it names nothing of that."""
+    """Limits a damaged video to its readable part, and returns the damage.
+
+    Returns the video unchanged if too few of the frames that the list asks for are readable.
+    """
     start = max(video.start_frame or 0, row["readable_start"])
     end = row["readable_end"] if video.end_frame is None else min(video.end_frame, row["readable_end"])
     if end - start < FEWEST_READABLE:
@@ -177,25 +184,26 @@ def _readable(video: ListedVideo, row: Row) -> tuple[ListedVideo, Row, str | Non
     return replace(video, start_frame=start, end_frame=end), {**row, "reason": None}, row["reason"]
 
 
-def _winnable(rejects: list[Row]) -> list[str]:
-    """What `keep_damaged` would win."""
+def _note_of_damaged(rejects: list[Row]) -> list[str]:
+    """A note about the hours of video that `keep_damaged` would add."""
     seconds = [row["readable_s"] for row in rejects if row.get("readable_s")]
     if not seconds:
         return []
-    return [f"{len(seconds)} damaged videos hold {sum(seconds) / 3600:.3g} hours in one piece each: --keep-damaged"]
+    hours = f"{sum(seconds) / 3600:.3g} hours"
+    return [f"--keep-damaged would add {hours} of readable video from {len(seconds)} damaged video(s)"]
 
 
 def _refusal(video: ListedVideo, row: Row, limits: Limits) -> str | None:
-    """Why a whole video is not taken all the same: by its list, or by limits that were wider when it was read."""
+    """Why a readable video is rejected: its list asks for missing frames, or it exceeds the present limits."""
     if video.start_frame is not None and video.start_frame >= row["num_frames"]:
-        return f"listed from frame {video.start_frame} on, but it has {row['num_frames']} frames"
+        return f"the list starts at frame {video.start_frame}, but the video has {row['num_frames']} frames"
     if row["num_frames"] > limits.max_frames:
-        return f"has more than the {limits.max_frames} frames allowed"
+        return f"the video has more than {limits.max_frames} frames, the maximum"
     return limits.refusal(row["width"], row["height"], row["duration_s"])
 
 
 def _splits(listing: Listing, readable: set[str]) -> dict[str, dict[str, int]]:
-    """Listed, readable and missing videos of each split."""
+    """Counts the listed, readable and missing videos of each split."""
     counts: dict[str, dict[str, int]] = {}
     for video in (*listing.found, *listing.missing):
         count = counts.setdefault(video.split or "none", {"listed": 0, "readable": 0, "missing": 0})
@@ -207,7 +215,7 @@ def _splits(listing: Listing, readable: set[str]) -> dict[str, dict[str, int]]:
 
 
 class _Journal:
-    """What has been probed, a line each, so that an interrupted index goes on where it was; gone when it is done."""
+    """A file with one line for each probed video. An interrupted `index` resumes from it; a finished one deletes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -232,12 +240,12 @@ class _Journal:
 def _whole_lines(path: Path) -> Iterator[Row]:
     if path.exists():
         whole, _, _ = path.read_text().rpartition("\n")
-        path.write_text(whole + "\n" if whole else "")  # what follows must not be joined to half a line
+        path.write_text(whole + "\n" if whole else "")  # removes a half-written last line before more lines follow
         yield from map(json.loads, whole.splitlines())
 
 
 def index_folder(videos: str, manifests: Path, *, on_progress: OnProgress = _ignore) -> dict[str, Any]:
-    """Index a folder, a URL or a single video into its own file in the folder `manifests`; see `index`."""
+    """Index a folder, a URL or a single video into a manifest of its own in the folder `manifests`; see `index`."""
     location = remote.local_or_url(videos)
     out = manifests / f"{Path(location).name}-{zlib.crc32(location.encode()):08x}.parquet"
     root, _ = root_and_file(location)
@@ -248,14 +256,14 @@ def index_folder(videos: str, manifests: Path, *, on_progress: OnProgress = _ign
 
 
 def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress = _ignore) -> Path:
-    """The manifest of a folder of videos, or of a small synthesized data set, made under `storage_path`.
+    """Make the manifest of a folder of videos, or of a small synthesized data set, under `storage_path`.
 
-    A folder is listed anew each time, and what has changed in it is read; the synthesized set is made once.
+    A folder is listed at each call, and new or changed files are read. The synthesized data set is made only once.
     """
     if videos is not None:
         summary = index_folder(videos, storage_path / "manifests", on_progress=on_progress)
         if summary["rejected"]:
-            log.warning("%d videos cannot be read and are left out; why: %s", summary["rejected"], summary["rejects"])
+            log.warning("%d video(s) cannot be read and are skipped; see %s", summary["rejected"], summary["rejects"])
         return Path(summary["manifest"])
     root_path = storage_path / "synthesized"
     out = root_path / "manifest.parquet"

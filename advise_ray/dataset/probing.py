@@ -1,4 +1,4 @@
-"""Probing on Ray Data: every file read to its end in a process of its own, on all CPUs."""
+"""Probes files with Ray Data on all CPUs. A separate decoding process reads each file to its end."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import SCHEMA
 
 FILES_PER_BLOCK = 8
-"""Small, so that the progress bar moves and the last block does not keep one CPU busy for long."""
+"""A small number, so that the progress bar moves often and one last block does not keep a single CPU busy for long."""
 TIMEOUT_S = 600.0
-"""Seconds that reading one file to its end may take."""
+"""Maximum time in seconds for reading one file to its end."""
 
 _LISTED = ("label", "class_name", "split", "official_splits", "group", "start_frame", "end_frame", "damage")
 _OUTCOME = {
@@ -34,14 +34,14 @@ _OUTCOME = {
 PROBED = pa.schema(
     [*(field for field in SCHEMA if field.name not in _LISTED), *(pa.field(*item) for item in _OUTCOME.items())]
 )
-"""What is known of a file; `reason` where it cannot be read, and whether trying again would not help. Of a damaged one
-`readable_start` to before `readable_end` can be read."""
+"""Columns of a probed file. `reason`: why the file cannot be read; `lasting`: whether another try would fail too. The
+frames `readable_start` to `readable_end` - 1 of a damaged video can be read."""
 
 Row = dict[str, Any]
 
 
 def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, limits: Limits) -> Iterator[Row]:
-    """Probe files (`video_id`, `path`, `bytes`, `modified_ns`); rows of `PROBED`, in any order, as they are done."""
+    """Probe files (`video_id`, `path`, `bytes`, `modified_ns`) and yield `PROBED` rows as they finish, in any order."""
     if not files:
         return
     session.connect()
@@ -60,7 +60,7 @@ def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, limits: Limi
 
 @functools.lru_cache(maxsize=1)
 def _decoder(timeout_s: float) -> DecodeProcess:
-    """One for all tasks that a Ray worker process runs after each other."""
+    """The decoding process that all tasks of one Ray worker process share."""
     return DecodeProcess(timeout_s)
 
 

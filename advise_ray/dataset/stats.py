@@ -1,4 +1,4 @@
-"""`stats`: one self-contained page with what a person wants to see of a data set before training on it."""
+"""`stats`: writes a self-contained HTML page that describes a data set before training."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ h2 { margin-top: 2em } img { max-width: 100% } .sheet td { padding: 2px 8px 2px 
 
 
 def write_report(manifest: Path, out: Path, config: Config) -> dict[str, Any]:
-    """Write the page for the clips that `config` draws; nothing in it is loaded from elsewhere.
+    """Write the page for the clips that `config` samples. The page loads nothing from other files or servers.
 
     Returns:
-        Counts, what the videos are like, and for each rate the share of videos that it fits.
+        Counts, statistics of the videos, and for each rate the fraction of videos that are long enough for it.
     """
     if out.resolve() == manifest.resolve():
-        raise UsageError("--out: that is the manifest; name another file")
+        raise UsageError("--out: this file is the manifest; give another file name")
     table = read_manifest(manifest)
     facts = {
         "videos": table.num_rows,
@@ -55,8 +55,8 @@ def write_report(manifest: Path, out: Path, config: Config) -> dict[str, Any]:
         ("Frames per second", _bars(facts["fps"], "frames/s")),
         ("Sizes", _bars(facts["sizes_px"], "width × height, px")),
         (_classes_title(facts["classes"]), _bars(_class_balance(table), "videos", across=True)),
-        ("Rates that fit", _rates(facts["rate_fits_fraction"], config)),
-        ("Clips as the model gets them", _sheets(table, config)),
+        ("Playback rates that fit", _rates(facts["rate_fits_fraction"], config)),
+        ("Clips as the model sees them", _sheets(table, config)),
     ]
     body = "".join(f"<h2>{html.escape(title)}</h2>\n{content}\n" for title, content in sections)
     title = html.escape(manifest.name)
@@ -70,7 +70,7 @@ def write_report(manifest: Path, out: Path, config: Config) -> dict[str, Any]:
 
 
 def rate_fits_fraction(table: pa.Table, config: Config) -> dict[str, float]:
-    """For each rate the share of videos that are long enough for it at its fastest jitter."""
+    """For each rate, the fraction of videos that are long enough for a clip at this rate with the fastest jitter."""
     clip = config.data.clip
     lengths, fps = frames_per_video(table), table.column("fps").to_numpy()
     strides = np.asarray([stride_frames(clip, each) for each in fps])
@@ -108,8 +108,8 @@ def _facts_table(facts: dict[str, Any]) -> str:
 def _rates(shares: dict[str, float], config: Config) -> str:
     clip = config.data.clip
     how = f"stride {clip.frame_stride}" if clip.sample_fps is None else f"{clip.sample_fps:g} frames/s"
-    note = f"Share of videos that are long enough for a clip of {clip.num_frames} frames at {how}, at each rate."
-    return f'<p class="note">{note}</p>{_bars(shares, "share of videos")}'
+    note = f"Fraction of videos that are long enough for a clip of {clip.num_frames} frames at {how}, for each rate."
+    return f'<p class="note">{note}</p>{_bars(shares, "fraction of videos")}'
 
 
 def _bars(counts: dict[str, Any], label: str, *, across: bool = False) -> str:
@@ -139,7 +139,7 @@ def _histogram(values: Sequence[float], label: str) -> str:
 
 
 def _figure(draw: Callable[[Any], None], height_in: float) -> str:
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+    from matplotlib.figure import Figure  # pyplot would keep global state and need a display
 
     figure = Figure(figsize=(8, height_in), layout="constrained")
     draw(figure.add_subplot())
@@ -153,7 +153,7 @@ def _image(content: bytes, kind: str) -> str:
 
 
 def _sheets(table: pa.Table, config: Config) -> str:
-    """A row of frames at every rate for a few videos, the longest of some that were picked by lot."""
+    """A row of frames at every rate for a few videos: the longest ones of a random selection."""
     lengths = frames_per_video(table)
     picked = keyed_rng(config.seed, "sheet").permutation(table.num_rows)[: 8 * SHEET_VIDEOS]
     longest = sorted(picked, key=lambda row: -lengths[row])[:SHEET_VIDEOS]
@@ -184,7 +184,7 @@ def _sheet(video: Video, config: Config, decoder: DecodeProcess) -> str:
 
 
 def _strip(frames: NDArray[np.uint8]) -> str:
-    """uint8[T, H, W, 3] → the frames side by side."""
+    """Joins the frames uint8[T, H, W, 3] side by side into one image."""
     image = Image.fromarray(np.concatenate(list(frames), axis=1))
     width = FRAME_WIDTH_PX * len(frames)
     jpeg = io.BytesIO()

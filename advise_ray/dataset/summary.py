@@ -1,4 +1,4 @@
-"""What the videos of a manifest are like, in numbers."""
+"""Statistics of a manifest's videos."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 MOST = 8
-"""Kinds that are named one by one; the rest is `other`."""
+"""Number of most common values that are listed; the rest is counted as `other`."""
 
 
 def describe(manifest: pa.Table) -> dict[str, Any]:
-    """Total hours, durations (`duration_s`: min, median, max), and how many videos of each size, fps, codec, decoder.
+    """Total hours, durations (`duration_s`: min, median, max), and the number of videos per size, fps, codec, decoder.
 
-    Raises nothing: a manifest has at least one video.
+    A manifest has at least one video, so this raises nothing.
     """
     durations_s = np.asarray(manifest.column("duration_s"), dtype=float)
     columns = manifest.select(["width", "height", "fps", "codec", "decoder"]).to_pydict()

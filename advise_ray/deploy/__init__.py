@@ -1,4 +1,4 @@
-"""What people do with a trained model: load it, embed videos, export it, serve it.
+"""Uses of a trained model: load it, embed videos, export it, serve it.
 
-It must not know how a run was trained.
+This package must not depend on how a run was trained.
 """

@@ -1,4 +1,4 @@
-"""`embed`: what a trained model makes of any videos, clip by clip, on Ray Data, into one Parquet file."""
+"""`embed`: encodes videos clip by clip with a trained model, on Ray Data, and writes one Parquet file."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from advise_ray.video.manifest import Video, read_manifest, read_rejects, videos
 from advise_ray.video.sampling import span_frames, stride_frames
 
 FRAMES_AT_ONCE = 128
-"""Through the image model, across clips and videos."""
+"""Batch size of the image model in frames, across clips and videos."""
 GROUP_FRAMES = 512
-"""Decoded frames that go through the stream together, and into a part: what bounds the memory."""
+"""Number of decoded frames in one group of the stream and one part file. It limits the memory use."""
 SCHEMA = pa.schema(
     {
         "video_id": pa.string(),
@@ -61,24 +61,25 @@ def embed(
     step_s: float | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Row:
-    """Encode every video of a manifest or a folder, one clip after the other; an interrupted job goes on.
+    """Encode every video of a manifest or a folder clip by clip. The same call resumes an interrupted job.
 
     Args:
         source: see `deploy.load.load`.
         footage: a manifest (Parquet), or a folder or URL of videos.
-        step_s: seconds from one clip to the next; None: clips follow each other.
+        step_s: seconds from the start of one clip to the start of the next. None: each clip starts where the previous
+            clip ends.
 
     Returns:
-        Numbers of videos, clips and failures, and where they are. A video that cannot be decoded has a row with its
-        `error` and nothing else.
+        The numbers of videos, clips and failures, and the output path. A video that cannot be decoded has one row with
+        only its `video_id` and `error`.
 
     Raises:
-        UsageError: the file is there, or the videos are not.
-        InterruptedRunError: on KeyboardInterrupt; what is done stays.
+        UsageError: the output file exists, or the videos do not.
+        InterruptedRunError: on KeyboardInterrupt. Finished parts are kept.
     """
     started_s = time.monotonic()
     if out.exists():
-        raise UsageError(f"--out: {out} is there; name a new file, or remove it")
+        raise UsageError(f"--out: {out} exists; choose another file name, or remove the file")
     model = load(source)
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
@@ -91,9 +92,9 @@ def embed(
             _encode(model, every, parts, step_s, top_k, on_progress)
             counts = _gather(parts, out)
     except Timeout:
-        raise UsageError(f"--out: another `advise-ray embed` is writing {out}; wait for it") from None
+        raise UsageError(f"--out: another `advise-ray embed` is writing {out}; wait until it ends") from None
     except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted; the same command goes on") from None
+        raise InterruptedRunError("interrupted; run the same command again to resume") from None
     shutil.rmtree(parts)
     return {
         "out": str(out),
@@ -105,7 +106,7 @@ def embed(
 
 @dataclass(frozen=True)
 class EmbedClips:
-    """Applied to decoded frames (`DecodeFrames`), it writes the rows of their clips as a part, and gives its name."""
+    """Encodes decoded frames (see `DecodeFrames`), writes their clips' rows as a part file, and returns its name."""
 
     config: Config
     classes: list[str]
@@ -150,7 +151,7 @@ class EmbedClips:
     def _apply(
         self, model: AdViSe, device: torch.device, frames: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """uint8[K·T, H, W, 3] → float32[K, E] and float32[K, classes]."""
+        """Encode K clips: uint8[K·T, H, W, 3] → embeddings float32[K, E], probabilities float32[K, classes]."""
         clip = self.config.data.clip
         middle = torch.from_numpy(centre(frames, self.config.augment))
         embeddings, probabilities = [], []
@@ -167,7 +168,10 @@ class EmbedClips:
 
 
 def clips_of(video: Video, config: Config, step_s: float | None) -> NDArray[np.int64]:
-    """int64[K, T]: clips from the first frame on; a video shorter than one holds its last frame."""
+    """Frame numbers int64[K, T] of a video's clips, from its first frame on.
+
+    A video that is shorter than a clip gives one clip that repeats its last frame.
+    """
     clip = played_clip(config)
     stride = max(1.0, stride_frames(clip, video.fps))
     offsets = np.floor(np.arange(clip.num_frames) * stride + 0.5).astype(np.int64)
@@ -179,7 +183,10 @@ def clips_of(video: Video, config: Config, step_s: float | None) -> NDArray[np.i
 
 
 def _groups(every: list[Video], config: Config, step_s: float | None) -> Iterator[list[Wanted]]:
-    """Clips of all videos in portions of so many frames; a long video is cut, a short one shares."""
+    """Group the clips of all videos into groups of up to GROUP_FRAMES frames.
+
+    A long video is split over several groups; short videos share one.
+    """
     group: list[Wanted] = []
     held = 0
     per_portion = max(1, GROUP_FRAMES // config.data.clip.num_frames)
@@ -196,7 +203,7 @@ def _groups(every: list[Video], config: Config, step_s: float | None) -> Iterato
 
 
 def _listed(footage: str, parts: Path) -> tuple[Path, dict[str, str]]:
-    """A manifest, the one given or one of a folder; and which of its videos cannot be read at all, and why."""
+    """The given manifest, or a new manifest of the given folder, and the folder's unreadable videos with reasons."""
     if footage.endswith(".parquet"):
         return Path(footage), {}
     found = dataset.index_folder(footage, parts / "manifests")
@@ -204,7 +211,7 @@ def _listed(footage: str, parts: Path) -> tuple[Path, dict[str, str]]:
 
 
 def _reject(rejects: dict[str, str], parts: Path) -> None:
-    """Their rows, after those of the others."""
+    """Write the rows of the unreadable videos as the last part file."""
     rows = [{"video_id": video_id, "error": " ".join(reason.split())} for video_id, reason in rejects.items()]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), parts / "rejects.parquet")
 
@@ -232,13 +239,13 @@ def _encode(
 
 
 def _part_name(rows: Any, frames: NDArray[np.int64]) -> str:
-    """The same whenever the same frames of the same rows are meant, in the order of the rows."""
+    """Name of a part file. The same rows and frames give the same name, and names sort in row order."""
     digest = hashlib.blake2b(json.dumps([list(map(int, rows)), frames.tolist()]).encode(), digest_size=8)
     return f"{int(rows[0]):09d}-{int(frames[0]):09d}-{digest.hexdigest()}.parquet"
 
 
 def _gather(parts: Path, out: Path) -> Row:
-    """All parts, one after the other, as one file, which appears whole."""
+    """Join all part files in order into one file. The file is renamed when it is complete."""
     partial = out.with_name(out.name + ".partial")
     clips, failed = 0, set()
     with contextlib.closing(pq.ParquetWriter(partial, SCHEMA)) as writer:
@@ -253,7 +260,7 @@ def _gather(parts: Path, out: Path) -> Row:
 
 
 def _refuse_other(parts: Path, model: VideoModel, manifest: Path, step_s: float | None, top_k: int) -> None:
-    """Parts that another model, or of other videos, has left."""
+    """Raise UsageError if the existing part files are from another model, manifest or setting."""
     weights = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in model.temporal.state_dict().values()))
     what = {
         "model": weights.hexdigest(),
@@ -267,5 +274,5 @@ def _refuse_other(parts: Path, model: VideoModel, manifest: Path, step_s: float 
     differing = [key for key, value in json.loads(path.read_text()).items() if what[key] != value]
     if differing:
         raise UsageError(
-            f"--out: {parts} is of a job with another {', '.join(differing)}; remove it, or name another file"
+            f"--out: {parts} is from a job with another {', '.join(differing)}; remove it, or choose another file name"
         )

@@ -1,4 +1,4 @@
-"""`export`: a trained model as files that other programs load, each checked against the model itself."""
+"""`export`: writes a trained model to files for other programs, and compares the exported model with the original."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from advise_ray.errors import ExportError, UsageError
 Format = Literal["safetensors", "onnx"]
 Row = dict[str, Any]
 TOLERANCE = 1e-3
-"""Largest difference, in fp32, of embeddings and logits, that an export may have."""
+"""Largest allowed difference between the exported and the original model's embeddings and logits, in fp32."""
 KEPT = ("task", "seed", "model", "augment")
 OPSET = 18
 
 
 def export(source: Path | str, out: Path, kind: Format) -> Row:
-    """Write a model into a new directory.
+    """Write a model to a new directory.
 
-    `safetensors`: temporal module and head, the configuration without paths of this machine, and what is known of the
-    image model; `advise_ray.load` takes it. `onnx`: the whole model, from uint8 clips to `embedding` and `logits`.
+    `safetensors`: the temporal module and head, the configuration without this machine's paths, and the description of
+    the image model, for `advise_ray.load`. `onnx`: the whole model, from uint8 clips to `embedding` and `logits`.
 
     Returns:
-        What was written, its bytes, and the largest difference from the model itself.
+        The format, the path, the size in bytes, and the largest difference from the original model.
 
     Raises:
-        UsageError, ConfigError: the directory is there, or the model cannot be loaded.
-        ExportError: the format lacks an operator, or what it computes is something else.
+        UsageError, ConfigError: the directory exists, or the model cannot be loaded.
+        ExportError: the format cannot represent the model, or the exported model's outputs differ.
     """
     if out.exists():
-        raise UsageError(f"--out: {out} is there; name a new directory")
+        raise UsageError(f"--out: {out} exists; choose a new directory")
     found = locate(source, "CHECKPOINT_OR_RUN")
     model = load(found)
     partial = out.with_name(out.name + ".partial")
@@ -48,8 +48,8 @@ def export(source: Path | str, out: Path, kind: Format) -> Row:
         difference = (_safetensors if kind == "safetensors" else _onnx)(model, partial)
         if not difference <= TOLERANCE:
             raise ExportError(
-                f"what was exported differs from the model by up to {difference:.2g}, more than {TOLERANCE:g}; "
-                "nothing is left behind; try the other --format"
+                f"the exported model's outputs differ from the original by up to {difference:.2g}, more than "
+                f"{TOLERANCE:g}; nothing was written; try the other --format"
             )
         partial.rename(out)
     finally:
@@ -59,7 +59,7 @@ def export(source: Path | str, out: Path, kind: Format) -> Row:
 
 
 def _describe(model: VideoModel, path: Path, out: Path) -> None:
-    """The configuration as far as the model goes, and its state."""
+    """Write the model's part of the configuration, and its state."""
     flat = yaml.safe_load((path / "config.yaml").read_text())
     kept = {section: flat[section] for section in KEPT}
     kept["model"] = {**kept["model"], "init_from": None}
@@ -101,8 +101,8 @@ def _onnx(model: VideoModel, out: Path) -> float:
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # torch.onnx has many kinds, and no common one
-        raise ExportError(f"ONNX cannot hold this model: {_cause(error)}; use --format safetensors") from error
+    except Exception as error:  # torch.onnx raises many types without a common base class
+        raise ExportError(f"ONNX cannot represent this model: {_cause(error)}; use --format safetensors") from error
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     found = [torch.from_numpy(np.asarray(each)) for each in session.run(None, {"clips": clips.numpy()})]
     with torch.inference_mode():
@@ -110,7 +110,7 @@ def _onnx(model: VideoModel, out: Path) -> float:
 
 
 class _Whole(torch.nn.Module):
-    """From clips to both outputs, in fp32 from end to end; a feature's detour through float16 is left out."""
+    """The whole model, from clips to both outputs, in fp32. It does not round features to float16."""
 
     def __init__(self, model: VideoModel) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class _Whole(torch.nn.Module):
 
 
 def _clips(model: VideoModel) -> torch.Tensor:
-    """Two clips of noise."""
+    """Two clips of random pixels."""
     size = model.config.augment.crop_size_px
     shape = (2, model.config.data.clip.num_frames, size, size, 3)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -144,7 +144,7 @@ def _largest(ours: Any, theirs: Any) -> float:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason, in a line: which operator it is."""
+    """The first line of the innermost error, which names the unsupported operator."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

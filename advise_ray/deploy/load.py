@@ -1,4 +1,4 @@
-"""A trained model in another program: `advise_ray.load`, without Ray and without MLflow."""
+"""`advise_ray.load`: loads a trained model in another program, without Ray and without MLflow."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from advise_ray.video.sampling import spread_clips
 
 MLFLOW_URI = re.compile(r"(models|runs):/")
 MOST_FRAMES = 200_000
-"""Of a video that `predict` is given, from wherever it comes."""
+"""Largest number of frames of a video that `predict` accepts, because the video can come from an unknown source."""
 
 
 class VideoModel(AdViSe):
-    """A trained model, ready to be asked.
+    """A trained model, ready for inference.
 
     Attributes:
-        config: of the run that trained it.
-        classes: what its head tells apart, in the order of its logits.
+        config: configuration of the run that trained it.
+        classes: class names of its head, in the order of its logits.
     """
 
     def __init__(self, model: AdViSe, config: Config, classes: list[str]) -> None:
@@ -39,23 +39,23 @@ class VideoModel(AdViSe):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the model."""
         return next(self.parameters()).device
 
     @torch.inference_mode()
     def encode(self, clips: torch.Tensor | NDArray[np.uint8]) -> torch.Tensor:
-        """uint8[B, T, H, W, 3], RGB, H and W being `augment.crop_size_px` → embedding float32[B, E]."""
+        """Encode RGB clips uint8[B, T, H, W, 3], with H and W equal to `augment.crop_size_px` → float32[B, E]."""
         return super().encode(torch.as_tensor(clips).to(self.device)).float()
 
     @torch.inference_mode()
     def predict(self, video: Path | str | bytes, *, num_clips: int = 10) -> dict[str, float]:
-        """Class → probability, the mean over clips spread evenly over a video, its centre cut out.
+        """Class probabilities of a video, averaged over the centre crops of evenly spread clips.
 
         Args:
-            video: a file, or what is in one.
+            video: a path, or the bytes of a video file.
 
         Raises:
-            VideoDecodeError: it cannot be decoded, or is larger than a video is let be.
+            VideoDecodeError: the video cannot be decoded, or it exceeds the size limits.
         """
         clips = self.clips(video, num_clips)
         logits = torch.cat([self(clip[None].to(self.device)).float() for clip in torch.from_numpy(clips)])
@@ -63,7 +63,7 @@ class VideoModel(AdViSe):
         return dict(zip(self.classes, mean, strict=True))
 
     def clips(self, video: Path | str | bytes, num_clips: int) -> NDArray[np.uint8]:
-        """uint8[num_clips, T, H, W, 3] as the model takes them."""
+        """Decode a video's clips as model input, uint8[num_clips, T, H, W, 3]."""
         source = video if isinstance(video, bytes) else Path(video)
         limits = replace(LIMITS, max_pixels=self.config.data.max_pixels, max_frames=MOST_FRAMES)
         info, size = probe(source, limits=limits), self.config.augment
@@ -81,10 +81,10 @@ class VideoModel(AdViSe):
 
 
 def locate(source: Path | str, option: str = "load") -> Path:
-    """The directory of a model's checkpoint; from MLflow, it is fetched.
+    """The directory of a model's checkpoint. A checkpoint in MLflow is downloaded.
 
     Raises:
-        UsageError, TrackingError: there is none.
+        UsageError, TrackingError: there is no checkpoint.
     """
     if isinstance(source, str) and MLFLOW_URI.match(source):
         from advise_ray.tracking import model_registry
@@ -94,14 +94,14 @@ def locate(source: Path | str, option: str = "load") -> Path:
 
 
 def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoModel:
-    """The model of a run (its best checkpoint), a checkpoint, an exported directory, or an MLflow model URI.
+    """Load the model of a run (its best checkpoint), a checkpoint, an exported directory, or an MLflow model URI.
 
     Args:
         source: `runs/mine`, `runs/mine/checkpoints/step_00000120`, `exported/`, `models:/advise-ray@best`, …
 
     Raises:
-        UsageError, ConfigError: there is none, or the image model's weights are not here, or are not those that it
-            was trained on.
+        UsageError, ConfigError: there is no model, or the image model's weights are missing or differ from those that
+            the model was trained on.
     """
     path = locate(source)
     config = load_config(path / "config.yaml")
@@ -109,5 +109,5 @@ def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoMode
     checkpoint.check_features(path, config, model.ifm.hash_weights(), str(path))
     state = checkpoint.load(path, model.temporal)
     if not state.classes:
-        raise UsageError(f"{path}: does not say what its classes are")
+        raise UsageError(f"{path}: this checkpoint does not list its classes")
     return VideoModel(model, config, state.classes).to(device)

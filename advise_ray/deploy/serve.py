@@ -1,6 +1,6 @@
-"""What MLflow runs to serve a trained model (models from code): the bytes of videos in, their classes out.
+"""The code that MLflow runs to serve a trained model ("models from code"): classifies videos that are sent as bytes.
 
-A client sends the video itself, never a path: a server that opened what a client names would read out its own disk.
+A client sends the video itself, never a path. With a path, a client could read any file of the server.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from advise_ray.errors import VideoDecodeError
 
 
 class Classifier(mlflow.pyfunc.PythonModel):
-    """A column `video` of bytes in; `class`, `probability` and `error` out, a row for a row."""
+    """Takes a column `video` of bytes; returns one row for each video: `class`, `probability` and `error`."""
 
     def load_context(self, context: Any) -> None:
-        """Read the checkpoint that was logged with it."""
+        """Load the checkpoint that was logged with the model."""
         self.model = load(context.artifacts["checkpoint"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """The likeliest class of each video; of one that does not decode, why.
+        """The most probable class of each video, or the reason why the video cannot be decoded.
 
         Raises:
-            MlflowException: what is sent are not bytes.
+            MlflowException: a value is not bytes.
         """
         return pd.DataFrame([self._row(video) for video in model_input["video"]])
 

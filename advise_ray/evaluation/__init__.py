@@ -1,4 +1,5 @@
-"""`advise-ray evaluate`: the protocols by which a trained model is measured, and what is written of the results.
+"""`advise-ray evaluate`: the protocols that measure a trained model, and the files with their results.
 
-It must not know how the model was trained. It imports nothing here, so that decoding processes start fast.
+This package must not depend on how the model was trained. This file imports nothing, so that decoding processes start
+fast.
 """

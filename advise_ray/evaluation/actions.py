@@ -1,4 +1,4 @@
-"""Protocols on labelled videos: many views, linear and attentive probes, nearest neighbours, retrieval."""
+"""Evaluation protocols for labelled videos: multi-view, linear and attentive probes, nearest neighbours, retrieval."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a protocol looks at a video, and the numbers that it takes.
+    """Settings of a protocol.
 
     Attributes:
-        num_clips: spread evenly over the video.
-        num_crops: along the longer side of each; None: three for `multiview`, else the centre.
-        k: neighbours that vote.
-        temperature: of their votes.
-        attentive: a probe with attention, in place of a linear one.
+        num_clips: number of clips, spread evenly over the video.
+        num_crops: number of crops along the longer side of each clip. None: three for `multiview`, otherwise the
+            centre crop only.
+        k: number of neighbours that vote.
+        temperature: temperature of their votes.
+        attentive: use an attentive probe instead of a linear probe.
     """
 
     num_clips: int = 10
@@ -47,10 +48,10 @@ class Settings:
 def multiview(
     encoder: Encoder, splits: Sequence[LabelledSplit], settings: Settings, on_progress: OnProgress
 ) -> Iterator[Outcome]:
-    """Probabilities averaged over clips × crops of each test video: what the paper calls Acc_ft."""
+    """Average the probabilities over clips × crops of each test video (the paper's Acc_ft)."""
     encoded = _encode(encoder, splits, "logits", settings, settings.num_crops or 3, on_progress, tests_only=True)
     for split in splits:
-        seen = _seen(split.test, encoded)
+        seen = _decoded_rows(split.test, encoded)
         scores = measure.softmax(_clips(encoded, seen)).mean(axis=1)
         yield _classified(encoder, split, encoded, seen, scores)
 
@@ -58,11 +59,11 @@ def multiview(
 def linear(
     encoder: Encoder, splits: Sequence[LabelledSplit], settings: Settings, on_progress: OnProgress
 ) -> Iterator[Outcome]:
-    """A linear (or attentive) classifier on what the frozen model gives; the best of many settings."""
+    """Train a linear (or attentive) classifier on the frozen model's output and use the best of many settings."""
     output: Output = "tokens" if settings.attentive else "embedding"
     encoded = _encode(encoder, splits, output, settings, settings.num_crops or 1, on_progress)
     for split in splits:
-        train, test = _seen(split.train, encoded), _seen(split.test, encoded)
+        train, test = _decoded_rows(split.train, encoded), _decoded_rows(split.test, encoded)
         probed = probe(
             _clips(encoded, train),
             split.labels[train],
@@ -86,12 +87,12 @@ def linear(
 def knn(
     encoder: Encoder, splits: Sequence[LabelledSplit], settings: Settings, on_progress: OnProgress
 ) -> Iterator[Outcome]:
-    """Weighted votes of the k training videos whose embeddings are nearest."""
+    """Classify each test video by weighted votes of the k training videos with the nearest embeddings."""
     for split in splits:
-        _enough(settings.k, len(split.train), "--k")
+        _refuse_too_few(settings.k, len(split.train), "--k")
     encoded = _encode(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress)
     for split in splits:
-        train, test = _seen(split.train, encoded), _seen(split.test, encoded)
+        train, test = _decoded_rows(split.train, encoded), _decoded_rows(split.test, encoded)
         scores = measure.knn_scores(
             _video_embeddings(encoded, train),
             split.labels[train],
@@ -107,15 +108,15 @@ def knn(
 def retrieval(
     encoder: Encoder, splits: Sequence[LabelledSplit], settings: Settings, on_progress: OnProgress
 ) -> Iterator[Outcome]:
-    """Whether a training video of the same class is among the k nearest of each test video."""
+    """Measure whether the k nearest training videos of each test video include one of the same class."""
     encoded = _encode(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress)
     for split in splits:
-        train, test = _seen(split.train, encoded), _seen(split.test, encoded)
+        train, test = _decoded_rows(split.train, encoded), _decoded_rows(split.test, encoded)
         ks = [k for k in RETRIEVED if k <= len(train)]
         nearest, _ = measure.neighbours(
             _video_embeddings(encoded, train), _video_embeddings(encoded, test), max(ks, default=1)
         )
-        decoded = len(test) / len(split.test)  # a query that could not be decoded finds nothing
+        decoded = len(test) / len(split.test)  # a query that cannot be decoded counts as a miss
         found = measure.retrieval(nearest, split.labels[train], split.labels[test], ks)
         rows = []
         places = {int(row): index for index, row in enumerate(test)}
@@ -132,7 +133,7 @@ def retrieval(
                 }
             )
         left_out = [k for k in RETRIEVED if k > len(train)]
-        details = {"left_out": [f"R@{k}: there are {len(train)} training videos" for k in left_out]}
+        details = {"left_out": [f"R@{k}: there are only {len(train)} training video(s)" for k in left_out]}
         yield Outcome(
             {f"recall_at_{k}": value * decoded for k, value in found.items()}, rows, split.names, None, details
         )
@@ -148,51 +149,53 @@ def _encode(
     *,
     tests_only: bool = False,
 ) -> dict[int, Encoded]:
-    """Every video of the splits once, however many splits it is in."""
+    """Encode every video of the splits once, even if it is in several splits."""
     rows = sorted({int(row) for split in splits for row in (*split.test, *(() if tests_only else split.train))})
-    clips = {row: _spread(encoder.videos[row], encoder, settings.num_clips) for row in rows}
+    clips = {row: _spread_frames(encoder.videos[row], encoder, settings.num_clips) for row in rows}
     if output == "tokens":
         _refuse_too_many(encoder, len(rows) * settings.num_clips * num_crops)
     return encoder.encode(clips, output, num_crops, on_progress)
 
 
-def _spread(video: Video, encoder: Encoder, num_clips: int) -> NDArray[np.int64]:
+def _spread_frames(video: Video, encoder: Encoder, num_clips: int) -> NDArray[np.int64]:
     frames = spread_clips(len(video.frames), played_clip(encoder.config), num_clips, video.fps)
     return frames + video.frames.start
 
 
 def _refuse_too_many(encoder: Encoder, num_clips: int) -> None:
-    """Tokens of all clips are held in memory."""
+    """Raise UsageError if the tokens of all clips do not fit in memory."""
     with torch.inference_mode():
         size_px, num_frames = encoder.config.augment.crop_size_px, encoder.config.data.clip.num_frames
         features = encoder.model.features(torch.zeros(1, num_frames, size_px, size_px, 3, dtype=torch.uint8))
         clip_bytes = 4 * encoder.model.temporal.eval().tokens(features).numel()
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if 3 * num_clips * clip_bytes > memory_bytes:  # as they come, normalised, and a batch
+    if 3 * num_clips * clip_bytes > memory_bytes:  # three copies: raw, normalised, and a batch
         raise UsageError(
-            f"--attentive: what the model gives for {num_clips} clips takes {3 * num_clips * clip_bytes / 2**30:.1f} "
-            f"GiB, there are {memory_bytes / 2**30:.1f}; take fewer --clips"
+            f"--attentive: the model's output for {num_clips} clips needs {3 * num_clips * clip_bytes / 2**30:.1f} "
+            f"GiB of memory, but this machine has {memory_bytes / 2**30:.1f} GiB; use fewer --clips"
         )
 
 
-def _enough(k: int, num_videos: int, option: str) -> None:
+def _refuse_too_few(k: int, num_videos: int, option: str) -> None:
     if k > num_videos:
-        raise UsageError(f"{option}: {k} neighbours of {num_videos} training videos; use at most {num_videos}")
+        raise UsageError(
+            f"{option}: got {k}, but there are only {num_videos} training videos; use at most {num_videos}"
+        )
 
 
-def _seen(rows: NDArray[np.int64], encoded: dict[int, Encoded]) -> NDArray[np.int64]:
-    """Those that could be decoded."""
+def _decoded_rows(rows: NDArray[np.int64], encoded: dict[int, Encoded]) -> NDArray[np.int64]:
+    """The rows of the videos that could be decoded."""
     return np.asarray([row for row in rows if encoded[int(row)].values is not None], dtype=np.int64)
 
 
 def _clips(encoded: dict[int, Encoded], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """float32[n, K × crops, …]."""
+    """Stack the values of all clips: float32[n, K × crops, …]."""
     every = [encoded[int(row)].values for row in rows]
     return np.stack([values.reshape(-1, *values.shape[2:]) for values in every if values is not None])
 
 
 def _video_embeddings(encoded: dict[int, Encoded], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """float32[n, E]: the mean over a video's clips."""
+    """Mean embedding over each video's clips: float32[n, E]."""
     return _clips(encoded, rows).mean(axis=1)
 
 
@@ -204,7 +207,7 @@ def _classified(
     scores: NDArray[np.float64],
     details: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Metrics and a row for every test video; one that could not be decoded counts as wrong."""
+    """Compute the metrics and a row for every test video. A video that cannot be decoded counts as wrong."""
     targets, num_classes = split.labels[seen], len(split.names)
     decoded_fraction = len(seen) / len(split.test)
     confusion = measure.confusion_matrix(targets, scores.argmax(axis=1), num_classes)

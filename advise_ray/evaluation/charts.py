@@ -1,4 +1,4 @@
-"""Pictures of what a protocol found, as PNG files: confusion matrix, bars of classes, the worst mistakes."""
+"""Figures of a protocol's results as PNG files: confusion matrix, accuracy per class, most confident mistakes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import Video
 
 MOST_NAMED, MOST_NUMBERED = 60, 20
-"""Classes whose names are legible on an axis, and whose counts are in the cells of a matrix."""
+"""Maximum number of classes whose names are shown on an axis, and whose counts are shown in the matrix cells."""
 DPI = 110
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A clip that was taken for something else: int64[T] frames of a video, and a line that says what for what."""
+    """A misclassified clip: int64[T] frames of a video, and a caption with the true and the predicted class."""
 
     video: Video
     frame_indices: NDArray[np.int64]
@@ -33,13 +33,13 @@ class Mistake:
 
 
 def confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str], title: str) -> None:
-    """Each row sums to 1: the share of a class that was taken for each class."""
+    """Draw the confusion matrix. Each row sums to 1: the fractions of a true class that got each prediction."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side_in = 4.0 + 0.16 * min(len(names), MOST_NAMED)
 
     def draw(axes: Any) -> None:
         image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-        axes.figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+        axes.figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
         axes.set(xlabel="prediction", ylabel="true", title=title)
         if len(names) <= MOST_NAMED:
             axes.set_xticks(range(len(names)), _short(names), rotation=90, fontsize=7)
@@ -53,7 +53,7 @@ def confusion(path: Path, counts: NDArray[np.int64], names: Sequence[str], title
 
 
 def class_bars(path: Path, counts: NDArray[np.int64], names: Sequence[str], title: str) -> None:
-    """The share of each class that was recognised, the best first."""
+    """Draw the accuracy of each class, the best class first."""
     accuracies = class_accuracies(counts)
     order = sorted(np.flatnonzero(~np.isnan(accuracies)).tolist(), key=lambda index: -accuracies[index])
 
@@ -61,19 +61,19 @@ def class_bars(path: Path, counts: NDArray[np.int64], names: Sequence[str], titl
         axes.barh(range(len(order)), accuracies[order])
         axes.set_yticks(range(len(order)), _short([names[index] for index in order]), fontsize=7)
         axes.invert_yaxis()
-        axes.set(xlim=(0, 1), xlabel="share recognised", title=title)
+        axes.set(xlim=(0, 1), xlabel="accuracy", title=title)
 
     _save(path, draw, (7, 1.2 + 0.18 * len(order)))
 
 
 def contact_sheet(path: Path, mistakes: Sequence[Mistake], config: Config, title: str) -> None:
-    """A row of frames for each mistake, as the model saw them: the centre crop."""
+    """Draw a row of frames for each mistake, in the centre crop that the model sees."""
     rows = []
     with DecodeProcess(config.data.decode_timeout_s) as decoder:
         for mistake in mistakes:
             try:
                 rows.append((mistake.caption, _strip(mistake, config, decoder)))
-            except VideoDecodeError:  # gone since: the others are still worth seeing
+            except VideoDecodeError:  # the file has changed since the evaluation; draw the other mistakes
                 continue
     if not rows:
         return
@@ -87,7 +87,7 @@ def contact_sheet(path: Path, mistakes: Sequence[Mistake], config: Config, title
 
 
 def _strip(mistake: Mistake, config: Config, decoder: DecodeProcess) -> NDArray[np.uint8]:
-    """uint8[size, T × size, 3]."""
+    """Decode a mistake's frames and join them side by side: uint8[size, T × size, 3]."""
     video, size = mistake.video, config.augment
     frames = decoder.decode(
         video.path,
@@ -100,7 +100,7 @@ def _strip(mistake: Mistake, config: Config, decoder: DecodeProcess) -> NDArray[
 
 
 def _save(path: Path, draw: Callable[[Any], None], size_in: tuple[float, float]) -> None:
-    figure = Figure(figsize=size_in, layout="constrained")  # not pyplot: no global state, no display
+    figure = Figure(figsize=size_in, layout="constrained")  # pyplot would keep global state and need a display
     draw(figure.add_subplot())
     figure.savefig(path, dpi=DPI)
 

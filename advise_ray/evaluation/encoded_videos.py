@@ -1,7 +1,7 @@
-"""The frozen road from clips to numbers: every video once, each of its frames decoded and encoded once, or cached.
+"""Encodes clips with the frozen model; each frame is decoded and encoded once, or read from the feature cache.
 
-The clips of a video that is evaluated share frames (ten clips spread over two seconds, the same clip shuffled), and
-nothing is drawn by lot: so a frame goes through the image model once, whatever the number of clips that show it.
+The clips of an evaluated video share frames (ten clips spread over two seconds, or a shuffled copy of a clip), and
+evaluation uses no random augmentation. Therefore the image model encodes each frame once for all clips that show it.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from advise_ray.video.manifest import Video
 
 log = logging.getLogger("advise_ray")
 Output = Literal["logits", "embedding", "tokens"]
-"""Per clip and crop: float[classes], float[E], or what the TMM gives, float[E, T, s, s]."""
+"""Output per clip and crop: logits float[classes], embedding float[E], or the TMM's tokens float[E, T, s, s]."""
 FRAMES_AT_ONCE = 128
 Clips = dict[int, NDArray[np.int64]]
-"""Row of the manifest → int64[K, T], frames of the video."""
+"""Row of the manifest → int64[K, T], frame numbers of K clips of the video."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the model says of one video.
+    """The model's output for one video.
 
     Attributes:
-        row: of the manifest.
-        values: float32[K, crops, …], see `Output`; None where the video could not be decoded.
-        failure: why not.
+        row: row of the manifest.
+        values: float32[K, crops, …], see `Output`; None if the video could not be decoded.
+        failure: why the video could not be decoded.
     """
 
     row: int
@@ -51,7 +51,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model at work on a manifest's videos."""
+    """Encodes a manifest's videos with a model."""
 
     config: Config
     model: AdViSe
@@ -66,14 +66,14 @@ class Encoder:
         num_crops: int = 1,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> dict[int, Encoded]:
-        """Decode and encode clips, or take their features from `data.features`, which has the centre crop.
+        """Decode and encode clips, or read their features from `data.features`, which holds the centre crop only.
 
         Args:
-            num_crops: squares along the longer side; one is the centre.
+            num_crops: number of square crops along the longer side; 1 means the centre crop.
 
         Raises:
-            EvaluationError: too many videos cannot be decoded; or a video is missing or came twice.
-            ConfigError: the feature cache is of another model.
+            EvaluationError: too many videos cannot be decoded, or a video is missing or was returned twice.
+            ConfigError: another model made the feature cache.
         """
         cached = self._cached(clips, num_crops)
         stream = self._stream(clips, output, num_crops) if cached is None else self._read(cached, clips, output)
@@ -81,42 +81,43 @@ class Encoder:
         for outcome in stream:
             if outcome.row in outcomes or outcome.row not in clips:
                 raise EvaluationError(
-                    f"{self.videos[outcome.row].video_id} came twice: this is a bug, please report it"
+                    f"{self.videos[outcome.row].video_id} was encoded twice; this is a bug, please report it"
                 )
             outcomes[outcome.row] = outcome
             on_progress(len(outcomes), len(clips))
         if missing := clips.keys() - outcomes.keys():
-            raise EvaluationError(f"{len(missing)} videos were lost on the way: this is a bug, please report it")
+            raise EvaluationError(f"{len(missing)} video(s) have no result; this is a bug, please report it")
         failed = [outcome for outcome in outcomes.values() if outcome.failure is not None]
         if len(failed) > self.config.data.max_failed_fraction * len(clips):
             raise EvaluationError(
                 f"{len(failed)} of {len(clips)} videos cannot be decoded, more than data.max_failed_fraction="
-                f"{self.config.data.max_failed_fraction} allows; such as {self.videos[failed[0].row].video_id}: "
+                f"{self.config.data.max_failed_fraction} allows; the first is {self.videos[failed[0].row].video_id}: "
                 f"{failed[0].failure}"
             )
         return outcomes
 
     def _cached(self, clips: Clips, num_crops: int) -> FeatureStore | None:
-        """The feature cache, where it has all that is asked for."""
+        """The feature cache, if it has the features of all clips."""
         location = self.config.data.features
         if location is None:
             return None
         cached = FeatureStore(location)
         if problems := differences(cached.identity, self.config, self.model, self.model.ifm.hash_weights()):
-            raise ConfigError([*problems, "data.features: another model's features; set data.features=null to decode"])
-        rejects = read_rejects(location)  # counted as videos that cannot be decoded
+            advice = "data.features: another model made these features; set data.features=null to decode the videos"
+            raise ConfigError([*problems, advice])
+        rejects = read_rejects(location)  # these count as videos that cannot be decoded
         wanted = (self.videos[row] for row in clips)
         missing = sum(not cached.has(video) and video.alone().video_id not in rejects for video in wanted)
         if num_crops > 1:
-            log.warning("note: a feature cache has the centre crop alone; %d crops are decoded", num_crops)
+            log.warning("note: the feature cache has only the centre crop; decoding the videos for %d crops", num_crops)
         elif missing:
-            log.warning("note: the feature cache lacks %d of %d videos; all are decoded", missing, len(clips))
+            log.warning("note: the feature cache lacks %d of %d videos; decoding all videos", missing, len(clips))
         else:
             return cached
         return None
 
     def _stream(self, clips: Clips, output: Output, num_crops: int) -> Iterator[Encoded]:
-        """By way of Ray Data; a video is a group."""
+        """Encode with Ray Data. Each video is one group."""
         groups, places = [], {}
         for row, wanted in clips.items():
             frames, inverse = np.unique(wanted, return_inverse=True)
@@ -128,9 +129,9 @@ class Encoder:
             yield Encoded(int(block["rows"][0][0]), None if failure else np.array(block["values"][0]), failure or None)
 
     def _read(self, cached: FeatureStore, clips: Clips, output: Output) -> Iterator[Encoded]:
-        """In this process: what is left of the model is small."""
+        """Encode from the feature cache in this process, because the model's temporal part is small."""
         device = torch.device("cuda" if self.use_gpu else "cpu")
-        self.model.temporal.to(device)  # the image model stays where it is
+        self.model.temporal.to(device)  # the image model is not needed on the device
         model, apply = self.model.eval(), EncodeClips(self.config, output, 1, {})
         for row, wanted in clips.items():
             frames, places = np.unique(wanted, return_inverse=True)
@@ -147,13 +148,13 @@ class Encoder:
 
 @dataclass(frozen=True)
 class EncodeClips:
-    """Applied to the decoded frames of one video, see `DecodeFrames`: out come `values` float32[1, K, crops, …]."""
+    """Encodes the decoded frames of one video (see `DecodeFrames`) and returns `values` float32[1, K, crops, …]."""
 
     config: Config
     output: Output
     num_crops: int
     places: Clips
-    """Row of the manifest → int64[K, T], places among its decoded frames."""
+    """Row of the manifest → int64[K, T], positions among the video's decoded frames."""
 
     @torch.inference_mode()
     def __call__(self, model: AdViSe, device: torch.device, block: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -170,13 +171,13 @@ class EncodeClips:
         return {"rows": block["rows"], "values": values[None], "failures": block["failures"]}
 
     def _view(self, model: AdViSe, frames: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-        """uint8[F, H, W, 3] and int64[K, T] → [K, …]."""
+        """Encode one crop: frames uint8[F, H, W, 3] and clips int64[K, T] → [K, …]."""
         features = torch.cat([model.frame_features(chunk) for chunk in frames.split(FRAMES_AT_ONCE)])
         return self.clips(model, features, clips)
 
     @torch.inference_mode()
     def clips(self, model: AdViSe, features: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-        """Compressed frames [F, C, s, s] and int64[K, T] → [K, …]."""
+        """Encode clips int64[K, T] of compressed frames [F, C, s, s] → [K, …]."""
         device = features.device.type
         with autocast(self.config.train.precision, device):
             return torch.cat(

@@ -1,4 +1,4 @@
-"""Which labelled videos a protocol learns from and which it is tested on."""
+"""Selects the labelled videos that a protocol trains on and the videos that it is tested on."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ log = logging.getLogger("advise_ray")
 
 @dataclass(frozen=True)
 class LabelledSplit:
-    """Rows of a manifest, their classes, and the classes' names.
+    """Training and test rows of a manifest, with their labels and class names.
 
     Attributes:
-        train, test: int64[n], int64[m] rows.
-        labels: int64[rows of the manifest], -1 where there is none.
-        groups: int64[rows of the manifest]: clips of one recording have the same.
+        train, test: int64[n], int64[m], rows of the manifest.
+        labels: int64[rows of the manifest], -1 for a video without a label.
+        groups: int64[rows of the manifest]. Clips of one recording have the same group.
     """
 
     train: NDArray[np.int64]
@@ -36,27 +36,28 @@ class LabelledSplit:
 
 
 def num_official_splits(manifest: pa.Table) -> int:
-    """How many official splits the manifest knows of."""
+    """The number of official splits in the manifest."""
     return max((len(splits) for splits in manifest.column("official_splits").to_pylist() if splits), default=0)
 
 
 def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, known: Sequence[str]) -> LabelledSplit:
-    """The labelled training and test videos.
+    """Select the labelled training and test videos.
 
     Args:
-        number: of an official split, from 1; None for the manifest's `split` column.
-        known: names of the classes that the model has a head for; empty where it does not matter.
+        number: number of an official split, from 1; None for the manifest's `split` column.
+        known: class names of the model's head; empty if the protocol does not use the head.
 
     Raises:
-        UsageError: there are no labels or no test videos, or classes to be tested that nothing is known of.
+        UsageError: there are no labels or no test videos, or a test class has no training videos or is unknown to
+            the model.
     """
     splits = _splits(manifest, number)
     test_split = tested_split(manifest, data) if number is None else data.test_split
     labelled = np.asarray(manifest.column("label").is_valid())
     if not labelled.any():
         raise UsageError(
-            "data.manifest: this protocol needs labels, and no video has one; index the videos with the data set's "
-            "lists, or from folders named by class"
+            "data.manifest: this protocol needs labels, but no video has a label; index the videos with the data set's "
+            "lists, or from folders that are named after the classes"
         )
     names, labels = named_classes(manifest), np.asarray(manifest.column("label").fill_null(-1))
     test = np.flatnonzero(labelled & (splits == test_split))
@@ -64,7 +65,7 @@ def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, kno
     there = ", ".join(sorted({str(value) for value in splits if value is not None})) or "none"
     if not len(test):
         raise UsageError(
-            f"data.test_split: no labelled video has split {data.test_split!r}; the manifest has {there}; name one of "
+            f"data.test_split: no labelled video has split {data.test_split!r}; the manifest has {there}; use one of "
             "these, or index the videos again with --test-fraction 0.2"
         )
     if known:
@@ -77,27 +78,27 @@ def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, kno
         absent = sorted({names[label] for label in labels[test]} - {names[label] for label in labels[train]})
         if absent:
             raise UsageError(
-                f"data.manifest: {len(absent)} classes have test videos but none to learn from, such as {absent[0]}"
+                f"data.manifest: {len(absent)} class(es) have test videos but no training videos, such as {absent[0]}"
             )
     return LabelledSplit(train, test, labels, np.unique(groups(manifest), return_inverse=True)[1], names)
 
 
 def tested_split(manifest: pa.Table, data: DataConfig) -> str:
-    """The split that is tested on, which may be another than the configuration names, see `held_out_split`."""
+    """The split to test on. It can differ from `data.test_split`, see `held_out_split`."""
     split = held_out_split(manifest, data, data.test_split)
     if split != data.test_split:
-        log.warning("note: no video has split %r (data.test_split): %r is tested on", data.test_split, split)
+        log.warning("note: no video has split %r (data.test_split); testing on split %r", data.test_split, split)
     return str(split)
 
 
 def refuse_seen(trained_on: DataConfig, manifest: pa.Table, test: NDArray[np.int64]) -> None:
-    """Refuse to test a model of actions on the videos that it learnt them from.
+    """Refuse to test an action model on its own training videos.
 
     Args:
-        trained_on: of the run, whose manifests may no longer be there.
+        trained_on: data configuration of the run. Its manifests may no longer exist.
 
     Raises:
-        UsageError: it has seen some of them, with their labels.
+        UsageError: the model was trained on some of the test videos and their labels.
     """
     tables = [read_manifest(path) for path in trained_on.manifests if path.is_file()]
     rows = [row for table in tables for row in table.select(["video_id", "path", "split"]).to_pylist()]
@@ -109,8 +110,8 @@ def refuse_seen(trained_on: DataConfig, manifest: pa.Table, test: NDArray[np.int
     seen |= {row["video_id"] for row in tests if real_path(row["path"]) in files}
     if both := seen.intersection(ids):
         raise UsageError(
-            f"--split: {len(both)} of the {len(ids)} test videos are among those that the checkpoint learnt actions "
-            f"from, such as {min(both)}; evaluate it on its own split, and train one for each split"
+            f"--split: the checkpoint was trained on {len(both)} of the {len(ids)} test videos, such as {min(both)}; "
+            "evaluate it on its own split, and train one model for each split"
         )
 
 
@@ -120,8 +121,8 @@ def _splits(manifest: pa.Table, number: int | None) -> NDArray[np.object_]:
     there = num_official_splits(manifest)
     if number > there:
         raise UsageError(
-            f"--split: the manifest knows {there or 'no'} official splits, not {number}; index a data set that has "
-            "them (ucf101, hmdb51), or with --test-fraction, again"
+            f"--split: got {number}, but the manifest has {there or 'no'} official split(s); index the videos again, "
+            "with the lists of a data set that has official splits (ucf101, hmdb51), or with --test-fraction"
         )
     every = manifest.column("official_splits").to_pylist()
     return np.asarray([splits[number - 1] if splits else None for splits in every], dtype=object)
@@ -130,12 +131,12 @@ def _splits(manifest: pa.Table, number: int | None) -> NDArray[np.object_]:
 def _relabelled(
     names: list[str], labels: NDArray[np.int64], test: NDArray[np.int64], known: Sequence[str]
 ) -> NDArray[np.int64]:
-    """Labels as the model's head counts them: another manifest may have another order."""
+    """Map the labels to the order of the model's head, because another manifest can order the classes differently."""
     place = {name: index for index, name in enumerate(known)}
     unknown = sorted({names[label] for label in labels[test]} - place.keys())
     if unknown:
         raise UsageError(
-            f"data.manifest: the model does not know {len(unknown)} of the classes to be tested, such as {unknown[0]}; "
-            f"it knows {len(known)}, such as {known[0]}"
+            f"data.manifest: the model does not know {len(unknown)} of the test classes, such as {unknown[0]}; "
+            f"it knows {len(known)} classes, such as {known[0]}"
         )
     return np.asarray([place.get(names[label], -1) if label >= 0 else -1 for label in labels], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What a protocol finds."""
+"""The result of an evaluation protocol."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one protocol on one split.
+    """The result of one protocol on one split.
 
     Attributes:
-        metrics: each in [0, 1].
-        predictions: rows of `predictions.parquet`: `video_id`, `label`, `prediction` (None where the video could not be
-            decoded, with its `failure`), and what else the protocol knows.
-        names: of the classes, or of the rates.
-        confusion: int64[C, C], target by prediction; None where the protocol has none.
-        details: what else `result.json` says.
+        metrics: name → value in [0, 1].
+        predictions: rows of `predictions.parquet`: `video_id`, `label`, `prediction` (None if the video could not be
+            decoded; `failure` says why), and further columns of the protocol.
+        names: names of the classes or of the rates.
+        confusion: int64[C, C], target by prediction; None if the protocol has no confusion matrix.
+        details: further entries of `result.json`.
     """
 
     metrics: dict[str, float]

@@ -1,4 +1,4 @@
-"""How well the playback rate is perceived, and on what that rests: the honest metric and the shortcut report."""
+"""Measures playback rate prediction (PRP) on honest clips, and reports whether the model uses shortcuts."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from advise_ray.video.sampling import Clip, fits_every_rate, keyed_rng, plan_val
 
 POLICIES = ("fit", "wrap", "hold")
 GONE_WITHIN, OPEN_ABOVE = 0.05, 0.10
-"""A control without its cue that comes so near to the honest metric, or one with a shortcut that rises so far above it,
-is called out."""
+"""A finding is reported if a control without a cue is at most GONE_WITHIN below the honest top-1, or a control with a
+shortcut is at least OPEN_ABOVE above it."""
 NEAR_CHANCE = 0.05
 CONTROLS = {
-    "shuffled": "the order of the frames does not matter to it: it goes by how much changes between them",
-    "reversed": "the direction of time does not matter to it",
-    "still": "it needs no motion: what a single frame shows is enough",
-    "wrapped": "the jump where a clip starts over gives the rate away (data.clip.short_video=wrap)",
-    "held": "the repeated last frame gives the rate away (data.clip.short_video=hold)",
+    "shuffled": "the model ignores the order of the frames; it uses how much changes between them",
+    "reversed": "the model ignores the direction of time",
+    "still": "the model needs no motion; a single frame is enough",
+    "wrapped": "the jump where a clip starts over reveals the rate (data.clip.short_video=wrap)",
+    "held": "the repeated last frame reveals the rate (data.clip.short_video=hold)",
 }
-"""The frames of the honest clips shuffled, reversed, or all the middle one; clips of short videos that wrap or hold."""
+"""Controls → their meaning. The first three change the honest clips: frames shuffled, reversed, or all replaced by the
+middle frame. The last two are clips of short videos that start over (wrap) or repeat the last frame (hold)."""
 
 
 @dataclass(frozen=True)
-class _Played:
-    """A clip under one of the names: honest, a control, or a policy."""
+class _NamedClip:
+    """A clip and its kind: `honest`, a control, or a policy for short videos."""
 
     name: str
     clip: Clip
@@ -51,9 +52,9 @@ class _Played:
 def pretext(
     encoder: Encoder, rows: NDArray[np.int64], on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Outcome:
-    """PRP top-1 on some videos of a manifest: honest, under each policy for short videos, and under the controls.
+    """PRP top-1 on some videos of a manifest: on honest clips, under each policy for short videos, and on the controls.
 
-    The honest clips are those that a run with this configuration validates on.
+    The honest clips are the validation clips of a run with this configuration.
     """
     config, clip = encoder.config, encoder.config.data.clip
     played = {
@@ -83,7 +84,7 @@ def pretext(
 
 
 def report(predictions: list[dict[str, Any]], names: list[str]) -> Outcome:
-    """From clips and what they were taken for to metrics; a clip that could not be decoded counts as wrong."""
+    """Compute metrics from the predictions for clips. A clip that cannot be decoded counts as wrong."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in predictions:
         by_name.setdefault(row["clips"], []).append(row)
@@ -102,11 +103,11 @@ def report(predictions: list[dict[str, Any]], names: list[str]) -> Outcome:
         controls = dict(_controls(by_name))
         metrics |= {f"control/{name}": top1 for name, (top1, _) in controls.items()}
         if metrics["top1"] <= chance + NEAR_CHANCE:
-            findings = [f"top1 {metrics['top1']:.3f} is at chance ({chance:.3f}): the controls say nothing"]
+            findings = [f"top1 {metrics['top1']:.3f} is at chance ({chance:.3f}); the controls cannot be interpreted"]
         else:
             findings = list(_findings(controls))
     else:
-        findings = ["no video is long enough for every rate: the honest metric is absent"]
+        findings = ["no video is long enough for every rate, so there is no honest metric"]
     decoded = [row for row in honest if row["prediction"] is not None]
     confusion = confusion_matrix(_column(decoded, "label"), _column(decoded, "prediction"), len(names))
     details = {
@@ -117,7 +118,7 @@ def report(predictions: list[dict[str, Any]], names: list[str]) -> Outcome:
     return Outcome(metrics, predictions, names, confusion if honest else None, details)
 
 
-def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Iterator[_Played]:
+def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Iterator[_NamedClip]:
     num_frames, start = len(video.frames), video.frames.start
 
     def placed(planned: Clip) -> Clip:
@@ -128,19 +129,19 @@ def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Ite
         shuffle = keyed_rng(seed, "shuffle", video.video_id)
         for honest in map(placed, plan_val_clips(num_frames, clip, clips_per_rate, rng, video.fps)):
             frames = honest.frame_indices
-            yield _Played("honest", honest)
-            yield _Played("shuffled", Clip(shuffle.permutation(frames), honest.rate_index))
-            yield _Played("reversed", Clip(frames[::-1], honest.rate_index))
-            yield _Played("still", Clip(np.full_like(frames, frames[len(frames) // 2]), honest.rate_index))
+            yield _NamedClip("honest", honest)
+            yield _NamedClip("shuffled", Clip(shuffle.permutation(frames), honest.rate_index))
+            yield _NamedClip("reversed", Clip(frames[::-1], honest.rate_index))
+            yield _NamedClip("still", Clip(np.full_like(frames, frames[len(frames) // 2]), honest.rate_index))
     for policy in POLICIES:
         rng = keyed_rng(seed, policy, video.video_id)
         under = clip.model_copy(update={"short_video": policy})
         for planned in plan_val_clips(num_frames, under, clips_per_rate, rng, video.fps):
-            yield _Played(policy, placed(planned))
+            yield _NamedClip(policy, placed(planned))
 
 
 def _controls(by_name: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Each control that has clips: its top-1, and that of the honest clips at the same rates, rate by rate alike."""
+    """For each control with clips: its top-1 and the honest top-1 at the same rates; each rate has the same weight."""
     groups = {name: by_name[name] for name in ("shuffled", "reversed", "still")}
     groups["wrapped"] = [row for row in by_name.get("wrap", []) if row["wraps"]]
     groups["held"] = [row for row in by_name.get("hold", []) if row["repeats"]]
@@ -154,11 +155,11 @@ def _findings(controls: Mapping[str, tuple[float, float]]) -> Iterator[str]:
     for name, (top1, honest) in controls.items():
         has_shortcut = name in ("wrapped", "held")
         if top1 >= honest + OPEN_ABOVE if has_shortcut else top1 >= honest - GONE_WITHIN:
-            yield f"{name}: top1 {top1:.3f} against {honest:.3f} on honest clips: {CONTROLS[name]}"
+            yield f"{name}: top1 is {top1:.3f}, and {honest:.3f} on honest clips: {CONTROLS[name]}"
 
 
 def _balanced_top1(rows: list[dict[str, Any]], rates: set[int]) -> float:
-    """Every rate counts the same, however many clips it has: wrapped clips are mostly fast ones."""
+    """Mean top-1 over the rates. Each rate has the same weight, because wrapped clips are mostly fast ones."""
     return float(np.mean([_top1([row for row in rows if row["label"] == rate]) for rate in rates]))
 
 

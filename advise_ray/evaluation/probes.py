@@ -1,4 +1,4 @@
-"""Probes on frozen embeddings: many settings trained at once, the best chosen by cross-validation within train."""
+"""Probes on frozen embeddings: trains many settings at once and chooses one by cross-validation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WEIGHT_DECAYS = (0.0, 1e-2, 1e-1, 1.0)
 ATTENTIVE_LEARNING_RATES = (5e-4, 5e-3)
 ATTENTIVE_WEIGHT_DECAYS = (1e-2, 1e-1)
 FOLDS, ATTENTIVE_FOLDS = 5, 1
-"""How many fifths of the training videos are held out in turn; an attentive probe costs too much for more than one."""
+"""Number of folds (fifths of the training videos) that are held out in turn. Attentive probes are too slow for more."""
 STEPS, ATTENTIVE_STEPS = 1000, 300
 BATCH_CLIPS, ATTENTIVE_BATCH_CLIPS = 1024, 64
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What one probe is trained with (AdamW, cosine schedule)."""
+    """Training settings of one probe (AdamW, cosine schedule)."""
 
     lr: float
     weight_decay: float
@@ -34,12 +34,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Probed:
-    """The outcome.
+    """The result of a probe.
 
     Attributes:
-        scores: float64[m, C], a query's class probabilities, averaged over its clips.
-        setting: the one that was chosen.
-        validation_top1: of each setting, on the held-out training videos.
+        scores: float64[m, C], class probabilities of each query, averaged over its clips.
+        setting: the chosen setting.
+        validation_top1: top-1 of each setting on the held-out training videos.
     """
 
     scores: NDArray[np.float64]
@@ -48,7 +48,7 @@ class Probed:
 
 
 class LinearProbes(nn.Module):
-    """P linear classifiers side by side."""
+    """P independent linear classifiers, computed together."""
 
     def __init__(self, num_probes: int, dim: int, num_classes: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class LinearProbes(nn.Module):
 
 
 class AttentiveProbes(nn.Module):
-    """P classifiers side by side, each on what a learnt query sees in the TMM's output."""
+    """P independent classifiers, each on the TMM's output pooled by attention with a learnt query."""
 
     def __init__(self, num_probes: int, dim: int, num_classes: int) -> None:
         super().__init__()
@@ -86,13 +86,13 @@ def probe(
     seed: int,
     device: torch.device,
 ) -> Probed:
-    """Choose a setting on held-out fifths of the training videos, train it on all of them, score the queries.
+    """Choose a setting on held-out folds of the training videos, train it on all of them, and score the queries.
 
     Args:
-        train: float[n, K, E], or float[n, K, E, T, s, s] where attentive: K clips of each training video.
+        train: K clips of each training video: float[n, K, E], or float[n, K, E, T, s, s] if `attentive`.
         labels: int64[n].
-        groups: int64[n]: videos of one group (clips of one recording) are held out together.
-        queries: as `train`, of other videos.
+        groups: int64[n]. Videos of one group (clips of one recording) are held out together.
+        queries: same format as `train`, for the videos to classify.
     """
     torch.manual_seed(seed)
     rates = ATTENTIVE_LEARNING_RATES if attentive else LEARNING_RATES
@@ -114,13 +114,13 @@ def probe(
 
 
 def fold_of(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """int64[n] → the fifth, 0 to 4, that each row is held out with; groups are dealt out evenly, by lot."""
+    """The fold (0 to 4) in which each row is held out, int64[n]. Groups are assigned to folds evenly at random."""
     _, group = np.unique(groups, return_inverse=True)
     return (np.random.default_rng(seed).permutation(group.max() + 1) % 5)[group]
 
 
 class _Normaliser:
-    """Channels with mean 0 and deviation 1 over the training clips: a batch norm without parameters (as in MAE)."""
+    """Scales channels to mean 0 and deviation 1 over the training clips (parameter-free batch norm, as in MAE)."""
 
     def __init__(self, train: NDArray[np.floating]) -> None:
         axes = tuple(axis for axis in range(train.ndim) if axis != 2)
@@ -140,7 +140,7 @@ def _fit(
     attentive: bool,
     device: torch.device,
 ) -> list[nn.Module]:
-    """Train P probes of each setting on the same batches; `used` bool[P, n] says which videos each one learns from."""
+    """Train P probes of each setting on the same batches. `used` bool[P, n] selects each probe's training videos."""
     kind = AttentiveProbes if attentive else LinearProbes
     models: list[nn.Module] = [kind(len(used), clips.shape[2], num_classes).to(device) for _ in settings]
     groups = [
@@ -172,7 +172,7 @@ def _fit(
 
 @torch.no_grad()
 def _score(model: nn.Module, clips: NDArray[np.float32], device: torch.device) -> NDArray[np.float64]:
-    """float32[n, K, …] → float64[P, n, C]: probabilities, averaged over the clips of a video."""
+    """Class probabilities averaged over each video's clips: float32[n, K, …] → float64[P, n, C]."""
     scores = [
         model(torch.from_numpy(videos).flatten(0, 1).to(device)).softmax(-1).unflatten(1, (len(videos), -1)).mean(2)
         for videos in np.array_split(clips, max(1, math.ceil(clips.shape[0] * clips.shape[1] / BATCH_CLIPS)))

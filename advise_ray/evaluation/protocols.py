@@ -1,4 +1,4 @@
-"""`evaluate`: from a checkpoint and a protocol to metrics, predictions, figures and MLflow."""
+"""`evaluate`: runs a protocol on a checkpoint and writes metrics, predictions and figures, also to MLflow."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def evaluate(
     overrides: Sequence[str] = (),
     on_progress: OnProgress = lambda done, total: None,
 ) -> Row:
-    """Evaluate a run (its best checkpoint), a checkpoint, or a recipe with a TMM at random.
+    """Evaluate a run (its best checkpoint), a checkpoint, or a recipe with a randomly initialised TMM.
 
     Args:
-        manifest: in place of the run's.
-        split: an official split, from 1, or all of them; None for the manifest's `split` column.
-        overrides: `key=value`, of the run's configuration; `model.tmm.arch=none` leaves its TMM out.
+        manifest: manifest to use instead of the run's manifest.
+        split: number of an official split, from 1, or all of them; None for the manifest's `split` column.
+        overrides: `key=value` changes of the run's configuration; `model.tmm.arch=none` removes the TMM.
 
     Returns:
-        What `result.json` holds, see `jobs/README.md`.
+        The content of `result.json`, see `jobs/README.md`.
 
     Raises:
-        UsageError, ConfigError: before any video is read.
+        UsageError, ConfigError: raised before any video is read.
         EvaluationError: too many videos cannot be decoded.
     """
     started_s = time.monotonic()
@@ -70,7 +70,7 @@ def score(
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     on_progress: OnProgress = lambda done, total: None,
 ) -> tuple[Encoder, dict[str, Outcome], Row]:
-    """What a protocol finds, split by split, and how many videos it looked at; nothing is left behind.
+    """Run a protocol and return its outcome for each split and the numbers of videos. Writes no files.
 
     Raises:
         UsageError, ConfigError, EvaluationError: as `evaluate`.
@@ -87,7 +87,7 @@ def score(
     )
     if protocol == "pretext":
         if split is not None:
-            raise UsageError("--split: playback rates have no official splits")
+            raise UsageError("--split: the pretext protocol has no official splits; leave --split out")
         rows, which = _pretext_rows(table, config)
         return encoder, {which: pretext(encoder, rows, on_progress)}, {"videos": len(rows)}
     chosen = _splits(subject, protocol, table, split)
@@ -105,7 +105,7 @@ def score(
 
 
 def _pretext_rows(table: pa.Table, config: Config) -> tuple[Any, str]:
-    """Rows that the model has not trained on, and which they are."""
+    """Rows that the model was not trained on, and the name of their split."""
     split = np.asarray(table.column("split").to_pylist(), dtype=object)
     test = np.flatnonzero(split == config.data.test_split)
     if len(test):
@@ -113,7 +113,7 @@ def _pretext_rows(table: pa.Table, config: Config) -> tuple[Any, str]:
     held_out = split_videos(table, config.data).val
     if not len(held_out):
         raise UsageError(
-            f"data.test_split: no video has split {config.data.test_split!r}, and none is held out for validation "
+            f"data.test_split: no video has split {config.data.test_split!r}, and no video is held out for validation "
             "(data.val_split, data.val_fraction); index the videos again with --test-fraction 0.2"
         )
     return held_out, "validation"
@@ -124,7 +124,7 @@ def _splits(
 ) -> dict[str, LabelledSplit]:
     numbers: list[int | None] = [split if split != "all" else None]
     if split == "all":
-        numbers = list(range(1, num_official_splits(table) + 1)) or [1]  # which is then refused
+        numbers = list(range(1, num_official_splits(table) + 1)) or [1]  # split 1 is refused later
     known = subject.classes if protocol == "multiview" else []
     data = subject.config.data
     chosen = {
@@ -141,7 +141,7 @@ def _splits(
 def _name(
     subject: Subject, protocol: Protocol, settings: Settings, split: int | str | None, manifest: Path | None
 ) -> str:
-    """Of the folder: what tells it from other evaluations of the same run."""
+    """Name of the result folder. It differs for each kind of evaluation of the same run."""
     parts = [protocol, *(["attentive"] if settings.attentive else []), *(["ifm_alone"] if subject.is_ifm_alone else [])]
     parts += [f"split_{split}"] if split is not None else []
     return "-".join([*parts, *([manifest.stem] if manifest else [])])

@@ -1,4 +1,4 @@
-"""What is evaluated: a checkpoint's model, an image model alone, or a recipe's before training."""
+"""The model to evaluate: from a checkpoint, the image model without a TMM, or a recipe's untrained model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from advise_ray.training import checkpoint
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated.
+    """The model to evaluate.
 
     Attributes:
-        path: its checkpoint; None for a recipe, whose TMM stays as it was drawn.
-        run_dir: what it leaves goes under this.
-        is_ifm_alone: the checkpoint's TMM was left out by `model.tmm.arch=none`.
-        classes: what its head tells apart; empty where nobody has said.
+        path: checkpoint of the model; None for a recipe, whose TMM keeps its random initialisation.
+        run_dir: directory that gets the results.
+        is_ifm_alone: `model.tmm.arch=none` has removed the TMM.
+        classes: class names of the head; empty if they are unknown.
     """
 
     config: Config
@@ -34,14 +34,14 @@ class Subject:
 
 
 def find_subject(target: Path | str, overrides: list[str], ifm: IFM | None = None) -> Subject:
-    """A run (its best checkpoint), a checkpoint, or a recipe as it is before training.
+    """Load the model of a run (its best checkpoint), a checkpoint, or an untrained recipe.
 
     Args:
-        ifm: see `build_advise`; of a run or a checkpoint.
+        ifm: see `build_advise`; used for a run or a checkpoint.
 
     Raises:
-        UsageError, ConfigError: there is nothing of that name, or the checkpoint is of another model than the
-            configuration with its `overrides`.
+        UsageError, ConfigError: `target` does not exist, or the checkpoint does not fit the configuration with
+            `overrides`.
     """
     folder = Path(target).expanduser()
     if not folder.is_dir():
@@ -63,23 +63,25 @@ def _untrained(target: str, overrides: list[str]) -> Subject:
     try:
         recipe = recipes.find(target)
     except UsageError:
-        raise UsageError(f"{target}: neither a run, nor a checkpoint, nor a recipe (file or shipped name)") from None
+        raise UsageError(
+            f"{target} is not a run, a checkpoint, a recipe file or the name of a packaged recipe"
+        ) from None
     config = load(recipe, ["model.init_from=null", *overrides])
     name = config.tracking.run_name or f"untrained-{datetime.now():%Y%m%d-%H%M%S}"
     run_dir = Path(config.storage.path) / name
     if (run_dir / "checkpoints").exists():
-        raise UsageError(f"{run_dir} is a trained run; evaluate that, or choose another tracking.run_name")
-    num_classes = len(config.data.clip.rates)  # of a head that nothing is learnt with, and only PRP asks
+        raise UsageError(f"{run_dir} is a trained run; evaluate this run, or choose another tracking.run_name")
+    num_classes = len(config.data.clip.rates)  # only the PRP protocol uses this untrained head
     model = build_advise(config, num_classes)
     return Subject(config, model, num_classes, None, run_dir, config.model.tmm.arch == "none", [])
 
 
 def refuse_unfit(subject: Subject, protocol: str) -> None:
-    """Raise UsageError where the model has not learnt what the protocol asks for."""
+    """Raise UsageError if the model was not trained for the protocol's task."""
     if protocol == "multiview" and (subject.config.task != "action" or subject.path is None):
         raise UsageError(
-            "--protocol multiview needs a model that has learnt actions (task: action); fine-tune first, or use "
+            "--protocol multiview needs a model that was trained on actions (task: action); fine-tune it first, or use "
             "linear, knn or retrieval"
         )
     if protocol == "pretext" and (subject.config.task != "prp" or subject.is_ifm_alone):
-        raise UsageError("--protocol pretext needs a model that has learnt playback rates (task: prp)")
+        raise UsageError("--protocol pretext needs a model that was trained on playback rates (task: prp)")

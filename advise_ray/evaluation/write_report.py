@@ -1,4 +1,4 @@
-"""What an evaluation leaves: predictions, figures and result under the run's directory, and all of it in MLflow."""
+"""Writes an evaluation's predictions, figures and result under the run's directory, and logs them to MLflow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def leave(
     counts: Row,
     started_s: float,
 ) -> Row:
-    """Write predictions, figures and result under the run's directory, and log them."""
+    """Write predictions, figures and result under the run's directory, and log them to MLflow."""
     folder = subject.run_dir / "evaluation" / name
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.png"):
@@ -67,7 +67,7 @@ def leave(
 def _log(subject: Subject, encoder: Encoder, name: str, metrics: dict[str, float], folder: Path) -> Row:
     tracker = RunTracker(subject.config, subject.run_dir)
     is_new = tracker.run_id is None
-    if is_new:  # a recipe, or a run that came from elsewhere
+    if is_new:  # an untrained recipe, or a run that was copied from another machine
         if not (subject.run_dir / "config.yaml").exists():
             (subject.run_dir / "config.yaml").write_text(to_yaml(subject.config))
         tracker.start(device="cuda" if encoder.use_gpu else "cpu")
@@ -79,7 +79,7 @@ def _log(subject: Subject, encoder: Encoder, name: str, metrics: dict[str, float
 
 
 def _summed_up(metrics: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Means over the splits, and their standard deviations where there are several."""
+    """Mean of each metric over the splits, and the standard deviation if there are several splits."""
     shared = [name for name in metrics[0] if all(name in each for each in metrics)]
     columns = {name: [each[name] for each in metrics] for name in shared}
     means = {name: float(np.mean(values)) for name, values in columns.items()}
@@ -94,11 +94,11 @@ def _draw(folder: Path, suffix: str, outcome: Outcome, encoder: Encoder, protoco
         charts.confusion(folder / f"confusion{suffix}.png", outcome.confusion, outcome.names, top1)
         charts.class_bars(folder / f"classes{suffix}.png", outcome.confusion, outcome.names, top1)
     mistakes = list(_mistakes(outcome, encoder, protocol))
-    charts.contact_sheet(folder / f"mistakes{suffix}.png", mistakes, encoder.config, "The surest mistakes")
+    charts.contact_sheet(folder / f"mistakes{suffix}.png", mistakes, encoder.config, "Most confident mistakes")
 
 
 def _mistakes(outcome: Outcome, encoder: Encoder, protocol: str) -> Iterator[charts.Mistake]:
-    """The ones that the model was surest of; of clips the honest ones, of videos the clip in their middle."""
+    """The mistakes with the highest confidence: honest clips for `pretext`, else the middle clip of each video."""
     rows = {video.video_id: video for video in encoder.videos}
     wrong = [row for row in outcome.predictions if row["prediction"] not in (None, row["label"])]
     wrong = [row for row in wrong if row.get("clips", "honest") == "honest"]
@@ -110,4 +110,5 @@ def _mistakes(outcome: Outcome, encoder: Encoder, protocol: str) -> Iterator[cha
             frames = spread_clips(len(video.frames), clip, 1, video.fps)[0] + video.frames.start
         taken_for, is_really = outcome.names[row["prediction"]], outcome.names[row["label"]]
         sure = f", {row['score']:.2f}" if "score" in row else ""
-        yield charts.Mistake(video, frames, f"{is_really}, taken for {taken_for}{sure}: {video.video_id}")
+        caption = f"{is_really}, predicted as {taken_for}{sure}: {video.video_id}"
+        yield charts.Mistake(video, frames, caption)

@@ -1,9 +1,9 @@
-"""Experiments over a suite of data sets: one pretraining on a pool, many fine-tunings, and what they say together.
+"""Experiments over a suite of data sets: pretraining on a pool, many fine-tunings, and statistics over all of them.
 
-suite        which videos a run learns from and is tested on
-arms         the trainings, and what is measured of each
-repeats      all of them, side by side; what is done is kept
-rival        the same against a 3D network that is trained end to end
-bootstrap    intervals
-results_page the table and the picture
+suite        selects the training and test videos of each run
+arms         runs one training and measures its result
+repeats      runs all trainings in parallel and keeps finished results
+rival        compares AdViSe with a 3D network that is trained end to end
+bootstrap    computes confidence intervals
+results_page writes the table and the figure
 """

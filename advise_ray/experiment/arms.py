@@ -1,4 +1,4 @@
-"""The trainings of an experiment, one by one, in this process, and what is measured of each."""
+"""Runs single trainings of an experiment in this process and measures their results."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ IFM_ALONE = (
 )
 Statistic = Literal["mean", "change"]
 SETTINGS = Settings(num_crops=1)
-"""Ten clips a video, the centre of each: what a feature cache has."""
+"""Ten clips per video with the centre crop of each, because a feature cache has only the centre crop."""
 
 
 @dataclass(frozen=True)
 class Trainings:
-    """How the runs of an experiment are configured.
+    """Configuration of an experiment's runs.
 
     Attributes:
-        finetune: recipe; its steps are `finetune_steps`, however many videos there are to learn from.
-        pretrain_steps: None: as many epochs as the recipe has.
-        features: the cache of all videos; None: clips are decoded in every epoch.
+        finetune: recipe of the fine-tuning. It runs for `finetune_steps` steps for any number of training videos.
+        pretrain_steps: steps of the pretraining. None: the epochs of its recipe.
+        features: feature cache of all videos. None: clips are decoded in every epoch.
     """
 
     finetune: str
@@ -61,24 +61,24 @@ class Trainings:
     processes: int
 
     def pretrain(self, recipe: str, name: str, seed: int, manifests: Sequence[Path]) -> Path:
-        """Pretrain on a pool, or find it done; returns the run."""
+        """Pretrain on a pool, or reuse the finished run; returns the run directory."""
         config = self._config(recipe, name, seed, manifests)
         if self.pretrain_steps is not None:
             config = _for_steps(config, self.pretrain_steps)
         return self._run(config)
 
     def finetuned(self, name: str, seed: int, manifest: Path, lr: float, init_from: Path | None) -> Correct:
-        """Fine-tune on a set's training videos, all of them; which of its test videos are recognised after it."""
+        """Fine-tune on all training videos of a set and return which of its test videos are classified correctly."""
         return self.test(self.finetune_run(name, seed, manifest, lr, init_from))
 
     def finetune_run(self, name: str, seed: int, manifest: Path, lr: float, init_from: Path | None) -> Path:
-        """The run of a fine-tuning, once it is done."""
+        """Fine-tune, or reuse the finished run; returns the run directory."""
         own = ["data.val_split=null", "data.val_fraction=0", f"optim.lr={lr}", f"model.init_from={_quoted(init_from)}"]
         config = self._config(self.finetune, name, seed, [manifest], *own)
         return self._run(_for_steps(config, self.finetune_steps))
 
     def test(self, run_dir: Path) -> Correct:
-        """Which test videos of its set a fine-tuned model recognises."""
+        """Which test videos of its set a fine-tuned model classifies correctly."""
         return judge(run_dir, "multiview")
 
     def probe(self, manifest: Path, statistic: Statistic) -> Correct:
@@ -102,13 +102,13 @@ class Trainings:
 
 
 def judge(target: Path, protocol: Protocol, *overrides: str) -> Correct:
-    """Which test videos a protocol recognises; of `retrieval`, by the nearest training video."""
+    """Which test videos a protocol classifies correctly. For `retrieval`, the nearest training video decides."""
     predictions = _score(target, protocol, overrides).predictions
     return {row["video_id"]: float(row["prediction"] == row["label"]) for row in predictions}
 
 
 def rates(target: Path, manifest: Path) -> dict[str, float]:
-    """PRP top-1 of a pretraining run on the videos of a set that it has not trained on, honest and by control."""
+    """PRP top-1 of a pretraining run on a set's videos that it was not trained on, honest and for each control."""
     return _score(target, "pretext", [f"data.manifest={_quoted(manifest)}"]).metrics
 
 
@@ -116,7 +116,7 @@ def _score(target: Path, protocol: Protocol, overrides: Sequence[str]) -> Outcom
     config = load(target / "config.yaml", overrides)
     ifm = kept_ifm(config.model.ifm, config.augment.crop_size_px)
     settings = SETTINGS
-    if protocol == "knn":  # fewer neighbours where there are not as many
+    if protocol == "knn":  # use fewer neighbours if there are fewer training videos
         known = labelled_split(read_videos(config.data), config.data, None, []).train
         settings = replace(SETTINGS, k=min(SETTINGS.k, len(known)))
     _, outcomes, _ = score(find_subject(target, list(overrides), ifm), protocol, settings=settings)
@@ -125,9 +125,9 @@ def _score(target: Path, protocol: Protocol, overrides: Sequence[str]) -> Outcom
 
 
 def linear_probe(config: Config, manifest: Path, statistic: Statistic) -> Correct:
-    """What a linear classifier makes of a clip's mean feature, or of its mean absolute change from frame to frame.
+    """Classify by a linear probe on a clip's mean feature, or on its mean absolute change from frame to frame.
 
-    Neither has a temporal module: they say what the image model alone shows of a set.
+    Neither uses a temporal module, so the results show what the image model alone knows about a set.
     """
     table = read_manifest(manifest)
     every, store = videos(table), FeatureStore(str(config.data.features))
@@ -137,12 +137,12 @@ def linear_probe(config: Config, manifest: Path, statistic: Statistic) -> Correc
     labels, groups, names = split.labels[seen[0]], split.groups[seen[0]], split.names
     probed = probe(train, labels, groups, test, len(names), attentive=False, seed=0, device=torch.device("cpu"))
     right = dict(zip(seen[1], probed.scores.argmax(axis=1) == split.labels[seen[1]], strict=True))
-    # As everywhere, a video that cannot be decoded counts as one that was not recognised.
+    # As in all protocols, a video that cannot be decoded counts as wrong.
     return {every[row].video_id: float(right.get(row, False)) for row in split.test}
 
 
 def _summed_up(config: Config, store: FeatureStore, video: Video, statistic: Statistic) -> Floats:
-    """float32[K, C]: of each clip."""
+    """The statistic of each clip of a video, float32[K, C]."""
     clips = spread_clips(len(video.frames), played_clip(config), SETTINGS.num_clips, video.fps) + video.frames.start
     features = np.empty((*clips.shape, *store.identity.frame_shape), dtype=np.float16)
     store.read_into(list(features), video, store.snap(video, clips), [0] * len(clips))
@@ -156,7 +156,7 @@ def _is_done(run_dir: Path) -> bool:
 
 
 def _for_steps(config: Config, steps: int) -> Config:
-    """With as many epochs as make up so many steps."""
+    """Set the number of epochs so that the run has about `steps` steps."""
     num_videos = len(split_videos(read_videos(config.data), config.data).train)
     epochs = max(1, round(steps / math.ceil(num_videos / videos_per_step(config))))
     return config.model_copy(update={"train": config.train.model_copy(update={"epochs": epochs})})

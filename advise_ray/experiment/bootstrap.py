@@ -1,4 +1,4 @@
-"""Intervals by resampling: over seeds and test videos with the sets as they are, and over sets too."""
+"""Bootstrap confidence intervals: resamples seeds and test videos, and optionally the data sets too."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 DRAWS = 2000
 Correct = Mapping[str, float]
-"""video_id → 1 where it was recognised, else 0; of two arms, the difference."""
+"""video_id → 1 if the video was classified correctly, else 0. For two arms: the difference of these values."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval."""
+    """A mean with its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -23,19 +23,19 @@ class Interval:
 
 
 def paired(ours: Correct, theirs: Correct) -> Correct:
-    """How much better one arm did on each video of the same test."""
+    """Difference of two arms on each video of the same test."""
     return {video_id: ours[video_id] - theirs[video_id] for video_id in ours}
 
 
 def mean_over_sets(sets: Mapping[str, Mapping[int, Correct]], *, over_sets: bool = False, seed: int = 0) -> Interval:
-    """The mean over sets of the mean over seeds of the mean over test videos.
+    """The mean over sets of the mean over seeds of the mean over test videos, with its interval.
 
-    A draw takes seeds, the same for all sets since a seed's pretraining is, and test videos, the same for all seeds of
-    a set, with replacement. Each set counts alike, however many videos it has.
+    Each draw samples seeds and test videos with replacement. It uses the same seeds for all sets, because a seed's
+    pretraining is the same for all sets, and the same test videos for all seeds of a set. Each set has the same weight.
 
     Args:
-        sets: name → seed → its test. Seeds may test on different videos.
-        over_sets: draw the sets too: what to expect of a set that is none of these.
+        sets: name → seed → test result. Seeds can have different test videos.
+        over_sets: sample the sets too. The interval then also covers new data sets.
     """
     rng = np.random.default_rng(seed)
     seeds = sorted({each for tests in sets.values() for each in tests})
@@ -54,7 +54,7 @@ def mean_over_sets(sets: Mapping[str, Mapping[int, Correct]], *, over_sets: bool
 
 
 def _table(tests: Mapping[int, Correct], seeds: Sequence[int]) -> NDArray[np.float64]:
-    """float64[seeds, videos], nan where a seed does not test on a video."""
+    """Table of results, float64[seeds, videos]; nan if a seed does not test a video."""
     videos = {video_id: place for place, video_id in enumerate(sorted(set().union(*tests.values())))}
     table = np.full((len(seeds), len(videos)), np.nan)
     for row, seed in enumerate(seeds):
@@ -64,7 +64,7 @@ def _table(tests: Mapping[int, Correct], seeds: Sequence[int]) -> NDArray[np.flo
 
 
 def _mean(table: NDArray[np.float64], rng: np.random.Generator, seeds: NDArray[np.int64]) -> float:
-    """Of one draw; a video that was drawn twice counts twice."""
+    """Mean of one draw. A video that is drawn twice counts twice."""
     videos = table.shape[1]
     weights = np.bincount(rng.integers(videos, size=videos), minlength=videos) * ~np.isnan(table[seeds])
     sums, counts = (weights * np.nan_to_num(table[seeds])).sum(axis=1), weights.sum(axis=1)

@@ -1,4 +1,4 @@
-"""All trainings of an experiment, side by side in processes of one machine; what is done is found again."""
+"""Runs all trainings of an experiment in parallel processes of one machine, and skips finished ones."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Key:
-    """What a figure is of.
+    """Identifies a result.
 
     Attributes:
-        figure: `finetuned`, `fold` (the same on training videos alone, to choose a learning rate), `linear`, `knn`,
-            `retrieval`, `pretext`.
-        arm: `scratch`, one that was pretrained, or of the image model alone `mean` or `change`.
-        labels: training videos of each class; None: all.
+        figure: `finetuned`, `fold` (fine-tuning on folds of the training videos, to choose a learning rate), `linear`,
+            `knn`, `retrieval`, `pretext`.
+        arm: `scratch`, a pretrained arm, or `mean` or `change` for the image model alone.
+        labels: number of training videos per class; None: all.
     """
 
     figure: str
@@ -49,13 +49,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is asked for.
+    """Settings of an experiment.
 
     Attributes:
-        pool: manifests to pretrain on, beside the training videos of the sets.
+        pool: manifests to pretrain on, in addition to the training videos of the sets.
         pretrained: arm → recipe of its pretraining.
-        labels: training videos of each class; None: all.
-        lrs: learning rates of fine-tuning, of which each arm gets the one that does best on training folds.
+        labels: numbers of training videos per class; None: all.
+        lrs: learning rates of the fine-tuning. Each arm uses the one that is best on folds of the training videos.
     """
 
     trainings: Trainings
@@ -71,30 +71,30 @@ class Experiment:
         return [SCRATCH, *self.pretrained]
 
     def manifest(self, key: Key) -> Path:
-        """What a fine-tuning learns from and is tested on."""
+        """The manifest with the training and test videos of a fine-tuning."""
         (of,) = [each for each in self.sets if each.name == key.set]
         if key.fold is not None:
             return of.fold(key.seed, key.fold)
         return of.of_seed(key.seed) if key.labels is None else of.few_labels(key.seed, key.labels)
 
     def pretraining(self, arm: str, seed: int) -> Path:
-        """The run of an arm's pretraining, once it is done.
+        """Pretrain an arm, or reuse the finished run; returns the run directory.
 
-        It trains on the pool and on the training videos of the sets in the seed's split, and sees no label. It
-        validates on the test videos once, at its end, so that they choose nothing.
+        The pretraining uses the pool and the sets' training videos in the seed's split, without labels. It validates
+        on the test videos only once, at its end, so that they do not influence any choice.
         """
         manifests = [*self.pool, *(each.of_seed(seed) for each in self.sets)]
         return self.trainings.pretrain(self.pretrained[arm], f"pretrain-{arm}-{seed}", seed, manifests)
 
 
 class Results:
-    """Figures by their keys, a line each in `results.jsonl`."""
+    """Results by key, stored with one line each in `results.jsonl`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = read_lines(path)
         self.held: dict[Key, Any] = {Key(**line["key"]): line["value"] for line in lines}
-        # What follows must not be joined to half a line.
+        # Remove a half-written last line before more lines follow.
         write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def add(self, key: Key, value: Any) -> None:
@@ -103,7 +103,7 @@ class Results:
             file.write(json.dumps({"key": asdict(key), "value": value}) + "\n")
 
     def of(self, figure: str, arm: str, seeds: int, labels: int | None = None) -> dict[str, dict[int, Correct]]:
-        """Set → seed → its test; of the first so many seeds."""
+        """Set → seed → test result, for the first `seeds` seeds."""
         found: dict[str, dict[int, Correct]] = {}
         for key, value in self.held.items():
             if (key.figure, key.arm, key.labels) == (figure, arm, labels) and key.seed < seeds:
@@ -112,14 +112,14 @@ class Results:
 
 
 def run(experiment: Experiment, results: Results, on_progress: Callable[[str], OnProgress]) -> dict[str, float]:
-    """Everything that is not done yet; returns each arm's learning rate.
+    """Run all unfinished trainings and measurements; returns each arm's learning rate.
 
     Args:
-        on_progress: gives, for the name of a stage, what is called with jobs done and jobs to do.
+        on_progress: takes the name of a stage and returns a function of (finished jobs, all jobs).
 
     Raises:
-        UsageError: a set that cannot be learnt from or tested on.
-        AdviseRayError: of a training.
+        UsageError: a set has no usable training or test videos.
+        AdviseRayError: a training fails.
     """
     seeds, sets = range(experiment.seeds), [each.name for each in experiment.sets]
     for each in experiment.sets:
@@ -176,9 +176,9 @@ def _probes(experiment: Experiment, sets: Sequence[str], seeds: Iterable[int]) -
 
 
 def refuse_another(experiment: Experiment, path: Path) -> None:
-    """Raise UsageError where the directory holds results of other settings; what they depend on is in `path`.
+    """Raise UsageError if the directory has results with other settings. The file `path` records the settings.
 
-    Seeds, numbers of labels and arms may be added.
+    Seeds, numbers of labels and arms can be added.
     """
     every = [*experiment.pool, *(each.manifest for each in experiment.sets)]
     asked = {
@@ -194,17 +194,19 @@ def refuse_another(experiment: Experiment, path: Path) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     differing = [name for name, value in asked.items() if name in known and known[name] != value]
     if differing:
-        raise UsageError(f"--out: {path.parent} holds results with other {', '.join(differing)}; name another folder")
+        raise UsageError(
+            f"--out: {path.parent} has results with other values of {', '.join(differing)}; choose another folder"
+        )
     write_whole(path, json.dumps(known | asked, indent=2) + "\n")
 
 
 def _settings(recipe: str, overrides: Sequence[str]) -> str:
-    """All of a recipe but where its runs go, which depends on the working directory."""
+    """The recipe as YAML, without its `storage.path`, which depends on the working directory."""
     return to_yaml(load(recipe, [*overrides, "storage.path=/"]))
 
 
 def choose_lr(results: Results, arm: str, lrs: Sequence[float]) -> float:
-    """The learning rate that recognises most held-out training videos, in the mean over sets and folds."""
+    """The learning rate with the best accuracy on held-out training videos, averaged over sets and folds."""
     if len(lrs) == 1:
         return lrs[0]
 
@@ -216,12 +218,12 @@ def choose_lr(results: Results, arm: str, lrs: Sequence[float]) -> float:
 
 
 def pretrain(experiment: Experiment, key: Key) -> str:
-    """Of an arm and a seed; returns the run's directory."""
+    """Pretrain an arm with a seed; returns the run directory."""
     return str(experiment.pretraining(key.arm, key.seed))
 
 
 def finetune(experiment: Experiment, key: Key, chosen: Mapping[str, float] | None = None) -> Correct:
-    """One fine-tuning and its test."""
+    """Run one fine-tuning and test it."""
     lr = key.lr if chosen is None else chosen[key.arm]
     assert lr is not None
     init_from = None if key.arm == SCRATCH else experiment.pretraining(key.arm, key.seed)
@@ -234,7 +236,7 @@ def finetune(experiment: Experiment, key: Key, chosen: Mapping[str, float] | Non
 
 
 def measure(experiment: Experiment, key: Key) -> Correct | dict[str, float]:
-    """What needs no training of a module."""
+    """Measure a result that needs no fine-tuning: a probe, kNN, retrieval or the pretext protocol."""
     manifest, arm = experiment.manifest(key), next(iter(experiment.pretrained), None)
     if key.figure == "linear":
         return experiment.trainings.probe(manifest, key.arm)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What an experiment says: figures with their intervals, a table in Markdown, and one picture."""
+"""Results of an experiment: values with confidence intervals, a Markdown table, and one figure."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Summary = dict[str, Any]
 
 
 def summarise(experiment: Experiment, results: Results, lrs: Mapping[str, float]) -> Summary:
-    """Every figure of every set and over all of them.
+    """Compute all results, for every set and over all sets.
 
-    `acc_ft`, `delta_acc` (against `scratch`, paired) and `probes` map an arm, or a protocol and what it looked at, and
-    the number of labels, to `sets` (name → interval), `all`, and `all_and_other_sets`, the wider interval.
+    `acc_ft`, `delta_acc` (paired difference to `scratch`) and `probes` map an arm and its number of labels, or a
+    protocol and its arm, to `sets` (name → interval), `all`, and `all_and_other_sets` (the wider interval).
     """
     summary: Summary = {"seeds": experiment.seeds, "lr": dict(lrs), "acc_ft": {}, "delta_acc": {}, "probes": {}}
     for labels in experiment.labels:
@@ -50,7 +50,7 @@ def _figure(tests: Tests) -> dict[str, Any]:
 
 
 def _pretext(tests: Tests) -> dict[str, dict[str, float]]:
-    """Set → PRP top-1, honest and with shuffled frames, in the mean over seeds; not of sets with too short videos."""
+    """Set → mean PRP top-1 over seeds, honest and with shuffled frames. Sets with too short videos are left out."""
     return {
         name: {
             figure: float(np.mean([test[figure] for test in of.values()])) for figure in ("top1", "control/shuffled")
@@ -65,8 +65,8 @@ def _name(arm: str, labels: int | None) -> str:
 
 
 def as_table(summary: Summary, sets: Sequence[str]) -> str:
-    """Markdown: means with their 95 % intervals."""
-    head = ["figure", *sets, "mean over sets", "and other sets"]
+    """Format the results as a Markdown table of means with their 95 % intervals."""
+    head = ["result", *sets, "mean over sets", "mean, new sets"]
     lines = [_row(head), _row(["---"] * len(head))]
     for title, figures in (("Acc_ft", "acc_ft"), ("ΔAcc", "delta_acc"), ("", "probes")):
         for name, figure in summary[figures].items():
@@ -77,7 +77,7 @@ def as_table(summary: Summary, sets: Sequence[str]) -> str:
         shown = [f"{of[each]['top1']:.3f} ({of[each]['control/shuffled']:.3f})" if each in of else "–" for each in sets]
         lines.append(_row([f"PRP top-1 (shuffled): {arm}", *shown, "", ""]))
     rates = ", ".join(f"{arm} {lr:g}" for arm, lr in summary["lr"].items())
-    return "\n".join([*lines, "", f"{summary['seeds']} seeds. Learning rates: {rates}.", ""])
+    return "\n".join([*lines, "", f"Number of seeds: {summary['seeds']}. Learning rates: {rates}.", ""])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -90,7 +90,7 @@ def _shown(interval: Mapping[str, float], *, signed: bool) -> str:
 
 
 def draw(summary: Summary, experiment: Experiment, path: Path) -> None:
-    """ΔAcc of each set with all labels; and accuracy against labels a class, in the mean over sets."""
+    """Draw ΔAcc of each set with all labels, and the mean accuracy over sets against the labels per class."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -109,7 +109,7 @@ def _draw_deltas(axes: Any, summary: Summary, experiment: Experiment) -> None:
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xticks(range(len(sets) + 1), [*sets, "mean"])
     axes.set_ylabel("ΔAcc, 95 % interval")
-    axes.set_title("What pretraining adds")
+    axes.set_title("Gain from pretraining")
 
 
 def _draw_accuracies(axes: Any, summary: Summary, experiment: Experiment) -> None:
@@ -120,7 +120,7 @@ def _draw_accuracies(axes: Any, summary: Summary, experiment: Experiment) -> Non
         mean = summary["probes"][f"{protocol}, {what}"]["all"]["mean"]
         axes.axhline(mean, color="grey", linestyle=style, label=f"linear probe, {what}")
     axes.set_xticks(range(len(experiment.labels)), [str(labels or "all") for labels in experiment.labels])
-    axes.set_xlabel("labelled videos of each class")
+    axes.set_xlabel("labelled videos per class")
     axes.set_ylabel("accuracy, mean over sets")
     axes.set_title("After fine-tuning")
     axes.legend(fontsize="small")
@@ -129,7 +129,7 @@ def _draw_accuracies(axes: Any, summary: Summary, experiment: Experiment) -> Non
 def _errors(
     axes: Any, number: int, intervals: Sequence[Mapping[str, float]], *, label: str, linestyle: str = ""
 ) -> None:
-    """The arm `number`, in its own colour and a little beside the others."""
+    """Draw the intervals of arm `number` in its own colour, shifted a little to the right of the previous arm."""
     means = np.asarray([each["mean"] for each in intervals])
     below = means - [each["low"] for each in intervals]
     above = [each["high"] for each in intervals] - means
@@ -138,7 +138,7 @@ def _errors(
 
 
 def figures(summary: Summary) -> Iterator[tuple[str, float]]:
-    """Names and values for MLflow."""
+    """Yield metric names and values for MLflow."""
     for kind in ("acc_ft", "delta_acc", "probes"):
         for name, figure in summary[kind].items():
             for of, interval in ({"all": figure["all"]} | figure["sets"]).items():

@@ -1,4 +1,4 @@
-"""AdViSe against a 3D network that is trained end to end on the same clips: accuracy and time (paper, figure 1a)."""
+"""Compares AdViSe with a 3D network trained end to end on the same clips: accuracy and time (paper, figure 1a)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ OURS, EQUAL_STEPS, EQUAL_TIME = "AdViSe", "R3D-50, equal steps", "R3D-50, equal 
 
 @dataclass(frozen=True)
 class Lap:
-    """One of the two on one set, from nothing to a test.
+    """A complete training and test of one of the two models on one set.
 
     Attributes:
-        cache_s: of encoding the clips once, of which the rival has none.
-        pretrain_s, finetune_s: of the trainings, start and end of a run included.
-        acc_ft: of the test videos, after PRP and fine-tuning with all labels.
+        cache_s: seconds for encoding the clips once; 0 for the 3D network.
+        pretrain_s, finetune_s: seconds of the trainings, including the start and end of the runs.
+        acc_ft: accuracy on the test videos after PRP and fine-tuning with all labels.
     """
 
     name: str
@@ -50,19 +50,19 @@ class Lap:
 
     @property
     def wall_s(self) -> float:
-        """Of all of it."""
+        """Total time in seconds."""
         return self.cache_s + self.pretrain_s + self.finetune_s
 
 
 def race(trainings: Trainings, of: LabelledSet, recipe: str, lr: float, seed: int = 0) -> list[Lap]:
-    """Both at equal steps, and the rival at the time that AdViSe took, its cache included; alone on the machine.
+    """Train both models for equal steps, and the 3D network also for the total time of AdViSe (cache included).
 
-    Both are pretrained on the set's training videos and fine-tuned on them, at the same learning rate. What was raced
-    before is read from the directory.
+    Only one training runs on the machine at a time. Both models are pretrained and fine-tuned on the set's training
+    videos, at the same learning rate. Earlier results are read from the directory.
 
     Args:
-        trainings: with the numbers of steps of both at equal steps.
-        recipe: of the pretraining.
+        trainings: configuration with the numbers of steps for the comparison at equal steps.
+        recipe: recipe of the pretraining.
     """
     alone = replace(trainings, out=trainings.out / "rival", features=trainings.out / "rival" / "features", processes=1)
     theirs = replace(alone, features=None, overrides=(*alone.overrides, *R3D50, f"optim.lr={lr}"))
@@ -76,7 +76,7 @@ def race(trainings: Trainings, of: LabelledSet, recipe: str, lr: float, seed: in
     ours = lap(OURS, alone, _encode(alone, of, recipe))
     equal_steps = lap(EQUAL_STEPS, theirs)
     share = ours.wall_s / equal_steps.wall_s
-    fewer = replace(  # at least an epoch each, of one clip of every video
+    fewer = replace(  # the minimum is one epoch each, with one clip of every video
         theirs,
         overrides=(*theirs.overrides, "data.clip.clips_per_video=1"),
         pretrain_steps=max(1, round(equal_steps.pretrain_steps * share)),
@@ -86,7 +86,7 @@ def race(trainings: Trainings, of: LabelledSet, recipe: str, lr: float, seed: in
 
 
 def _encode(trainings: Trainings, of: LabelledSet, recipe: str) -> float:
-    """Seconds that the cache took, in whichever start it was made."""
+    """Make the feature cache if it is missing; returns the seconds that it took when it was made."""
     took = trainings.out / "encoded_s.json"
     started_s = time.monotonic()
     config = load(recipe, [*trainings.overrides, f"data.manifest={json.dumps(str(of.manifest))}"])
@@ -129,8 +129,8 @@ def _steps(run_dir: Path) -> int:
 
 
 def as_table(laps: list[Lap]) -> str:
-    """Markdown."""
-    lines = ["| | set | steps of PRP and fine-tuning | cache, PRP, fine-tuning, s | in all, s | Acc_ft |"]
+    """Format the laps as a Markdown table."""
+    lines = ["| | set | steps of PRP and fine-tuning | cache, PRP, fine-tuning, s | total, s | Acc_ft |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for lap in laps:
         parts = f"{lap.cache_s:.0f}, {lap.pretrain_s:.0f}, {lap.finetune_s:.0f}"

@@ -1,4 +1,4 @@
-"""The sets of a suite: for each seed and each number of labels, a manifest of what is learnt from and tested on."""
+"""The data sets of a suite: a manifest of training and test videos for each seed and each number of labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from advise_ray.video.manifest import SCHEMA, groups, read_manifest, write_manif
 from advise_ray.video.sampling import keyed_rng
 
 FOLDS = 2
-"""Of the training videos, by which learning rates are chosen."""
+"""Number of folds of the training videos, used to choose learning rates."""
 UNUSED = "unused"
-"""Split of the videos that a run does not see."""
+"""Split of the videos that a run does not use."""
 Row = dict[str, Any]
 
 
@@ -29,13 +29,12 @@ Row = dict[str, Any]
 class LabelledSet:
     """A manifest with labels and test videos.
 
-    With several official splits, each seed has another one, by turns: where few recordings are held out at a time, all
-    are in their turn.
+    If there are several official splits, the seeds use them in turn, so that all recordings are held out by some seed.
 
     Attributes:
-        folder: of the manifests that are made of it.
-        on_folds: its test videos are left out altogether, and some of its training videos (whole groups) are tested on
-            in their place: settings are chosen so, without a look at what judges them.
+        folder: folder for the manifests of the runs.
+        on_folds: do not use the test videos. Instead, test on a fold of the training videos (whole groups), in order to
+            choose settings without the test videos.
     """
 
     name: str
@@ -44,10 +43,10 @@ class LabelledSet:
     on_folds: bool = False
 
     def write_all(self, seeds: Iterable[int], labels: Iterable[int | None]) -> None:
-        """Every manifest of the set, before processes that run side by side look for them.
+        """Write all manifests of the set, before parallel processes read them.
 
         Raises:
-            UsageError: one has no training or no test videos, or classes to be tested that nothing is known of.
+            UsageError: a manifest has no training or no test videos, or a test class has no training videos.
         """
         labels = list(labels)
         for seed in seeds:
@@ -59,16 +58,16 @@ class LabelledSet:
             self.fold(0, number)
 
     def of_seed(self, seed: int) -> Path:
-        """With all labels."""
-        return self._made(self._name(seed), lambda: self._rows(seed))
+        """The manifest of a seed with all labels."""
+        return self._write_once(self._name(seed), lambda: self._rows(seed))
 
     def few_labels(self, seed: int, labels: int) -> Path:
-        """With so many training videos of each class, drawn by the seed."""
-        return self._made(f"seed-{seed}-labels-{labels}", lambda: self._few(seed, labels))
+        """The manifest of a seed with `labels` random training videos per class."""
+        return self._write_once(f"seed-{seed}-labels-{labels}", lambda: self._few(seed, labels))
 
     def fold(self, seed: int, number: int) -> Path:
-        """Training videos alone, some of them (whole groups) held out for testing."""
-        return self._made(f"{self._name(seed)}-fold-{number}", lambda: _folded(self._rows(seed), number))
+        """The manifest of a seed's training videos only; one fold of them (whole groups) is the test split."""
+        return self._write_once(f"{self._name(seed)}-fold-{number}", lambda: _folded(self._rows(seed), number))
 
     def _few(self, seed: int, labels: int) -> list[Row]:
         rows = self._rows(seed)
@@ -77,7 +76,7 @@ class LabelledSet:
             if row["split"] == "train" and row["label"] is not None:
                 by_class[row["label"]].append(place)
         for label, places in by_class.items():
-            rng = keyed_rng(seed, "labels", self.name, label)  # the first four are among the first eight
+            rng = keyed_rng(seed, "labels", self.name, label)  # the 4-label videos are among the 8-label videos
             for left_out in rng.permutation(places)[labels:]:
                 rows[left_out]["split"] = UNUSED
         return rows
@@ -87,7 +86,7 @@ class LabelledSet:
         return f"split-{split + 1}" + (f"-held-{fold + 1}" if self.on_folds else "")
 
     def _place(self, seed: int) -> tuple[int, int]:
-        """Which official split, and with `on_folds` which of its folds."""
+        """The official split of a seed, and with `on_folds` the fold."""
         splits = max(num_official_splits(_read(self.manifest)), 1)
         return seed % splits, seed // splits % FOLDS
 
@@ -100,7 +99,7 @@ class LabelledSet:
                 row["split"] = row["official_splits"][split]
         return _folded(rows, fold) if self.on_folds else rows
 
-    def _made(self, name: str, make: Callable[[], list[Row]]) -> Path:
+    def _write_once(self, name: str, make: Callable[[], list[Row]]) -> Path:
         path = self.folder / f"{self.name}-{name}.parquet"
         if not path.exists():
             rows = make()
@@ -110,12 +109,12 @@ class LabelledSet:
 
 
 def _folded(rows: list[Row], number: int) -> list[Row]:
-    """Training videos alone, one of their folds to be tested on."""
+    """Keep only the training videos, and make one of their folds the test split."""
     free = [row for row in rows if row["split"] == "train" and row["label"] is not None]
     classes, held_together = [str(row["label"]) for row in free], [row["group"] for row in free]
     parts = deal(classes, held_together, [1 / FOLDS] * FOLDS)
     if len(set(zip(classes, parts, strict=True))) < FOLDS * len(set(classes)):
-        # A class of one recording: clips of it are all there is to choose by.
+        # Some class has too few recordings for each fold to have one, so split by single videos.
         parts = deal(classes, [row["video_id"] for row in free], [1 / FOLDS] * FOLDS)
     for row in rows:
         row["split"] = UNUSED
@@ -126,18 +125,18 @@ def _folded(rows: list[Row], number: int) -> list[Row]:
 
 @functools.lru_cache
 def _read(manifest: Path) -> pa.Table:
-    """Once in each process; it is not sent to them with the set."""
+    """Read a manifest once in each process, because a set that is sent to a process has only its path."""
     return read_manifest(manifest)
 
 
 def read_suite(manifests: Sequence[Path], folder: Path, *, on_folds: bool = False) -> list[LabelledSet]:
-    """The sets, called by their manifests' names.
+    """The sets of the manifests. Each set has the name of its file.
 
     Raises:
-        UsageError: two have one name.
+        UsageError: two manifests have the same name.
     """
     sets = [LabelledSet(path.stem, path, folder, on_folds) for path in manifests]
     names = [each.name for each in sets]
     if len(set(names)) < len(names):
-        raise UsageError(f"--manifest: two of one name ({', '.join(names)}); rename a file")
+        raise UsageError(f"--manifest: two manifests have the same name ({', '.join(names)}); rename one of the files")
     return sets

@@ -1,4 +1,4 @@
-"""`advise-ray tune`: Ray Tune runs the trials of a search space, and a table compares them.
+"""`advise-ray tune`: runs the trials of a search space with Ray Tune and compares them in a table.
 
-It must not know clusters or commands.
+This package must not depend on clusters or commands.
 """

@@ -1,4 +1,4 @@
-"""The feature caches that the trials of a sweep share: one for each image model and setting of the SFU's fixed part."""
+"""Feature caches that the trials of a sweep share: one for each image model and setting of the SFU's fixed part."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from advise_ray.video.manifest import Video, videos
 from advise_ray.video.pool import read_videos
 
 FEATURE_KEYS = ("model.ifm.", "model.sfu.", "model.kind", "data.manifest", "cache.", "augment.", "train.num_workers")
-"""Searched keys that decide which features there are, and whether there can be any."""
+"""Prefixes of searched keys that decide which features a trial needs, and whether it can use features at all."""
 DEPENDS_ON = (*COMPARED, "model.ifm.weights", "model.sfu.spatial_size", "model.sfu.channels", "data.manifest", "cache.")
 
 
 def takes_features(config: Config) -> bool:
-    """Whether trials of this configuration are trained from a cache that the sweep makes: not pixels, nor another."""
+    """Whether trials train from a feature cache that the sweep makes, not from pixels or another cache."""
     return config.model.kind == "advise" and config.data.features is None
 
 
 def folder_of(config: Config, sweep_dir: Path) -> Path:
-    """Where the features of a configuration are; named by what they depend on."""
+    """Folder of a configuration's features. The name is a hash of the keys that the features depend on."""
     prefixes = (*DEPENDS_ON, "augment.") if config.cache.views > 1 else DEPENDS_ON
     keys = {key: value for key, value in flatten(config).items() if key.startswith(prefixes)}
     return sweep_dir / "features" / hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable[[str], None]) -> None:
-    """Make each cache that the configurations need and that is not whole yet.
+    """Make or complete each feature cache that the configurations need.
 
     Args:
-        on_event: called with a line for people before and after each.
+        on_event: called with a progress message before and after each cache.
 
     Raises:
         UsageError, ConfigError, CacheError: see `cache.writer.CacheJob`.
@@ -47,28 +47,28 @@ def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable
         job = CacheJob(config, str(folder))
         planned = job.summary()
         if planned["videos_to_encode"]:
-            size = f"{planned['videos_to_encode']} videos, {planned['bytes'] / 1e6:.0f} MB"
-            on_event(f"features {number} of {len(wanted)}: {size} …")
+            size = f"{planned['videos_to_encode']} video(s), {planned['bytes'] / 1e6:.0f} MB"
+            on_event(f"feature cache {number} of {len(wanted)}: encoding {size} …")
         made = job.run()
         if made["encoded"]:
-            on_event(f"features {number} of {len(wanted)}: made in {made['wall_s']:.0f} s")
+            on_event(f"feature cache {number} of {len(wanted)}: finished in {made['wall_s']:.0f} s")
 
 
 def refuse_unfit(configs: Iterable[Config]) -> None:
-    """Raise what keeps trials from being trained within one process, which takes all clips from a local cache.
+    """Refuse configurations that a trial cannot train. A trial is one process that reads clips from a local cache.
 
     Raises:
-        ConfigError, UsageError: every such problem, a manifest that is not there, or a cache that lacks its videos.
+        ConfigError, UsageError: every problem found, a missing manifest, or a feature cache that lacks videos.
     """
     problems, covered = set[str](), set[tuple[tuple[Path, ...], str]]()
     for config in configs:
         features, manifests = config.data.features, config.data.manifests
         if config.model.kind != "advise":
-            problems.add(f"model.kind: {config.model.kind} learns from pixels; trials learn from features")
+            problems.add(f"model.kind: {config.model.kind} trains on pixels, but trials train on cached features")
         if config.train.num_workers != 1:
-            problems.add(f"train.num_workers: {config.train.num_workers}, and a trial has one; it runs beside others")
+            problems.add(f"train.num_workers: got {config.train.num_workers}, but a trial has exactly one worker")
         if features is not None and is_url(features):
-            problems.add("data.features: trials map theirs; name a local cache, or none: the sweep makes its own")
+            problems.add("data.features: trials need a local cache; give a local path, or leave it out to make a cache")
         elif (manifests, str(features)) not in covered:
             covered.add((manifests, str(features)))
             every = videos(read_videos(config.data))

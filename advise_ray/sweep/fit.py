@@ -1,4 +1,4 @@
-"""Ray Tune's part: it runs trials on the cluster's processes, and stops the bad ones early."""
+"""Runs trials with Ray Tune on the cluster and stops unpromising trials early."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from advise_ray.sweep.tune_callback import TrialCallback
 POLL_S = 0.5
 LONGEST_STOP_S = 15.0
 QUIET = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's directory has what they would write
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trial's directory has the same data
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without validation videos has no metric
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -37,15 +37,15 @@ def run_trials(
     concurrent: int,
     resources: dict[str, float],
 ) -> None:
-    """Run the trials of these numbers, or as many as Optuna thinks of.
+    """Run the trials with the numbers `todo`, or as many trials as `todo` has with settings from Optuna.
 
     Raises:
-        KeyboardInterrupt: the trials under way were ended; saved, where there was time for it.
+        KeyboardInterrupt: the running trials were ended, and saved if there was time.
     """
     tuning, search = sweep.config.tune, None
     if tuning.searcher == "tpe":
         search = Study(sweep).search
-    elif tuning.scheduler == "asha":  # those that have ended tell again what they told: the others are judged by it
+    elif tuning.scheduler == "asha":  # finished trials repeat their reports, because ASHA compares the others with them
         todo = list(range(len(settings)))
     given = [] if search else [{"number": number, "settings": settings[number]} for number in todo]
     stop = StopFile(sweep.directory / ".ray" / "stop")
@@ -80,7 +80,7 @@ def run_trials(
 
 
 def _fit(tuner: ray_tune.Tuner, stop: StopFile, recorder: TrialCallback, noticed: shutdown_notice.Notice) -> None:
-    """In a thread: in the main one Tune would take Ctrl-C for itself."""
+    """Run Tune in a thread, because in the main thread Tune would handle Ctrl-C itself."""
     error: list[BaseException] = []
 
     def fit() -> None:
@@ -98,20 +98,20 @@ def _fit(tuner: ray_tune.Tuner, stop: StopFile, recorder: TrialCallback, noticed
                 recorder.left = True
                 noticed.pass_on()
                 if not recorder.running:
-                    stop.set()  # not before: Tune would end trials that are about to be saved
+                    stop.set()  # not earlier, because Tune would end trials that are still saving
         if noticed.given:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         recorder.left = True
         stop.set()
-        thread.join(LONGEST_STOP_S)  # while it is at work it would start a Ray of its own once ours is gone
+        thread.join(LONGEST_STOP_S)  # a Tune that still runs would start a new Ray after ours has ended
         raise
     if error:
         raise error[0]
 
 
 class StopFile(ray_tune.Stopper):
-    """Ends all trials of Tune once it is set; a file, since Tune pickles it."""
+    """Stops all trials after `set`. The flag is a file, because Tune pickles this object."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -139,5 +139,5 @@ def _scheduler(config: Config) -> Any:
         max_t=epochs,
         grace_period=max(1, epochs // 9),
         reduction_factor=3,
-        stop_last_trials=False,  # its last report is yet to come
+        stop_last_trials=False,  # a trial at max_t still has its final report to send
     )

@@ -1,4 +1,4 @@
-"""Optuna's part: settings that follow from what earlier trials came to. Its study lies in the sweep's directory."""
+"""TPE search with Optuna: proposes settings from the results of earlier trials. The sweep's directory has its study."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ NAME = "sweep"
 
 
 class Study:
-    """A TPE search that numbers its trials, and goes on with those that were under way when a sweep went away.
+    """A TPE search that numbers its trials and resumes the trials that an interrupted sweep was running.
 
-    With ASHA, what ended before that is not compared with what comes after it.
+    With ASHA, trials from before and after the interruption are not compared with each other.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -35,14 +35,14 @@ class Study:
         direction = StudyDirection.MAXIMIZE if tuning.mode == "max" else StudyDirection.MINIMIZE
         study = optuna.create_study(study_name=NAME, storage=storage, direction=direction, load_if_exists=True)
         self.numbers: dict[str, list[int]] = {}
-        """Settings, as JSON → trials that have begun with them, and are asked for again."""
+        """Settings as JSON → numbers of the unfinished trials with these settings, which are proposed again."""
         self.taken = {row["number"] for row in read_trials(sweep.directory)}
-        self._take_up(study)
+        self._resume_trials(study)
         self.search = OptunaSearch(
             space=self._suggest,
             metric=tuning.judged_by,
             mode=tuning.mode,
-            # A sampler begins anew, and at first draws by lot: not what it has drawn before.
+            # A restarted sampler first draws at random. Another seed keeps it from repeating earlier draws.
             sampler=optuna.samplers.TPESampler(seed=sweep.config.seed + len(study.trials)),
             study_name=NAME,
             storage=storage,
@@ -55,7 +55,7 @@ class Study:
         self.taken.add(number)
         return {"trial": {"number": number, "settings": settings}}
 
-    def _take_up(self, study: optuna.Study) -> None:
+    def _resume_trials(self, study: optuna.Study) -> None:
         for trial in study.get_trials(states=[TrialState.RUNNING]):
             study.tell(trial.number, state=TrialState.FAIL)
         waiting = [trial.system_attrs["fixed_params"] for trial in study.get_trials(states=[TrialState.WAITING])]
@@ -74,7 +74,7 @@ class Study:
 
 
 def as_study(sweep_rows: list[dict[str, Any]], metric: str, mode: str) -> optuna.Study:
-    """Trials that have ended as a study in memory, for Optuna's figures; settings that all have, and no other."""
+    """An in-memory study of the finished trials, for Optuna's figures. It has only settings that all trials have."""
     study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
     shared = [key for key in sweep_rows[0]["settings"] if all(key in row["settings"] for row in sweep_rows)]
     spaces = {key: _distribution([row["settings"][key] for row in sweep_rows]) for key in shared}

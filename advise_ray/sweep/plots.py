@@ -1,5 +1,5 @@
-"""The pictures of a sweep: what a setting does to accuracy, time and memory (paper, figures 3 to 5); for searches their
-history and which settings mattered."""
+"""Figures of a sweep: accuracy, time and memory against a setting (paper, figures 3 to 5). For searches also Optuna's
+history and the importance of the settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from advise_ray.sweep.table import Row, is_number
 log = logging.getLogger("advise_ray")
 
 ASIDE = ("seed", "data.manifest")
-"""Keys that are no axis: deviations are over seeds, and each data set is a line."""
+"""Keys that get no figure: deviations are computed over seeds, and each data set is one line."""
 PANELS = {
     "delta_acc": "ΔAcc",
     "acc_ft": "Acc_ft",
@@ -39,11 +39,11 @@ DPI = 120
 
 @dataclass(frozen=True)
 class Axis:
-    """Where the values of a searched key stand in a picture.
+    """Positions of a searched key's values on the x axis.
 
     Attributes:
-        levels: values as JSON, in their order.
-        places: of each; numbers that mean something, or 0, 1, 2, …
+        levels: values as JSON, in order.
+        places: x position of each level: a meaningful number, or 0, 1, 2, …
     """
 
     key: str
@@ -53,7 +53,7 @@ class Axis:
 
 
 def draw(config: Config, rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Every figure that the finished trials allow."""
+    """Draw every figure for which there are enough finished trials, and return the paths."""
     folder.mkdir(exist_ok=True)
     metric = config.tune.judged_by
     finished = [row for row in rows if row["status"] == "FINISHED"]
@@ -71,7 +71,10 @@ def draw(config: Config, rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def axis_of(config: Config, rows: Sequence[Row], key: str) -> Axis:
-    """Image models stand by their strength (paper, figure 1b) where that of each is known, other values evenly."""
+    """The x axis of a key, with evenly spaced values.
+
+    Image models are placed by their ImageNet accuracy instead if it is known for all of them (paper, figure 1b).
+    """
     levels = sorted({_level(row, key) for row in rows}, key=_order)
     evenly = Axis(key, levels, list(map(float, range(len(levels)))), key)
     if key != "model.ifm.name":
@@ -86,7 +89,7 @@ def axis_of(config: Config, rows: Sequence[Row], key: str) -> Axis:
 
 
 def response(path: Path, rows: Sequence[Row], axis: Axis, metrics: Sequence[str]) -> None:
-    """Mean and deviation of each metric at each value, a line for each data set; time and memory beside it."""
+    """Draw each metric's mean and deviation at each value, one line per data set, and time and memory next to it."""
     shown = [name for name in metrics if any(is_number(row["values"].get(name)) for row in rows)]
     shown.sort(key=lambda name: list(PANELS).index(name) if name in PANELS else len(PANELS))
     panels = [(name, PANELS.get(name, name), 1.0) for name in shown[:2]]
@@ -140,7 +143,7 @@ def _level(row: Row, key: str) -> str:
 
 
 def _order(level: str) -> tuple[float, str]:
-    """Numbers ascending, then the rest as written; null, which keeps all there is, behind the numbers."""
+    """Sort key: numbers ascending, then other values as text. `null`, which keeps all channels, sorts last."""
     value = json.loads(level)
     return (float(value), "") if is_number(value) else (float("inf"), level)
 
@@ -151,7 +154,7 @@ def _shown(level: str) -> str:
 
 
 def _searched(rows: Sequence[Row], metric: str, mode: str, folder: Path) -> list[Path]:
-    """Optuna's: the best so far, trial by trial, and the importance of the settings."""
+    """Draw Optuna's figures: the best value so far, trial by trial, and the importance of the settings."""
     from optuna.visualization import matplotlib as optuna_figures
 
     study = as_study(list(rows), metric, mode)
@@ -163,10 +166,10 @@ def _searched(rows: Sequence[Row], metric: str, mode: str, folder: Path) -> list
     for name, plot in figures.items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # its own: experimental
+                warnings.simplefilter("ignore")  # Optuna warns that these figures are experimental
                 axes = plot(study, target_name=metric)
-        except Exception as error:  # all trials alike, say; a picture less is no reason to lose the rest
-            log.warning("note: no figure of the %s: %s", name, error)
+        except Exception as error:  # for example, all trials have equal values; draw the other figures
+            log.warning("note: cannot draw the figure %r: %s", name, error)
             continue
         axes.figure.set_layout_engine("constrained")
         drawn.append(folder / f"{name}.png")

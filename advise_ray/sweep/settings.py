@@ -1,4 +1,4 @@
-"""The settings of a sweep's trials and the configurations that they make, each checked before any trial starts."""
+"""The settings of a sweep's trials and their configurations. All are checked before any trial starts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from advise_ray.sweep.space import Settings, countable, draw, grid, problems_of_
 FINETUNE = "finetune."
 NOT_SEARCHED = ("search", "tune.", "tracking.", "storage.", "task", "data.features")
 CHECKED = 200
-"""Settings that are drawn and checked of a space that cannot be counted out."""
+"""Number of random settings to check if a space cannot be enumerated."""
 FINETUNED = ("finetune", "delta")
 SHARED = (
     *("data.manifest", "data.features", "cache.", "augment.resize", "augment.crop_size"),
     *("model.ifm.", "model.sfu.", "model.tmm.", "seed"),
 )
-"""What the fine-tuning of a trial has of its pretraining: the features and the module that is taken over."""
+"""Prefixes of keys that a trial's fine-tuning takes from its pretraining: data, features, model and seed."""
 
 
 def settings_of(config: Config) -> list[Settings]:
-    """The settings of all trials of a grid or a random search, in their order; of TPE, whose come one by one, none.
+    """The settings of all trials of a grid or random search, in order. Empty for TPE, which proposes them one by one.
 
     Raises:
-        ConfigError: every problem with the space, and with the configurations that it makes.
+        ConfigError: every problem of the search space and of its configurations.
     """
     _refuse_space(config)
     if config.tune.searcher == "grid":
@@ -41,11 +41,13 @@ def settings_of(config: Config) -> list[Settings]:
 
 
 def resolve(config: Config) -> Config:
-    """The same with searched values as the schema has them: numbers, and paths that are absolute, since trials run in
-    other directories. What the schema refuses stays as it is; `settings_of` tells of it.
+    """Convert the searched values to the types of the schema.
+
+    Paths become absolute, because trials run in other directories. Values that the schema refuses do not change;
+    `settings_of` reports them.
 
     Raises:
-        ConfigError: a key that does not exist.
+        ConfigError: a key does not exist.
     """
     _refuse_space(config)
 
@@ -69,10 +71,10 @@ def resolve(config: Config) -> Config:
 
 
 def pretraining(config: Config, settings: Settings, *more: str) -> Config:
-    """The configuration that a trial trains by.
+    """The configuration of a trial's pretraining.
 
     Raises:
-        ConfigError: the settings do not fit together.
+        ConfigError: the settings contradict each other.
     """
     flat = {key: value for key, value in flatten(config).items() if not key.startswith(("search", "tune."))}
     base = [f"{key}={json.dumps(value)}" for key, value in flat.items()]
@@ -81,10 +83,10 @@ def pretraining(config: Config, settings: Settings, *more: str) -> Config:
 
 
 def finetuning(config: Config, settings: Settings, *more: str) -> Config:
-    """The configuration of its fine-tuning: the recipe's, with the data, the model and the seed of the trial.
+    """The configuration of a trial's fine-tuning: the recipe with the data, the model and the seed of the trial.
 
     Raises:
-        ConfigError: as above.
+        ConfigError: the settings contradict each other.
     """
     trial = flatten(pretraining(config, settings))
     taken = [f"{key}={json.dumps(value)}" for key, value in trial.items() if key.startswith(SHARED)]
@@ -97,13 +99,13 @@ def finetuning(config: Config, settings: Settings, *more: str) -> Config:
 
 
 def as_text(settings: Settings) -> str:
-    """For people: the last part of each key, and its value."""
+    """Readable settings: the last part of each key, and its value."""
     return " ".join(f"{key.rsplit('.', 1)[-1]}={_short(value)}" for key, value in settings.items())
 
 
 def _refuse_space(config: Config) -> None:
     if not config.search:
-        raise ConfigError(["search: required; such as search: {model.tmm.num_blocks: {grid: [1, 2, 4]}}"])
+        raise ConfigError(["search: required, for example search: {model.tmm.num_blocks: {grid: [1, 2, 4]}}"])
     problems = []
     known = {name for name, _ in fields()}
     for key, space in config.search.items():
@@ -111,14 +113,16 @@ def _refuse_space(config: Config) -> None:
         if name not in known:
             problems.append(f"search.{key}: {_unknown(name)}")
         elif name.startswith(NOT_SEARCHED):
-            problems.append(f"search.{key}: not a key that trials can differ in")
+            problems.append(f"search.{key}: this key must be the same for all trials; it cannot be searched")
         elif name != key and name.startswith(SHARED):
-            problems.append(f"search.{key}: the fine-tuning has the pretraining's; search {name}")
+            problems.append(f"search.{key}: the fine-tuning uses the value of the pretraining; search {name} instead")
         if name != key and config.tune.objective not in FINETUNED:
-            problems.append(f"search.{key}: nothing is fine-tuned with tune.objective={config.tune.objective}")
+            problems.append(f"search.{key}: tune.objective={config.tune.objective} does not fine-tune")
         problems += [f"search.{key}: {problem}" for problem in problems_of_dependence(key, config.search)]
         if config.tune.searcher == "grid" and not countable(space):
-            problems.append(f"search.{key}: has no grid; set tune.searcher to random or tpe, and tune.num_trials")
+            problems.append(
+                f"search.{key}: this is not a grid; set tune.searcher to random or tpe, and tune.num_trials"
+            )
     if config.tune.objective in FINETUNED:
         problems += _problems_of_finetune(config.tune.finetune)
     if problems:
@@ -132,7 +136,11 @@ def _problems_of_finetune(recipe: str) -> list[str]:
         return [f"tune.finetune: {line}" for line in error.problems]
     except UsageError as error:
         return [f"tune.finetune: {str(error).removeprefix('--config: ')}"]
-    return [] if task == "action" else [f"tune.finetune: {recipe} has task {task}; a fine-tuning has task action"]
+    return (
+        []
+        if task == "action"
+        else [f"tune.finetune: {recipe} has task {task}; a fine-tuning recipe must have task action"]
+    )
 
 
 def _unknown(key: str) -> str:
@@ -141,7 +149,7 @@ def _unknown(key: str) -> str:
 
 
 def _refuse(config: Config, every: list[Settings]) -> None:
-    """Load the configuration of each; a problem that many share is told once."""
+    """Load the configuration of all settings. A problem that several settings share is reported once."""
     problems: dict[str, Settings] = {}
     for settings in every:
         for make in (pretraining, finetuning) if config.tune.objective in FINETUNED else (pretraining,):

@@ -1,4 +1,4 @@
-"""Spaces of settings as arithmetic: counted out, drawn by lot, or asked of Optuna."""
+"""Search spaces: enumerate a grid, draw random settings, or ask Optuna for settings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 Settings = dict[str, Any]
-"""Key → value, of one trial."""
+"""Key → value of one trial."""
 Pick = Callable[[str, Space], Any]
-"""From a space; its name is the key, and where that depends on others, on what."""
+"""Chooses a value from a space. The name is the key; for a space with `given`, it includes the value of that key."""
 MOST_FEATURES = 64
-"""Caches that a sweep makes."""
+"""Maximum number of feature caches that a sweep makes."""
 
 
 def settle(search: Mapping[str, Space], pick: Pick) -> Settings:
-    """One setting: `pick` chooses from each space that holds, after those that it depends on."""
+    """Build the settings of one trial. `pick` chooses from each space that applies, dependencies first."""
     settings: Settings = {}
 
     def visit(key: str) -> None:
@@ -46,7 +46,7 @@ def settle(search: Mapping[str, Space], pick: Pick) -> Settings:
 
 
 def ask(search: Mapping[str, Space], trial: Trial) -> Settings:
-    """One setting as Optuna suggests it; values that it has no type for go as JSON."""
+    """The settings of one trial as Optuna suggests them. Values without an Optuna type are passed as JSON."""
 
     def pick(name: str, space: Space) -> Any:
         if space.values is not None and space.randint is None:
@@ -63,7 +63,7 @@ def ask(search: Mapping[str, Space], trial: Trial) -> Settings:
 
 
 def as_asked(search: Mapping[str, Space], settings: Settings) -> dict[str, Any]:
-    """The parameters by which `ask` would have got these settings."""
+    """The Optuna parameters for which `ask` returns these settings."""
     params: dict[str, Any] = {}
 
     def pick(name: str, space: Space) -> Any:
@@ -76,7 +76,7 @@ def as_asked(search: Mapping[str, Space], settings: Settings) -> dict[str, Any]:
 
 
 def grid(search: Mapping[str, Space]) -> Iterator[Settings]:
-    """Every combination, the first key the slowest."""
+    """Yield every combination. The first key changes slowest."""
     paths: list[list[int]] = [[]]
     while paths:
         path = paths.pop()
@@ -88,7 +88,7 @@ def grid(search: Mapping[str, Space]) -> Iterator[Settings]:
 
 
 def draw(search: Mapping[str, Space], seed: int, number: int) -> Settings:
-    """The setting of that number in the order of lots of this seed."""
+    """The random settings of the trial `number` for this seed."""
     rng = keyed_rng(seed, "search", number)
 
     def pick(_key: str, space: Space) -> Any:
@@ -105,10 +105,10 @@ def draw(search: Mapping[str, Space], seed: int, number: int) -> Settings:
 
 
 def possible(search: Mapping[str, Space], keys: tuple[str, ...]) -> list[Settings]:
-    """All settings of the searched keys that begin with one of `keys`.
+    """All combinations of the searched keys that begin with one of `keys`.
 
     Raises:
-        ConfigError: they cannot be counted, or are too many to make features for.
+        ConfigError: a key's values cannot be enumerated, or there are too many combinations to make features for.
     """
     wanted: dict[str, Space] = {}
     for key in search:
@@ -117,7 +117,7 @@ def possible(search: Mapping[str, Space], keys: tuple[str, ...]) -> list[Setting
     endless = [key for key, space in wanted.items() if not countable(space)]
     if endless:
         raise ConfigError(
-            [f"search.{key}: features depend on it, and are made beforehand; use choice" for key in endless]
+            [f"search.{key}: features depend on it and are made in advance; use choice" for key in endless]
         )
     every = list(itertools.islice(grid(wanted), MOST_FEATURES + 1))
     if len(every) > MOST_FEATURES:
@@ -127,14 +127,14 @@ def possible(search: Mapping[str, Space], keys: tuple[str, ...]) -> list[Setting
 
 
 def countable(space: Space) -> bool:
-    """Whether it is a list of values, whatever it depends on."""
+    """Whether the space is a list of values in all of its cases."""
     if space.cases is not None:
         return all(countable(case) for case in space.cases.values())
     return space.values is not None
 
 
 def chain(key: str, search: Mapping[str, Space]) -> list[str]:
-    """A key and those that it depends on, one after the other, as far as they are searched."""
+    """A key and the searched keys that it depends on, directly or indirectly, in order."""
     keys = [key]
     while (given := search[keys[-1]].given) in search and given not in keys:
         keys.append(str(given))
@@ -142,19 +142,19 @@ def chain(key: str, search: Mapping[str, Space]) -> list[str]:
 
 
 def problems_of_dependence(key: str, search: Mapping[str, Space]) -> list[str]:
-    """A key that others depend on has to be there, and to have the values that are named."""
+    """Problems of `given` and `cases`: a missing key, a cycle, or a case that never occurs."""
     space, keys = search[key], chain(key, search)
     if space.given is not None and space.given not in search:
-        return [f"given {space.given}, which is not searched"]
+        return [f"given names {space.given}, which is not a searched key"]
     if search[keys[-1]].given in keys:
-        return [f"given {space.given}, which depends on it in turn"]
+        return [f"given names {space.given}, which itself depends on this key"]
     values = search[space.given].values if space.given is not None else None
     never = [case for case in space.cases or () if values is not None and all(case != text_of(each) for each in values)]
-    return [f"cases has {case!r}, which {space.given} never is" for case in never]
+    return [f"cases names {case!r}, which {space.given} never has as its value" for case in never]
 
 
 def _follow(search: Mapping[str, Space], path: list[int]) -> tuple[Settings, list[int]]:
-    """The setting at a path of choices, the first of each beyond its end; and how many values each choice had."""
+    """The settings for a path of choice indices (0 after its end), and the number of values of each choice."""
     counts: list[int] = []
 
     def pick(_key: str, space: Space) -> Any:

@@ -1,4 +1,4 @@
-"""What the trials of a sweep came to: read from their directories, which are the truth."""
+"""Results of a sweep's trials, read from their directories, which are the source of truth."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import numpy as np
 from advise_ray.sweep.trial import ENDED
 
 Row = dict[str, Any]
-"""Of a trial: `number`, `settings`, `status` (FINISHED, PRUNED, FAILED), `values`, `error`."""
+"""Result of a trial: `number`, `settings`, `status` (FINISHED, PRUNED, FAILED), `values`, `error`."""
 
 
 def read_trials(sweep_dir: Path) -> list[Row]:
-    """The trials that have ended, by number."""
+    """The trials that have ended, sorted by number."""
     rows = [json.loads(path.read_text()) for path in sweep_dir.glob(f"trials/*/{ENDED}")]
     return sorted(rows, key=lambda row: row["number"])
 
 
 def best_trial(rows: Sequence[Row], metric: str, mode: Literal["max", "min"]) -> Row | None:
-    """The finished trial with the most, or least, of a metric: the first of equals; None where none has it.
+    """The finished trial with the best value of a metric. The first trial wins a tie. None if no trial has the metric.
 
-    Where trials differ in nothing but the seed, their mean decides, and the best of them stands for all.
+    Trials that differ only in the seed are compared by their mean, and the best of them represents the group.
     """
     finished = [row for row in rows if row["status"] == "FINISHED" and is_number(row["values"].get(metric))]
     if not finished:
@@ -42,17 +42,17 @@ def best_trial(rows: Sequence[Row], metric: str, mode: Literal["max", "min"]) ->
 
 
 def _group(row: Row) -> str:
-    """All settings but the seed."""
+    """All settings except the seed, as JSON."""
     return json.dumps({key: value for key, value in row["settings"].items() if key != "seed"}, sort_keys=True)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one that can be compared."""
+    """Whether the value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """A line a trial: number, status, its settings, and every figure that any trial has."""
+    """Write one line for each trial: number, status, settings, and the union of all trials' values."""
     settings = list(dict.fromkeys(key for row in rows for key in row["settings"]))
     values = list(dict.fromkeys(key for row in rows for key in row["values"]))
     with path.open("w", newline="") as file:

@@ -1,4 +1,4 @@
-"""A trial as Ray Tune runs it: in an actor that takes one after the other."""
+"""The trainable that Ray Tune runs: an actor that runs trials one after another."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from advise_ray.sweep.trial import Sweep, follow
 
 
 class Trial(tune.Trainable):
-    """A step is one report of `trial.follow`.
+    """Runs a trial. Each step returns one report of `trial.follow`.
 
-    An actor that has ended one trial takes the next (`reset_config`): a process that imports torch takes seconds to
-    start. `config["trial"]` holds `number` and `settings`.
+    After a trial the actor runs the next one (`reset_config`), because a new process needs seconds to import torch.
+    `config["trial"]` holds `number` and `settings`.
     """
 
     def setup(self, config: dict[str, Any], sweep: Sweep) -> None:
@@ -28,7 +28,7 @@ class Trial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         try:
             return next(self.reports)
-        except InterruptedRunError:  # it is saved, and Tune's part is over; the sweep knows why
+        except InterruptedRunError:  # the trial has saved its state, and the sweep handles the interruption
             return {"done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -40,7 +40,7 @@ class Trial(tune.Trainable):
         self.reports.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """A trial's directory has all that it goes on from."""
+        """Do nothing: a trial resumes from its own directory."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """See `save_checkpoint`."""
+        """Do nothing, see `save_checkpoint`."""

@@ -1,8 +1,8 @@
-"""One trial: its trainings and evaluations one after the other, in this process; what is done is not done again.
+"""One trial: runs its trainings and evaluations in order, in this process, and skips those that are finished.
 
-A trial's directory holds a run directory for each of its trainings (`pretrain`, `finetune`, `scratch`), and of its own
-`metrics.jsonl`, with the lines of all of them, and `reports.jsonl`, what it has told the sweep. A trial that went away
-in the middle goes on from its last checkpoint, and tells again what it had told.
+A trial's directory has a run directory for each training (`pretrain`, `finetune`, `scratch`), a `metrics.jsonl` with
+the lines of all trainings, and a `reports.jsonl` with its reports to the sweep. An interrupted trial resumes from its
+last checkpoint and repeats its earlier reports.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from advise_ray.sweep.space import Settings
 from advise_ray.training.local import open_here
 
 PROTOCOL = ProtocolSettings(num_crops=1)
-"""Ten clips a video, the centre of each: what a feature cache has."""
+"""Ten clips per video with the centre crop of each, because a feature cache has only the centre crop."""
 ENDED = "trial.json"
 LONGEST_WAIT_S = 60.0
 Values = dict[str, Any]
@@ -39,12 +39,12 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all trials share."""
+    """Data that all trials of a sweep share."""
 
     config: Config
     directory: Path
     processes_on_node: int
-    """Trials that share the cores of a machine."""
+    """Number of trials that share the cores of one machine."""
     use_gpu: bool
 
     @property
@@ -52,17 +52,17 @@ class Sweep:
         return torch.device("cuda" if self.use_gpu else "cpu")
 
     def told_to_end(self) -> bool:
-        """Whether the sweep is to save what it has and end."""
+        """Whether the sweep was told to save and end."""
         return shutdown_notice.was_given(str(self.directory))
 
     def trial_dir(self, number: int) -> Path:
         return self.directory / "trials" / f"{number:04d}"
 
     def stages(self, settings: Settings, trial_dir: Path) -> dict[str, Config]:
-        """The trainings of a trial by name, in their order; each is the name of a run directory.
+        """The configurations of a trial's trainings, in order. Each name is also the name of the run directory.
 
         Raises:
-            ConfigError: the settings do not fit together.
+            ConfigError: the settings contradict each other.
         """
         stages = {"pretrain": pretraining(self.config, settings)}
         if self.config.tune.objective in FINETUNED:
@@ -73,7 +73,7 @@ class Sweep:
         return {name: self._placed(config, trial_dir, name) for name, config in stages.items()}
 
     def _placed(self, config: Config, trial_dir: Path, name: str) -> Config:
-        """With its run directory, the features that the sweep has made for it, and what Tune has given it to run on."""
+        """Set the run directory, the sweep's feature cache, and the device that Tune has assigned."""
         whole = config.model_dump()
         whole["storage"] = {"path": str(trial_dir)}
         whole["tracking"] |= {"run_name": name}
@@ -84,32 +84,32 @@ class Sweep:
 
 
 def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Values]:
-    """What a trial tells the sweep: at each epoch that has the metric by which it is judged, and at its end (`done`).
+    """Run a trial and yield its reports: one at each epoch that has the objective metric, and one at its end (`done`).
 
-    Each report holds all that is known by then, and `epochs`, those of all of its trainings together.
+    Each report holds all values so far, and `epochs`, the number of epochs of all trainings together.
 
     Raises:
-        AdviseRayError: the configuration, or a training.
-        InterruptedRunError: the sweep was told to end; the trial is saved.
+        AdviseRayError: the configuration is invalid, or a training fails.
+        InterruptedRunError: the sweep was told to end; the trial has saved its state.
     """
     if sweep.told_to_end():
-        raise InterruptedRunError("the sweep was told to end before this trial began")
+        raise InterruptedRunError("the sweep was told to end before this trial started")
     trial_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(trial_dir / ".lock", timeout=LONGEST_WAIT_S):  # a killed sweep may have left somebody at it
+    with FileLock(trial_dir / ".lock", timeout=LONGEST_WAIT_S):  # a process of a killed sweep can still hold it
         path = trial_dir / "reports.jsonl"
         told = read_lines(path)
         yield from told
         known: Values = dict(told[-1]) if told else {}
         if known.get("done"):
             return
-        if (trial_dir / ENDED).exists():  # it was stopped early
+        if (trial_dir / ENDED).exists():  # the trial was stopped early
             yield {**known, "done": True}
             return
         stages = sweep.stages(settings, trial_dir)
         last, epochs_told = sum(config.train.epochs for config in stages.values()), known.get("epochs", 0)
         for epochs, values, done in _measure(sweep, stages, trial_dir):
             known |= values
-            # What comes after the last epoch is part of its report: nothing is left that could be spared.
+            # The last epoch is reported with the final values, because stopping there would save nothing.
             if done or (sweep.config.tune.judged_by in values and epochs_told < epochs < last):
                 report = {**known, "epochs": epochs, "done": done}
                 with path.open("a") as file:
@@ -118,7 +118,7 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
 
 
 def _measure(sweep: Sweep, stages: dict[str, Config], trial_dir: Path) -> Iterator[tuple[int, Values, bool]]:
-    """Epochs so far, what was measured in the last one, and whether that was all."""
+    """Train and evaluate; yield the number of epochs so far, the new values, and whether the trial is finished."""
     objective = sweep.config.tune.objective
     epochs, accuracies = 0, Values()
     for name, config in stages.items():
@@ -137,15 +137,15 @@ def _measure(sweep: Sweep, stages: dict[str, Config], trial_dir: Path) -> Iterat
 
 
 def _train_s(metrics: Path) -> float:
-    """Seconds in all epochs, also of those before a trial went away."""
+    """Training time in seconds of all epochs, including those before an interruption."""
     every = [line["values"].items() for line in read_lines(metrics)]
     return float(sum(value for values in every for name, value in values if name.endswith("rate/epoch_s")))
 
 
 def train_stage(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> Iterator[tuple[int, Values]]:
-    """A run within this process, from its last checkpoint on: each epoch, from 0, and its metrics under `prefix`.
+    """Train in this process from the last checkpoint on; yield each epoch, from 0, and its metrics under `prefix`.
 
-    Among them the training's peak of memory so far (`PeakMemory`), `peak_bytes`.
+    The metrics include `peak_bytes`, the peak memory of the training so far (see `PeakMemory`).
 
     Raises:
         AdviseRayError: as `training.trainer.train`.
@@ -156,7 +156,7 @@ def train_stage(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> I
     lines = _Lines(worker.spec.run_dir / "metrics.jsonl", trial_dir / "metrics.jsonl", prefix)
     epochs = worker.epochs()
     owes_validation = worker.state.owes_validation(plan.schedule.steps_per_epoch)
-    if worker.state.step == plan.schedule.total_steps and not owes_validation:  # it was done when the trial went away
+    if worker.state.step == plan.schedule.total_steps and not owes_validation:  # finished before the interruption
         epochs = iter([config.train.epochs - 1])
     memory = PeakMemory(sweep.device)
     memory.forget_peak()
@@ -168,7 +168,7 @@ def train_stage(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> I
 
 
 def judge(run_dir: Path, protocol: Protocol) -> float:
-    """Top-1 of a protocol on the test videos."""
+    """Evaluate a run on the test videos and return the protocol's top-1."""
     ifm = _ifm_of(load(run_dir / "config.yaml"))
     _, outcomes, _ = score(find_subject(run_dir, [], ifm), protocol, settings=PROTOCOL)
     (outcome,) = outcomes.values()
@@ -180,7 +180,7 @@ def _ifm_of(config: Config) -> IFM:
 
 
 class _Lines:
-    """Copies the new lines of a run's metrics to the trial's, each name under the prefix, none twice."""
+    """Copies new lines of a run's metrics to the trial's metrics, with a prefix for each name, each line once."""
 
     def __init__(self, source: Path, target: Path, prefix: str) -> None:
         self.source, self.target, self.prefix = source, target, prefix
@@ -196,7 +196,7 @@ class _Lines:
 
 
 def winner(sweep: Sweep, number: int) -> dict[str, Config]:
-    """The recipes that a trial was, for `train`: its stages, without their run directories."""
+    """The configurations of a trial's stages as recipes for `train`, without the trial's run directories."""
     own = {
         "storage.path": sweep.config.storage.path,
         "tracking.run_name": None,

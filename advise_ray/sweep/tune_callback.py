@@ -1,4 +1,4 @@
-"""What the driver writes down of the trials: how each ended, in its directory, and all of it as MLflow's child runs."""
+"""Records the trials in the driver: writes each trial's result to its directory, and logs it as an MLflow child run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from advise_ray.tracking import RunTracker
 from advise_ray.tracking.run_tracker import log
 
 HIDDEN = ("done", "epochs")
-"""Of a report: not figures."""
+"""Keys of a report that are not metrics."""
 
 
 class TrialCallback(tune.Callback):
-    """Called by Tune in the driver: one process writes to MLflow, whatever the number of trials."""
+    """Tune calls this in the driver, so that a single process writes to MLflow for all trials."""
 
     def __init__(self, sweep: Sweep, parent_id: str, num_trials: int, on_event: Callable[[str], None]) -> None:
         self.sweep, self.parent_id, self.num_trials, self.on_event = sweep, parent_id, num_trials, on_event
@@ -40,11 +40,11 @@ class TrialCallback(tune.Callback):
 
     @cached_property
     def sending(self) -> ThreadPoolExecutor:
-        """In order, and Tune never waits for MLflow. Made at first use: before that Tune pickles its callbacks."""
+        """Sends to MLflow in order, so that Tune never waits. Created at first use, because Tune pickles callbacks."""
         return ThreadPoolExecutor(1, thread_name_prefix="mlflow")
 
     def sync(self) -> None:
-        """Send what MLflow has missed of trials that ended before the sweep went away."""
+        """Send what MLflow lacks of trials that ended before the sweep was interrupted."""
         for row in read_trials(self.sweep.directory):
             trial_dir = self.sweep.trial_dir(row["number"])
             tracker = RunTracker(load(trial_dir / "config.yaml"), trial_dir)
@@ -55,18 +55,18 @@ class TrialCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         trial_dir, settings = self._of(trial)
         if self.left or (trial_dir / ENDED).exists() or trial.trial_id in self.trackers:
-            return  # it tells again what it told, or is tried a second time
+            return  # the trial repeats its reports, or is a retry
         self.running.add(trial.trial_id)
         config = self._begin(trial_dir, settings)
         self.trackers[trial.trial_id] = RunTracker(config, trial_dir)
         self.sending.submit(self._start, self.trackers[trial.trial_id], settings)
 
     def _begin(self, trial_dir: Path, settings: Settings) -> Config:
-        """A trial's directory, with what it is."""
+        """Create a trial's directory with its configuration and settings."""
         trial_dir.mkdir(parents=True, exist_ok=True)
         try:
             config = self.sweep.stages(settings, trial_dir)["pretrain"]
-        except ConfigError:  # it fails as soon as it starts, with this error
+        except ConfigError:  # the trial fails with this error as soon as it starts
             config = self.sweep.config
         tracking = config.tracking.model_copy(update={"run_name": None})
         config = config.model_copy(update={"storage": self.sweep.config.storage, "tracking": tracking})
@@ -81,7 +81,7 @@ class TrialCallback(tune.Callback):
             tracker.start(str(self.sweep.device), name=name, parent_id=self.parent_id, params=own)
             tracker.follow(tracker.run_dir / "metrics.jsonl")
         except TrackingError as error:
-            log.warning("%s; trial %s goes on, and is logged by --resume", error, tracker.run_dir.name)
+            log.warning("%s; trial %s continues and is logged by --resume", error, tracker.run_dir.name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         self.running.discard(trial.trial_id)
@@ -93,7 +93,7 @@ class TrialCallback(tune.Callback):
         self._end(trial, "FAILED", _cause(trial))
 
     def leave(self) -> None:
-        """Let go of trials that are under way: what they have done stays, and a resumed sweep goes on with them."""
+        """Stop recording the running trials. Their progress is kept, and a resumed sweep continues them."""
         self.left = True
         for tracker in list(self.trackers.values()):
             if not (tracker.run_dir / ENDED).exists():
@@ -102,14 +102,14 @@ class TrialCallback(tune.Callback):
 
     @property
     def complete(self) -> bool:
-        """Whether MLflow has all of the trials that have ended."""
+        """Whether MLflow has all data of the ended trials."""
         return all(tracker.complete for tracker in self.trackers.values())
 
     def _end(self, trial: Any, status: str, error: str | None) -> None:
         trial_dir, settings = self._of(trial)
         if self.left or (trial_dir / ENDED).exists():
             return
-        if not (trial_dir / "config.yaml").exists():  # its process died before it could start
+        if not (trial_dir / "config.yaml").exists():  # the process died before the trial started
             self._begin(trial_dir, settings)
         told = read_lines(trial_dir / "reports.jsonl")
         values = {name: value for name, value in (told[-1] if told else {}).items() if name not in HIDDEN}
@@ -121,9 +121,8 @@ class TrialCallback(tune.Callback):
         metric = self.sweep.config.tune.judged_by
         outcome = f"{metric} {values[metric]:.4g}" if is_number(values.get(metric)) else (error or f"no {metric}")
         how = "" if status == "FINISHED" else f", {status.lower()}"
-        self.on_event(
-            f"{self.ended:>3} of {self.num_trials}: trial {trial_dir.name} {as_text(settings)}: {outcome}{how}"
-        )
+        ended = f"{self.ended:>3} of {self.num_trials} trials ended"
+        self.on_event(f"{ended}: trial {trial_dir.name} {as_text(settings)}: {outcome}{how}")
 
     def _of(self, trial: Any) -> tuple[Path, Settings]:
         given = trial.config["trial"]
@@ -131,29 +130,29 @@ class TrialCallback(tune.Callback):
 
 
 def _finish(tracker: RunTracker, row: dict[str, Any] | None = None) -> None:
-    """With how the trial ended; without, it was let go of."""
-    if tracker.run_id is None:  # it could not start
+    """End a trial's MLflow run with its result `row`. None: the trial was interrupted."""
+    if tracker.run_id is None:  # the MLflow run could not be started
         return
     if row is None:
         tracker.finish("KILLED")
         return
-    told = _told(tracker)
+    told = _metric_names(tracker)
     summary = {name: value for name, value in row["values"].items() if is_number(value) and name not in told}
     tags = {"trial.state": row["status"].lower()} | ({"trial.error": row["error"]} if row["error"] else {})
     status = "FAILED" if row["status"] == "FAILED" else "FINISHED"
     tracker.finish(status, [tracker.run_dir / "settings.json"], summary, tags)
 
 
-def _told(tracker: RunTracker) -> set[str]:
-    """Names that metrics.jsonl has."""
+def _metric_names(tracker: RunTracker) -> set[str]:
+    """Names of the metrics in metrics.jsonl."""
     return {name for line in read_lines(tracker.run_dir / "metrics.jsonl") for name in line["values"]}
 
 
 def _cause(trial: Any) -> str:
-    """The innermost error in one line, out of the file that Tune writes it to at once."""
+    """The innermost error in one line, from the error file that Tune writes immediately."""
     try:
         lines = Path(trial.error_file).read_text().strip().splitlines()
     except (OSError, TypeError):
-        return "its process died"
+        return "the trial's process died"
     named = [line for line in lines if re.match(r"([a-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt)\b", line)]
     return (named or lines)[-1].removeprefix("advise_ray.errors.")[:500]

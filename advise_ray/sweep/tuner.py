@@ -1,6 +1,6 @@
-"""`tune`: from a search space to trials, a table, figures and the winner's recipe.
+"""`tune`: runs a search space's trials and writes a table, figures and the best trial's recipes.
 
-The sweep's directory is the truth; Tune's own state is made anew at each start.
+The sweep's directory is the source of truth. Tune's own state is created anew at each start.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ from advise_ray.training import status
 
 Row = dict[str, Any]
 OnEvent = Callable[[str], None]
-"""Called with a line for people."""
+"""Called with a progress message."""
 
 
 def tune(config: Config, *, on_event: OnEvent = lambda line: None) -> Row:
     """Run a sweep in a new directory.
 
     Returns:
-        What `result.json` holds, see `jobs/README.md`.
+        The content of `result.json`, see `jobs/README.md`.
 
     Raises:
-        UsageError, ConfigError: before anything is written; every problem with the search space.
-        SweepError: no trial has come to its end.
-        InterruptedRunError: on KeyboardInterrupt; what is done stays.
+        UsageError, ConfigError: every problem of the search space, before anything is written.
+        SweepError: no trial has finished.
+        InterruptedRunError: on KeyboardInterrupt. Finished trials and checkpoints are kept.
     """
     config = resolve(config)
     directory = Path(config.storage.path) / (config.tracking.run_name or f"sweep-{datetime.now():%Y%m%d-%H%M%S}")
     if directory.exists():
         raise UsageError(
-            f"{directory} exists; go on with it by `advise-ray tune --resume {directory}`, or choose another "
+            f"{directory} exists; resume it with `advise-ray tune --resume {directory}`, or choose another "
             "tracking.run_name"
         )
     return _SweepRun(config, directory, on_event).execute()
 
 
 def resume(directory: Path, *, on_event: OnEvent = lambda line: None) -> Row:
-    """Go on with a sweep: trials that have ended are not done again.
+    """Resume a sweep. Trials that have ended are not repeated.
 
     Raises:
-        UsageError: it is not a sweep's directory, or another process is at it.
+        UsageError: this is not a sweep's directory, or another process is running the sweep.
     """
     directory = directory.absolute()
     path = directory / "config.yaml"
@@ -97,14 +97,14 @@ class _SweepRun:
                     self._write_config()
                 return self._execute()
         except Timeout:
-            raise UsageError(f"another `advise-ray tune` is at {self.directory}; wait for it") from None
-        except TrackingError:  # only the start raises it
+            raise UsageError(f"another `advise-ray tune` is running {self.directory}; wait until it ends") from None
+        except TrackingError:  # only `tracker.start` raises this
             if fresh:
                 shutil.rmtree(self.directory)
             raise
 
     def _write_config(self) -> None:
-        """With the recipe of the fine-tuning as it is now, whatever becomes of it."""
+        """Write the configuration, and a copy of the fine-tuning recipe, so that later changes of it have no effect."""
         if self.config.tune.objective in FINETUNED:
             path = self.directory / "finetune.yaml"
             shutil.copy(recipes.find(self.config.tune.finetune), path)
@@ -115,15 +115,15 @@ class _SweepRun:
 
     def _execute(self) -> Row:
         self.tracker.start(device=str(self.sweep.device))
-        self.tracker.follow(self.directory / "metrics.jsonl")  # a sweep has none: for what it waits for
+        self.tracker.follow(self.directory / "metrics.jsonl")  # sends the tag `waiting`; a sweep has no metrics
         recorder = TrialCallback(self.sweep, str(self.tracker.run_id), self.num_trials, self.on_event)
         try:
             recorder.sync()
             todo = [number for number in range(self.num_trials) if number not in recorder.ended_before]
-            if self.config.tune.searcher == "tpe":  # its trials take the numbers that are free
+            if self.config.tune.searcher == "tpe":  # TPE trials take any free numbers
                 todo = todo[: self.num_trials - len(recorder.ended_before)]
             if todo:
-                self.on_event(f"{len(todo)} trials, {self.concurrent} at a time, in {self.directory}")
+                self.on_event(f"running {len(todo)} trial(s), {self.concurrent} at a time, in {self.directory}")
                 make_features(self.trained, self.directory, self.on_event)
                 await_room(self.trial, self.config.train.max_wait_s, self._wait)
                 run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, self.trial.worker_bundle)
@@ -131,16 +131,17 @@ class _SweepRun:
             recorder.leave()
             session.disconnect()
             self._end("KILLED", recorder)
-            raise InterruptedRunError(f"interrupted; go on with: advise-ray tune --resume {self.directory}") from None
+            raise InterruptedRunError(f"interrupted; resume with: advise-ray tune --resume {self.directory}") from None
         except BaseException:
             recorder.leave()
             self._end("FAILED", recorder)
             raise
         recorder.leave()
-        shutil.rmtree(self.directory / ".ray", ignore_errors=True)  # Tune's state, which nothing goes on from
+        shutil.rmtree(self.directory / ".ray", ignore_errors=True)  # Tune's state is not used to resume
         result = self._end("FINISHED", recorder)
         if (left := self.num_trials - len(table.read_trials(self.directory))) > 0:
-            self.on_event(f"time is up: {left} trials are left; go on with: advise-ray tune --resume {self.directory}")
+            command = f"advise-ray tune --resume {self.directory}"
+            self.on_event(f"the time budget is used up; {left} trial(s) are left; resume with: {command}")
         elif result["best"] is None:
             raise SweepError(_why_none(result, self.config))
         return result
@@ -190,10 +191,10 @@ class _SweepRun:
 
 
 def _one_trial(config: Config, cluster: list[Node]) -> tuple[Shares, list[int]]:
-    """What a trial reserves, and how many find room on each node, of those there are and may come.
+    """The resources of one trial, and how many trials fit on each present or future node of the cluster.
 
     Raises:
-        UsageError: there is none for a single one.
+        UsageError: no node has room for a trial.
     """
     with_gpu = [cpus / gpus for cpus, gpus in cluster if gpus >= 1]
     use_gpu = bool(with_gpu) if config.train.use_gpu is None else config.train.use_gpu
@@ -203,14 +204,15 @@ def _one_trial(config: Config, cluster: list[Node]) -> tuple[Shares, list[int]]:
     if not sum(rooms):
         most = max((cpus for cpus, _ in cluster), default=0.0), sum(gpus for _, gpus in cluster)
         raise UsageError(
-            f"a trial needs {trial.cpus:g} CPUs{' and a GPU' if use_gpu else ''}, no node has more than {most[0]:g}, "
-            f"and there are {most[1]:g} GPUs; lower train.cpus_per_worker, or set train.use_gpu=false"
+            f"a trial needs {trial.cpus:g} CPU(s){' and 1 GPU' if use_gpu else ''}, but the largest node has "
+            f"{most[0]:g} CPU(s) and the cluster has {most[1]:g} GPU(s); lower train.cpus_per_worker, or set "
+            "train.use_gpu=false"
         )
     return trial, rooms
 
 
 def _trained(config: Config, settings: list[Settings]) -> Iterator[Config]:
-    """The configurations of all trainings that there may be, as far as features and processes go."""
+    """The configurations of all possible trainings, with the searched keys that affect features and processes."""
     for each in settings or possible(config.search, FEATURE_KEYS):
         yield pretraining(config, each)
         if config.tune.objective in FINETUNED:
@@ -220,8 +222,8 @@ def _trained(config: Config, settings: list[Settings]) -> Iterator[Config]:
 def _why_none(result: Row, config: Config) -> str:
     failed = [row for row in table.read_trials(Path(result["sweep_dir"])) if row["error"]]
     if failed:
-        return f"no trial has come to its end; trial {failed[0]['number']}: {failed[0]['error']}"
+        return f"no trial has finished; trial {failed[0]['number']} failed: {failed[0]['error']}"
     return (
-        f"no trial has told of {config.tune.judged_by} (tune.metric); with val/top1, are there validation videos long "
-        "enough for the fastest rate? trials.csv has what was measured"
+        f"no trial has reported {config.tune.judged_by} (tune.metric); val/top1 needs validation videos that are long "
+        "enough for the fastest rate; see trials.csv for the measured values"
     )

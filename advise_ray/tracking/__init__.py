@@ -1,6 +1,6 @@
-"""MLflow: the one place that uses it. A run's directory is the truth, and MLflow gets a copy.
+"""The only package that uses MLflow. A run's directory is the source of truth, and MLflow gets a copy.
 
-It must not know Ray or how a run is trained.
+This package must not depend on Ray or on how a run is trained.
 """
 
 from advise_ray.tracking.run_tracker import RunTracker

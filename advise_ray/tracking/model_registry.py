@@ -1,4 +1,4 @@
-"""MLflow's model registry: checkpoints as models that it can serve, and the way back."""
+"""MLflow's model registry: uploads checkpoints as models that MLflow can serve, and downloads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 METRIC = "val/top1"
-"""The version with the highest has the alias `best`."""
+"""The model version with the highest value of this metric gets the alias `best`."""
 PACKAGE = Path(__file__).parents[1]
 SERVED = (
     "av",
@@ -38,19 +38,19 @@ SERVED = (
     "torch",
     "torchvision",
 )
-"""What a logged model needs where it is loaded; this package itself goes with it."""
+"""Packages that a logged model needs for loading. The logged model contains a copy of advise_ray itself."""
 
 
 def model_name(config: Config) -> str:
-    """Models of one experiment and task compete for the alias `best`."""
+    """Name of the registered model. All models of one experiment and task are versions of it."""
     return re.sub(r"[/:]", "-", f"{config.tracking.experiment}-{config.task}")
 
 
 def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) -> str:
-    """Log a checkpoint as a model of a run, models from code (`deploy/serve.py`); its `models:/` URI.
+    """Log a checkpoint as a model of a run (models from code, `deploy/serve.py`) and return its `models:/` URI.
 
-    This package goes with it as code. A requirement by its name would be whatever an index has under that name.
-    The run may have ended: its status stays as it is (`mlflow.pyfunc.log_model` would set it running).
+    The model contains this package's code. A requirement `advise-ray` could install another package of that name from
+    an index. The run can have ended: its status does not change (`mlflow.pyfunc.log_model` would set it to running).
     """
     import mlflow
     import pandas as pd
@@ -58,7 +58,7 @@ def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) 
     from mlflow.types import ColSpec, Schema
 
     mlflow.set_tracking_uri(tracking_uri(config))
-    # A model belongs to MLflow's active experiment, not to its run's: to "Default", and its files to ./mlruns.
+    # MLflow stores a model in the active experiment, which is "Default" with files in ./mlruns, not in the run's.
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec("string", "error")]
     with tempfile.TemporaryDirectory() as folder:
@@ -76,32 +76,32 @@ def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) 
             artifacts={"checkpoint": str(bare)},
             signature=ModelSignature(Schema([ColSpec("binary", "video")]), Schema(answer)),
             input_example=pd.DataFrame({"video": [video.read_bytes()]}),
-            validate_serving_input=False,  # not tried out: that would load the image model, here
+            validate_serving_input=False,  # validation would load the image model in this process
             pip_requirements=_requirements(config),
         )
     return str(logged.model_uri)
 
 
 def _requirements(config: Config) -> list[str]:
-    """What it was trained with, at those versions, and the package that has its image model's weights, if one has."""
+    """Requirements: needed packages at their installed versions, and the package of the image model's weights."""
     weights = config.model.ifm.weights or ""
     carried = [weights.removeprefix("package:")] if weights.startswith("package:") else []
     return [f"{name}=={packages.release(name)}" for name in (*SERVED, *carried)]
 
 
 def _save(*, validate_serving_input: bool, **model: Any) -> None:
-    """`Model.log` knows this switch, and hands it on; `pyfunc.save_model` refuses what it does not know."""
+    """Drop `validate_serving_input`: `Model.log` passes it on, but `pyfunc.save_model` refuses it."""
     import mlflow
 
     mlflow.pyfunc.save_model(**model)
 
 
 def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path, uri: str) -> None:
-    """Register an uploaded model under `model_name`, and mark the best of them."""
+    """Register an uploaded model as a version of `model_name`, and set the alias `best` if it is the best version."""
     from mlflow.exceptions import MlflowException
 
     name = model_name(config)
-    with contextlib.suppress(MlflowException):  # there is one
+    with contextlib.suppress(MlflowException):  # the registered model exists already
         client.create_registered_model(name)
     score = json.loads((checkpoint / "state.json").read_text())["metrics"].get(METRIC, 0.0)
     version = client.create_model_version(name, uri, run_id, model_id=uri.removeprefix("models:/")).version
@@ -115,20 +115,20 @@ def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path
 
 
 def fetch(uri: str) -> Path:
-    """The checkpoint of a model that MLflow has, by `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/model`.
+    """Download a model's checkpoint by `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/ID/model`.
 
     Raises:
-        TrackingError: it is not there, or the server is away.
+        TrackingError: the model does not exist, or the server does not answer.
     """
     import mlflow
 
     try:
         folder = Path(mlflow.artifacts.download_artifacts(uri))
-    except Exception as error:  # MLflow's, SQLAlchemy's and requests' kinds
+    except Exception as error:  # MLflow, SQLAlchemy and requests raise unrelated types
         raise TrackingError(
-            f"{uri}: MLflow does not give it ({reason_of(error)}); is MLFLOW_TRACKING_URI right?"
+            f"{uri}: cannot download this model from MLflow ({reason_of(error)}); check MLFLOW_TRACKING_URI"
         ) from None
     found = sorted(folder.rglob("model.safetensors"))
     if not found:
-        raise TrackingError(f"{uri}: is no model of advise-ray's (it has no model.safetensors)")
+        raise TrackingError(f"{uri}: this is not a model of advise-ray (it has no model.safetensors)")
     return found[0].parent

@@ -1,8 +1,8 @@
-"""MLflow, and nothing else that knows it: the driver follows the run directory and sends on what is new.
+"""Copies a run to MLflow: the driver follows the run directory and sends new metrics, tags and artifacts.
 
-The run directory is the truth. A server that goes away costs the run nothing: what it missed in `metrics.jsonl` is
-sent when it is back, each line with its own step and time, so that a line sent twice changes nothing.
-`tracking.json` holds how far it came and how the run ended.
+The run directory is the source of truth. If the server becomes unreachable, the run continues; the missed lines of
+`metrics.jsonl` are sent when the server answers again. Each line has its own step and time, so sending a line twice
+changes nothing. `tracking.json` records how much was sent and how the run ended.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ log = logging.getLogger("advise_ray")
 
 ARTIFACTS = ("config.yaml", "result.json", "rejects.parquet")
 POLL_S = 1.0
-LONGEST_WAIT_S = 30.0  # between two tries of a server that is away
-LAST_TRY_S = 20.0  # how long the end of a run waits for it
-LONGEST_UPLOAD_S = 300.0  # the same, while it is there and takes what is sent: the model may take a while
-BLOCK_BYTES = 1 << 16  # of metrics.jsonl, between two notes of how far it is sent; longer than any line
-ENTITIES_PER_CALL, PARAM_LENGTH = 100, 6000  # MLflow's limits; and what a slow server takes in time
+LONGEST_WAIT_S = 30.0  # longest wait between two retries while the server is unreachable
+LAST_TRY_S = 20.0  # how long the end of a run waits for an unreachable server
+LONGEST_UPLOAD_S = 300.0  # how long the end of a run waits for a reachable server, because a model upload is slow
+BLOCK_BYTES = 1 << 16  # bytes of metrics.jsonl that are sent between two saves of the offset; longer than any line
+ENTITIES_PER_CALL, PARAM_LENGTH = 100, 6000  # MLflow's limits; small enough that a slow server answers in time
 
 
 class RunTracker:
-    """One run in MLflow, written by the driver alone; a run directory that has one goes on with it."""
+    """One run in MLflow. Only the driver writes to it. A resumed run directory continues its MLflow run."""
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         self.config = config
@@ -46,22 +46,22 @@ class RunTracker:
         self._state: dict[str, Any] = {"run_id": None, "sent_bytes": 0, "end": None, "complete": False}
         if self._path.is_file():
             self._state |= json.loads(self._path.read_text())
-        self._away = self._abandoned = False
-        self._tags: dict[str, str] = {}  # that MLflow is to get
+        self._unreachable = self._abandoned = False
+        self._tags: dict[str, str] = {}  # tags that are not sent yet
         self._saving = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._monitor: SystemMetricsMonitor | None = None
-        self._client: Any = None  # an MlflowClient, as soon as the server was reached
+        self._client: Any = None  # an MlflowClient, once the server has been reached
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of the run, from `start` on."""
+        """MLflow's id of the run; None before `start`."""
         return self._state["run_id"]
 
     @property
     def complete(self) -> bool:
-        """Whether MLflow has all of a run that has ended."""
+        """Whether the run has ended and MLflow has all of it."""
         return bool(self._state["complete"])
 
     def start(
@@ -72,12 +72,12 @@ class RunTracker:
         parent_id: str | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> str:
-        """Create the run, or set it running again, with its parameters and tags.
+        """Create the run with its parameters and tags, or set an existing run to running.
 
         Args:
-            name: unset, the run directory's.
-            parent_id: of the run that this one belongs to.
-            params: beside those of the configuration.
+            name: name of the run. None: the name of the run directory.
+            parent_id: MLflow id of the parent run.
+            params: parameters in addition to those of the configuration.
 
         Raises:
             TrackingError: the server or the store cannot be reached.
@@ -86,7 +86,7 @@ class RunTracker:
             self._client, experiment_id = connect(self.config)
             known = self._client.search_runs([experiment_id], f"attributes.run_id = '{self.run_id}'")
             run = known[0] if known else self._client.create_run(experiment_id, run_name=name or self.run_dir.name)
-            # A run that is gone from the store is sent anew: the run directory has all of it.
+            # If the store has lost the run, all of it is sent again from the run directory.
             sent_bytes = self._state["sent_bytes"] if known else 0
             self._save(run_id=run.info.run_id, sent_bytes=sent_bytes, end=None, complete=False)
             self._client.update_run(self.run_id, status="RUNNING")
@@ -97,7 +97,7 @@ class RunTracker:
         return str(self.run_id)
 
     def follow(self, metrics_path: Path) -> None:
-        """Send the lines of `metrics_path` as they come, from a thread, until `finish`."""
+        """Start a thread that sends the lines of `metrics_path` as they are written, until `finish`."""
 
         def run() -> None:
             wait_s = POLL_S
@@ -107,18 +107,18 @@ class RunTracker:
                     wait_s = POLL_S
                 try:
                     self._advance(metrics_path)
-                except Exception as error:  # nothing that MLflow does may stop the run
-                    self._heard(error)
+                except Exception as error:  # an MLflow error must never stop the run
+                    self._report_server(error)
                     wait_s = min(2 * wait_s, LONGEST_WAIT_S)
                 else:
-                    self._heard(None)
+                    self._report_server(None)
                     wait_s = POLL_S
 
         self._thread = threading.Thread(target=run, name="mlflow", daemon=True)
         self._thread.start()
 
     def tag(self, key: str, value: str) -> None:
-        """Set a tag of the run, by the thread that follows it: as soon as the server can be reached."""
+        """Set a tag of the run. The following thread sends it as soon as the server can be reached."""
         self._tags[key] = value
 
     def finish(
@@ -129,14 +129,17 @@ class RunTracker:
         tags: Mapping[str, str] | None = None,
         model: Path | None = None,
     ) -> bool:
-        """Send the rest, the artifacts and the final status; False where some of it is left to `sync`.
+        """Send the remaining metrics, the artifacts and the final status.
 
         Args:
             status: FINISHED, FAILED or KILLED.
-            artifacts: files beside those that every run directory has.
-            summary: metrics of the run as a whole, under names that metrics.jsonl does not use.
-            tags: what else is known of it at its end.
-            model: a checkpoint to be kept as an MLflow model.
+            artifacts: files in addition to those that every run directory has.
+            summary: metrics of the whole run, with names that metrics.jsonl does not use.
+            tags: tags to set at the end.
+            model: a checkpoint to upload as an MLflow model.
+
+        Returns:
+            Whether all was sent. If False, `sync` sends the rest later.
         """
         paths = [str(path.absolute()) for path in artifacts]
         end = {"status": status, "time_s": time.time(), "artifacts": paths, "values": dict(summary or {})}
@@ -149,16 +152,18 @@ class RunTracker:
         assert self._thread is not None
         self._wake.set()
         ended_s = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() < ended_s + (LAST_TRY_S if self._away else LONGEST_UPLOAD_S):
+        while self._thread.is_alive() and time.monotonic() < ended_s + (
+            LAST_TRY_S if self._unreachable else LONGEST_UPLOAD_S
+        ):
             self._thread.join(0.1)
         self._abandoned = True
         return self.complete
 
     def add(self, metrics: Mapping[str, float], files: Sequence[Path], folder: str) -> bool:
-        """Add to a run, ended or not, what was found out about it; False, and a warning, where that cannot be.
+        """Add metrics and files to a run, which can have ended. On failure, log a warning and return False.
 
         Args:
-            files: they go into `folder` among its artifacts.
+            files: files to add to the artifact folder `folder`.
         """
         from mlflow.entities import Metric
 
@@ -169,22 +174,24 @@ class RunTracker:
             for file in files:
                 client.log_artifact(self.run_id, str(file), folder)
         except Exception as error:
-            log.warning("MLflow has not got the evaluation (%s); evaluate again when it is there", reason_of(error))
+            log.warning(
+                "cannot log the evaluation to MLflow (%s); evaluate again when it is reachable", reason_of(error)
+            )
             return False
         return True
 
     @classmethod
     def sync(cls, run_dir: Path) -> None:
-        """Send what MLflow has missed of a run that has ended: metrics, artifacts, status.
+        """Send the missing metrics, artifacts and status of a run that has ended.
 
         Raises:
-            TrackingError: the server is still away.
+            TrackingError: the server is still unreachable.
         """
         tracker = cls(load(run_dir / "config.yaml"), run_dir)
         if tracker.run_id is None or tracker._state["complete"]:
             return
         result = run_dir / "result.json"
-        if tracker._state["end"] is None and result.is_file():  # the driver died before it could call `finish`
+        if tracker._state["end"] is None and result.is_file():  # the driver died before it called `finish`
             found = json.loads(result.read_text())
             cards = [str(path) for path in run_dir.glob("*_card.md")]
             tracker._state["end"] = {
@@ -198,7 +205,7 @@ class RunTracker:
             tracker._advance(run_dir / "metrics.jsonl")
 
     def _watch_machine(self) -> None:
-        """MLflow's own record of this machine's CPUs, memory, disk, network and GPUs, every 10 s, until it is away."""
+        """Let MLflow record this machine's CPUs, memory, disk, network and GPUs every 10 s while it is reachable."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
@@ -207,18 +214,18 @@ class RunTracker:
         self._monitor.start()
 
     def _log_config(self, known: Mapping[str, str], config: Mapping[str, Any], tags: dict[str, str]) -> None:
-        """MLflow refuses to change a parameter: those of a resumed run stay, and what changed becomes a tag."""
+        """Log parameters and tags. MLflow refuses to change a parameter, so a resumed run logs changes as tags."""
         from mlflow.entities import Param, RunTag
 
-        hidden = () if self.config.search else ("search", "tune.")  # of a sweep alone
+        hidden = () if self.config.search else ("search", "tune.")  # used by sweeps only
         values = {key: _text(value) for key, value in config.items() if not key.startswith(hidden)}
         tags |= {f"resumed.{key}": text for key, text in values.items() if known.get(key, text) != text}
         self._log("tags", [RunTag(*tag) for tag in tags.items()])
         self._log("params", [Param(key, text) for key, text in values.items() if key not in known])
 
     def _advance(self, metrics_path: Path) -> None:
-        """Send the whole lines behind the offset, block by block, and the end of a run that has ended before that."""
-        if self._client is None:  # the run was interrupted, or its server away, before `start` had it
+        """Send the complete lines after the offset, block by block, and then the end of the run if it has ended."""
+        if self._client is None:  # `start` was interrupted or could not reach the server
             self._client, _ = connect(self.config)
         end = self._state["end"]
         for key in list(self._tags):
@@ -240,7 +247,7 @@ class RunTracker:
             self._save(complete=True)
 
     def _register(self, checkpoint: Path) -> None:
-        """Where the registry refuses it, what is uploaded is not uploaded again."""
+        """Upload and register a checkpoint. If only the registration fails, a retry does not upload it again."""
         if self._state.get("model") is None:
             self._save(model=model_registry.upload(self._client, self.config, str(self.run_id), checkpoint))
         if not self._state.get("registered"):
@@ -261,16 +268,16 @@ class RunTracker:
         for start in range(0, len(entities), ENTITIES_PER_CALL):
             self._client.log_batch(self.run_id, **{kind: entities[start : start + ENTITIES_PER_CALL]})
 
-    def _heard(self, error: Exception | None) -> None:
-        """One line when the server goes, one when it is back."""
-        if error is not None and not self._away:
-            log.warning("MLflow is away (%s); the run goes on, and is logged when it is back", reason_of(error))
-        if error is None and self._away:
-            log.warning("MLflow is back; what it missed is logged")
-        self._away = error is not None
+    def _report_server(self, error: Exception | None) -> None:
+        """Log one warning when the server becomes unreachable, and one when it answers again."""
+        if error is not None and not self._unreachable:
+            log.warning("MLflow is unreachable (%s); the run continues and will be logged later", reason_of(error))
+        if error is None and self._unreachable:
+            log.warning("MLflow answers again; the missing metrics are logged")
+        self._unreachable = error is not None
 
     def _save(self, **changes: Any) -> None:
-        with self._saving:  # `finish` and the thread may do so at once
+        with self._saving:  # `finish` and the thread can save at the same time
             self._state |= changes
             write_whole(self._path, json.dumps(self._state))
 
@@ -283,7 +290,7 @@ def _whole_lines(path: Path, offset: int) -> bytes:
 
 
 def _named(metric: str) -> str:
-    """In letters that MLflow takes."""
+    """Replace characters that MLflow does not allow in a metric's name."""
     return re.sub(r"[^\w/.: -]", "_", metric)
 
 

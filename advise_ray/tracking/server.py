@@ -1,4 +1,4 @@
-"""MLflow's server or store: where it is, whether it answers, and what is never said of it."""
+"""MLflow's server or store: its address, a check that it answers, and the redaction of its secrets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 ENVIRONMENT = {
-    # A server that is away must be known to be away within seconds; MLflow's default is minutes of retries.
+    # An unreachable server must be noticed within seconds; MLflow's defaults retry for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -35,7 +35,7 @@ ENVIRONMENT = {
 
 
 def tracking_uri(config: Config) -> str:
-    """The configured server or store; else the SQLite store in `storage.path`, which is made on first use."""
+    """The configured server or store. Default: a SQLite store in `storage.path`, created at its first use."""
     uri = config.tracking.uri or f"sqlite:///{Path(config.storage.path) / 'mlflow.db'}"
     if not uri.startswith("sqlite:///"):
         return uri
@@ -43,7 +43,7 @@ def tracking_uri(config: Config) -> str:
 
 
 def ui_command(config: Config) -> str:
-    """The address of the MLflow UI, or the line that serves it from this store, to this machine only."""
+    """The address of the MLflow UI, or the command that serves it from this store, for this machine only."""
     uri = redact(tracking_uri(config))
     if not uri.startswith(DATABASES):
         return uri
@@ -51,12 +51,12 @@ def ui_command(config: Config) -> str:
 
 
 def redact(text: str) -> str:
-    """`text` without the user names, passwords and tokens of the URIs in it."""
+    """Replace user names, passwords and tokens in the URIs of `text` by `***`."""
     return re.sub(r"(?<=://)[^/\s]+(?=@)|(?<=password=)[^&\s]+|(?<=token=)[^&\s]+", "***", text)
 
 
 def check(config: Config) -> None:
-    """Raise TrackingError unless the server or the store answers; an unmade SQLite store is left unmade."""
+    """Raise TrackingError unless the server or the store answers. Does not create a missing SQLite store."""
     db = _sqlite_file(tracking_uri(config))
     if db is None or db.exists():
         with told(config):
@@ -64,10 +64,10 @@ def check(config: Config) -> None:
 
 
 def connect(config: Config) -> tuple[MlflowClient, str]:
-    """A client of a store that exists, and the id of the experiment.
+    """A client and the id of the experiment. Creates the store and the experiment if necessary.
 
-    The first touch of a SQLite store makes its tables, and two processes that do so at once break each other
-    (measured on mlflow 3.17): a lock keeps them apart.
+    The first access of a SQLite store creates its tables. Two processes that do this at the same time fail (seen with
+    mlflow 3.17), so a lock serialises them.
     """
     uri, name, artifacts = tracking_uri(config), config.tracking.experiment, None
     with ExitStack() as stack:
@@ -77,7 +77,7 @@ def connect(config: Config) -> tuple[MlflowClient, str]:
             if config.tracking.uri is None:
                 require_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            artifacts = (folder / "mlflow-artifacts").as_uri()  # else they would go into the working directory
+            artifacts = (folder / "mlflow-artifacts").as_uri()  # the default is the working directory
             stack.enter_context(FileLock(folder / ".mlflow.lock", timeout=60))
             if db and not db.exists():
                 _create(db)
@@ -92,19 +92,19 @@ def _client(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # what they would print is retried or told here
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # their errors are retried or reported by this module
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if uri.startswith(DATABASES):
         from mlflow.store.db import utils
 
-        utils.MAX_RETRY_COUNT = 2  # there is no setting for it: ten tries to open a database take 100 s
+        utils.MAX_RETRY_COUNT = 2  # MLflow has no setting for this; its ten tries to open a database take 100 s
     return MlflowClient(uri)
 
 
 def _create(db: Path) -> None:
-    """Make the SQLite store aside and move it into place, so that a killed process leaves no half of one.
+    """Create the SQLite store in a temporary folder and move it into place, so that a killed process leaves no part.
 
-    Unflushed until then, MLflow's migrations take 1.5 s for 2.3 s, and on a busy disk 3 s for 7 s.
+    The migrations run without flushing to disk, which is faster. The finished file is flushed once.
     """
     from sqlalchemy import Engine, event
 
@@ -129,7 +129,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 @contextmanager
 def told(config: Config) -> Iterator[None]:
-    """Turn what MLflow, SQLAlchemy and requests raise, each their own kinds, into one clear line."""
+    """Convert the different errors of MLflow, SQLAlchemy and requests to a TrackingError with one clear line."""
     try:
         yield
     except Exception as error:
@@ -139,7 +139,7 @@ def told(config: Config) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """The cause behind it all where that is the system's or SQLite's, and never a secret."""
+    """One line with the reason: the root cause if it is an OS or SQLite error, else the error. Secrets are redacted."""
     root = error
     while root.__context__ is not None:
         root = root.__context__

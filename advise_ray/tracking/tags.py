@@ -1,4 +1,4 @@
-"""What MLflow is told of a run beside its settings and numbers."""
+"""The MLflow tags of a run: user, versions, commit, description."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSIONS_OF = ("advise-ray", "torch", "ray", "mlflow", "timm", "open_clip_torch"
 
 
 def tags_of(config: Config) -> dict[str, str]:
-    """Who runs it, with which versions and which commit of the working directory, and its description in the UI."""
+    """Tags of a run: the user, package versions, the working directory's git commit, and the UI description."""
     return {**_here(), "mlflow.source.name": "advise-ray", "mlflow.note.content": describe(config)}
 
 
@@ -37,7 +37,7 @@ def _here() -> Mapping[str, str]:
 
 
 def describe(config: Config) -> str:
-    """The design in a line, as one would tell it."""
+    """One line that describes the run's data and model."""
     what = "playback rates" if config.task == "prp" else "actions"
     data = f"{what} of " + " and ".join(path.name for path in config.data.manifests)
     model = config.model

@@ -53,8 +53,8 @@ def test_an_address_or_a_launchers_file(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("a: [", "is not YAML"),
-        ("- 1\n- 2", "is not a cluster: it needs cluster_name and provider"),
-        ("address: ray://head:10001", "'ray://head:10001' is no job server; give http://HOST:8265"),
+        ("- 1\n- 2", "is not a cluster file: it needs cluster_name and provider"),
+        ("address: ray://head:10001", "'ray://head:10001' is not a job server; give http://HOST:8265"),
         ("cluster_name: x\nprovider: {type: local}", "provider.head_ip: required by type local"),
         ("cluster_name: x\nprovider: {type: aws}\nmax_workers: many", "max_workers: 'many' is not of type 'integer'"),
         ("cluster_name: x\nprovider: {type: aws}\nmax_wokers: 2", "'max_wokers' was unexpected"),

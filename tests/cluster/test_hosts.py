@@ -85,5 +85,5 @@ def test_a_wrong_key_is_told_in_a_line(hosts: Hosts, home: Path, tmp_path: Path)
     done = advise_ray("data", "check", "x.parquet", "--cluster", str(path), home=home, cwd=tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {path}: SSH does not reach {hosts.addresses[0]}: ")
+    assert line.startswith(f"error: {path}: SSH cannot reach {hosts.addresses[0]}: ")
     assert "Permission denied" in line

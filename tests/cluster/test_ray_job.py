@@ -81,7 +81,7 @@ def test_what_is_unreachable_is_told_before_any_work(
 def test_a_secret_that_is_not_set_here(cluster: Path, manifest: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     path = recipe(tmp_path, manifest, tiny, "secrets=[NOT_SET_ANYWHERE]")
     done = run("train", "--config", str(path), cluster=cluster, cwd=tmp_path)
-    told = "error: secrets: NOT_SET_ANYWHERE: not set in this environment; set it, or leave it out of secrets\n"
+    told = "error: secrets: NOT_SET_ANYWHERE: not set in this environment; set it, or remove it from secrets\n"
     assert (done.returncode, done.stderr) == (2, told)
 
 

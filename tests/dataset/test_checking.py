@@ -50,7 +50,7 @@ def test_no_manifest_is_written_over(indexed: Path) -> None:
     manifest, other = indexed / "manifest.parquet", indexed / "other.parquet"
     before = manifest.read_bytes()
     for rejects, drop in ((manifest, None), (other, manifest), (other, other)):
-        with pytest.raises(UsageError, match="must be three files"):
+        with pytest.raises(UsageError, match="must be different files"):
             dataset.check(manifest, rejects, drop=drop)
     assert manifest.read_bytes() == before
 
@@ -58,7 +58,7 @@ def test_no_manifest_is_written_over(indexed: Path) -> None:
 def test_a_clean_manifest_without_a_video_is_not_written(indexed: Path) -> None:
     for video in (indexed / "videos").iterdir():
         video.unlink()
-    with pytest.raises(UsageError, match="no video is left; all 4 fail"):
+    with pytest.raises(UsageError, match="no video is left because all 4 videos fail"):
         dataset.check(indexed / "manifest.parquet", indexed / "rejects.parquet", drop=indexed / "clean.parquet")
     assert not (indexed / "clean.parquet").exists()
 

@@ -55,7 +55,7 @@ def test_what_cannot_be_read_or_found_is_counted_and_named(local_ray: None, synt
     assert pq.read_table(out).num_rows == 1
     reasons = read_rejects(Path(summary["rejects"]))
     assert reasons["left/empty.mp4"] == "empty file"
-    assert reasons["left/never_downloaded.mp4"] == "listed, but no such file"
+    assert reasons["left/never_downloaded.mp4"] == "the list names it, but the file does not exist"
     assert reasons["left/half.mp4"]
     assert seen[-1] == (3, 3)
     assert summary["splits"] == {
@@ -63,7 +63,7 @@ def test_what_cannot_be_read_or_found_is_counted_and_named(local_ray: None, synt
         "test": {"listed": 1, "readable": 0, "missing": 1},
     }
     assert (summary["sizes_px"], summary["fps"], summary["codecs"]) == ({"320×240": 1}, {"30": 1}, {"h264": 1})
-    assert summary["first_problems"]["left/never_downloaded.mp4"] == "listed, but no such file"
+    assert summary["first_problems"]["left/never_downloaded.mp4"] == "the list names it, but the file does not exist"
     assert len(summary["first_problems"]) == 3
     assert summary["duration_s"] == {"min": 4.0, "median": 4.0, "max": 4.0}
 
@@ -73,7 +73,9 @@ def test_there_is_no_manifest_where_no_video_can_be_read(local_ray: None, tmp_pa
     videos.mkdir()
     (videos / "a.mp4").write_bytes(b"no video" * 100)
     out = tmp_path / "manifest.parquet"
-    with pytest.raises(UsageError, match=r"none of the 1 videos can be read; the first: not a video.*; all of them: "):
+    with pytest.raises(
+        UsageError, match=r"none of the 1 videos can be read; first reason: not a video.*; see all reasons in "
+    ):
         dataset.index(read_folder(videos), videos, out)
     assert {path.name for path in tmp_path.iterdir()} == {"videos", "manifest.parquet.rejects.parquet"}
 
@@ -163,7 +165,7 @@ def test_what_the_system_refuses_is_tried_again(local_ray: None, copies: Path, t
 def test_an_out_that_is_something_else_is_left_alone(local_ray: None, copies: Path, tmp_path: Path) -> None:
     out = tmp_path / "notes.txt"
     out.write_text("mine")
-    with pytest.raises(UsageError, match=r"^--out: .*notes.txt is there, and is not a manifest"):
+    with pytest.raises(UsageError, match=r"^--out: .*notes.txt exists and is not a manifest"):
         dataset.index(read_folder(copies), copies, out)
     assert out.read_text() == "mine"
 
@@ -174,12 +176,14 @@ def test_a_dive_that_begins_after_the_files_end_is_rejected(local_ray: None, cop
     out = tmp_path / "manifest.parquet"
     summary = dataset.index(listing, copies, out)
     assert [video.frames for video in videos(read_manifest(out))] == [range(120)]
-    assert read_rejects(Path(summary["rejects"])) == {"1.mp4": "listed from frame 120 on, but it has 120 frames"}
+    assert read_rejects(Path(summary["rejects"])) == {
+        "1.mp4": "the list starts at frame 120, but the video has 120 frames"
+    }
     assert summary["end_before_listed"] == 1  # 0.mp4, which is taken as far as it goes
 
 
 def test_an_out_that_is_a_folder_is_refused_before_anything_is_read(copies: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^--out: .* is a folder; name a file to write"):
+    with pytest.raises(UsageError, match=r"^--out: .* is a folder; give a file name"):
         dataset.index(read_folder(copies), copies, tmp_path)
 
 
@@ -187,7 +191,7 @@ def test_narrower_limits_hold_for_files_that_were_read_before(local_ray: None, c
     out = tmp_path / "manifest.parquet"
     dataset.index(read_folder(copies), copies, out)
     before = out.read_bytes()
-    with pytest.raises(UsageError, match="has more than the 100 frames allowed"):
+    with pytest.raises(UsageError, match="has more than 100 frames"):
         dataset.index(read_folder(copies), copies, out, limits=Limits(max_frames=100))
     assert out.read_bytes() == before
 
@@ -218,7 +222,7 @@ def test_damaged_videos_are_kept_in_part_where_that_is_asked_for(
     first = dataset.index(listing, copies, out)
     assert (first["videos"], first["rejected"], first["kept_damaged"]) == (1, 1, 0)
     (note,) = first["notes"]
-    assert re.fullmatch(r"1 damaged videos hold [\d.e-]+ hours in one piece each: --keep-damaged", note)
+    assert re.fullmatch(r"--keep-damaged would add [\d.e-]+ hours of readable video from 1 damaged video\(s\)", note)
     kept = dataset.index(listing, copies, out, keep_damaged=True)
     assert (kept["videos"], kept["probed"], kept["kept_damaged"], kept["notes"]) == (2, 1, 1, [])
     row = read_manifest(out).to_pylist()[0]

@@ -40,7 +40,7 @@ def test_one_page_shows_a_data_set_and_loads_nothing(manifest: Path, tmp_path: P
     assert facts["rate_fits_fraction"] == {"1": 1.0, "8": 1.0, "16": 1.0}
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
-    assert {"manifest.parquet", "Durations", "Classes", "Rates that fit"} <= set(page.headings)
+    assert {"manifest.parquet", "Durations", "Classes", "Playback rates that fit"} <= set(page.headings)
     assert all(image.startswith("data:image/") for image in page.images)
     assert len(page.images) == 5 + 4 * 3  # charts, and four videos at three rates
     assert not re.search(r"https?://", text)

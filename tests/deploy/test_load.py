@@ -218,7 +218,7 @@ def test_an_export_that_is_something_else_is_refused(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("advise_ray.deploy.export.TOLERANCE", -1.0)
-    with pytest.raises(ExportError, match="differs from the model by up to"):
+    with pytest.raises(ExportError, match="differ from the original by up to"):
         export(run_dir, tmp_path / "out", "safetensors")
     assert list(tmp_path.iterdir()) == []
 
@@ -244,7 +244,7 @@ def test_footage_becomes_rows_of_clips(run_dir: Path, model: VideoModel, manifes
     np.testing.assert_allclose(first["top_probabilities"], likeliest.values.detach(), atol=1e-5)
     assert first["top_probabilities"] == sorted(first["top_probabilities"], reverse=True)
     assert list(tmp_path.iterdir()) == [out]
-    with pytest.raises(UsageError, match="is there; name a new file"):
+    with pytest.raises(UsageError, match="exists; choose another file name"):
         embed(run_dir, str(manifest), out)
 
 

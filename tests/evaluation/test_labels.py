@@ -60,22 +60,24 @@ def test_the_labels_are_told_in_the_order_of_the_models_head():
 def test_where_nothing_is_for_testing_but_for_validation_that_is_taken_and_told(caplog: pytest.LogCaptureFixture):
     renamed = table(*((*row[:3], {"test": "val"}.get(row[3], row[3]), None) for row in VIDEOS))
     assert labelled_split(renamed, DATA, None, ()).test.tolist() == [3, 4]
-    assert caplog.messages == ["note: no video has split 'test' (data.test_split): 'val' is tested on"]
+    assert caplog.messages == ["note: no video has split 'test' (data.test_split); testing on split 'val'"]
 
 
 def test_what_cannot_be_tested_is_refused_with_the_reason():
     unlabelled = table(*((name, None, None, split, official) for name, _, _, split, official in VIDEOS))
-    assert "no video has one; index the videos with the data set's lists" in refusal(unlabelled)
+    assert "but no video has a label; index the videos with the data set's lists" in refusal(unlabelled)
     assert refusal(table(*VIDEOS[:3])) == (
-        "data.test_split: no labelled video has split 'test'; the manifest has train; name one of these, or index the "
+        "data.test_split: no labelled video has split 'test'; the manifest has train; use one of these, or index the "
         "videos again with --test-fraction 0.2"
     )
     assert "no labelled video has split 'fit'" in refusal(table(), DataConfig(train_split="fit"))
-    assert "1 classes have test videos but none to learn from, such as run" in refusal(table(*VIDEOS[:2], *VIDEOS[3:]))
-    assert "does not know 1 of the classes to be tested, such as run" in refusal(table(), known=("jump",))
-    assert refusal(table(), number=3).startswith("--split: the manifest knows 2 official splits, not 3")
+    assert "1 class(es) have test videos but no training videos, such as run" in refusal(
+        table(*VIDEOS[:2], *VIDEOS[3:])
+    )
+    assert "does not know 1 of the test classes, such as run" in refusal(table(), known=("jump",))
+    assert refusal(table(), number=3).startswith("--split: got 3, but the manifest has 2 official split(s)")
     without = table(*((*row[:4], None) for row in VIDEOS))
-    assert refusal(without, number=1).startswith("--split: the manifest knows no official splits, not 1")
+    assert refusal(without, number=1).startswith("--split: got 1, but the manifest has no official split(s)")
 
 
 def test_videos_that_the_actions_were_learnt_from_are_no_test(tmp_path: Path):
@@ -83,6 +85,6 @@ def test_videos_that_the_actions_were_learnt_from_are_no_test(tmp_path: Path):
     own, second = (labelled_split(table(), DATA, number, ()) for number in (None, 2))
     trained_on = DataConfig(manifest=str(tmp_path / "m.parquet"))
     refuse_seen(trained_on, table(), own.test)
-    with pytest.raises(UsageError, match=r"2 of the 2 test videos .* such as jump_g01_c01\.avi"):
+    with pytest.raises(UsageError, match=r"2 of the 2 test videos, such as jump_g01_c01\.avi"):
         refuse_seen(trained_on, table(), second.test)
     refuse_seen(DataConfig(manifest=str(tmp_path / "gone.parquet")), table(), second.test)

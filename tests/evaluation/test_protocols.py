@@ -130,7 +130,7 @@ def test_two_encoding_actors_say_what_the_driver_says(pretrained: Run, nearest: 
 def test_retrieval_and_what_is_left_on_disk(judge: Evaluate, manifest: Path) -> None:
     result = judge("retrieval")
     assert {"recall_at_1", "recall_at_5", "recall_at_10"} == result["metrics"].keys()
-    assert result["splits"]["test"]["left_out"] == [f"R@{k}: there are 16 training videos" for k in (20, 50)]
+    assert result["splits"]["test"]["left_out"] == [f"R@{k}: there are only 16 training video(s)" for k in (20, 50)]
     stored = json.loads((Path(result["evaluation_dir"]) / "result.json").read_text())
     assert stored.items() <= result.items()
     labels = {row["video_id"]: row["label"] for row in read_manifest(manifest).to_pylist()}
@@ -225,12 +225,12 @@ def test_what_makes_no_sense_is_refused(pretrained: Run, fine_tuned: Run, manife
         return str(caught.value)
 
     run = pretrained["run_dir"]
-    assert "neither a run, nor a checkpoint, nor a recipe" in refusal(str(tmp_path / "no"), "knn")
+    assert "is not a run, a checkpoint, a recipe file" in refusal(str(tmp_path / "no"), "knn")
     assert "neither a checkpoint nor a run" in refusal(tmp_path, "knn")
-    assert "needs a model that has learnt actions" in refusal(run, "multiview")
-    assert "needs a model that has learnt playback rates" in refusal(fine_tuned["run_dir"], "pretext")
-    assert "--k: 20 neighbours of 16 training videos" in refusal(run, "knn")
-    assert "knows 1 official splits, not 2" in refusal(run, "knn", split=2)
+    assert "needs a model that was trained on actions" in refusal(run, "multiview")
+    assert "needs a model that was trained on playback rates" in refusal(fine_tuned["run_dir"], "pretext")
+    assert "--k: got 20, but there are only 16 training videos" in refusal(run, "knn")
+    assert "got 2, but the manifest has 1 official split(s)" in refusal(run, "knn", split=2)
     differs = refusal(run, "knn", overrides=["model.sfu.spatial_size=2"])
     assert differs.startswith("model.sfu.spatial_size: 2, but the TMM of ")
     with pytest.raises(ConfigError, match="temporal_centering: must be false with"):
@@ -240,4 +240,4 @@ def test_what_makes_no_sense_is_refused(pretrained: Run, fine_tuned: Run, manife
         row["split"] = {"train": "test", "test": "train"}[row["split"]]
     write_manifest(rows, tmp_path / "swapped.parquet")
     seen = refusal(fine_tuned["run_dir"], "multiview", manifest=tmp_path / "swapped.parquet")
-    assert "16 of the 16 test videos are among those that the checkpoint learnt actions from" in seen
+    assert "the checkpoint was trained on 16 of the 16 test videos" in seen

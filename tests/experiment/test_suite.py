@@ -85,11 +85,11 @@ def test_videos_of_one_recording_are_folded_one_by_one(people: Path, tmp_path: P
 def test_a_set_without_labels_or_tests_and_two_of_one_name_are_refused(people: Path, tmp_path: Path) -> None:
     write_manifest([row("a.mp4"), row("b.mp4")], tmp_path / "footage.parquet")
     (footage,) = read_suite([tmp_path / "footage.parquet"], tmp_path / "out")
-    with pytest.raises(UsageError, match="this protocol needs labels, and no video has one"):
+    with pytest.raises(UsageError, match="this protocol needs labels, but no video has a label"):
         footage.write_all(range(2), [None])
     assert not list((tmp_path / "out").glob("footage*"))  # or the next start would take it for checked
     (tmp_path / "again").mkdir()
     other = tmp_path / "again" / "people.parquet"
     other.write_bytes(people.read_bytes())
-    with pytest.raises(UsageError, match="two of one name"):
+    with pytest.raises(UsageError, match="two manifests have the same name"):
         read_suite([people, other], tmp_path / "out")

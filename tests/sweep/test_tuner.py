@@ -64,7 +64,7 @@ def test_a_grid_gives_a_table_figures_a_winner_and_its_runs_in_mlflow(recipe: Co
     again = train_here(load(written, ["tracking.run_name=again"]))
     assert again["metrics"]["val/top1"] == pytest.approx(result["best"]["values"]["val/top1"])
     assert resume(Path(result["sweep_dir"]))["finished"] == 2
-    with pytest.raises(UsageError, match="exists; go on with it"):
+    with pytest.raises(UsageError, match="exists; resume it with"):
         tune(config)
 
 
@@ -146,7 +146,7 @@ def test_where_nothing_comes_to_its_end_the_sweep_has_failed(recipe: Configure, 
 
 
 def test_what_cannot_be_swept_is_told_at_once(recipe: Configure) -> None:
-    with pytest.raises(ConfigError, match="learns from pixels"):
+    with pytest.raises(ConfigError, match="trains on pixels"):
         tune(recipe("search.model.kind={grid: [r3d50]}"))
     with pytest.raises(UsageError, match="not a sweep"):
         resume(Path("/nowhere"))
@@ -222,7 +222,7 @@ def test_a_sweep_that_is_told_to_end_saves_its_trials(recipe: Configure, feature
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr
-    assert f"interrupted; go on with: advise-ray tune --resume {tmp_path / 'sweep'}" in stderr
+    assert f"interrupted; resume with: advise-ray tune --resume {tmp_path / 'sweep'}" in stderr
     for run_dir in runs[:2]:
         assert checkpoint.read_state(checkpoint.latest(run_dir)).step == len(losses(run_dir)) < 600
     assert not runs[2].exists()

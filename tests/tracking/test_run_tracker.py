@@ -269,14 +269,14 @@ def test_a_server_that_dies_in_mid_run_gets_everything_once_when_it_is_back(
     eventually(lambda: steps(config, tracker.run_id) == [1, 2])
     server.kill()
     write(run_dir, line(3))
-    eventually(lambda: "away" in caplog.text)
+    eventually(lambda: "unreachable" in caplog.text)
     write(run_dir, line(4))
     time.sleep(3)  # more tries, no more warnings
     server.start()
     eventually(lambda: steps(config, tracker.run_id) == [1, 2, 3, 4], 60)
     assert tracker.finish("FINISHED")
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [message.split()[2] for message in warnings] == ["away", "back;"]
+    assert [message.split()[2] for message in warnings] == ["unreachable", "again;"]
     client, _ = tracking.connect(config)
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
     assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
