@@ -83,7 +83,7 @@ def test_what_cannot_save_is_ended_by_a_second_signal_or_in_time(
         process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr
-    assert "once more, and it ends at once" in stderr
+    assert "a second signal ends the command at once" in stderr
     assert f"is saved; go on with: advise-ray train --resume {tmp_path / 'stuck'}" in stderr
 
 

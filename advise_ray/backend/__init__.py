@@ -1,4 +1,4 @@
-"""All that is asked of Ray, of this process and of the machine beyond everyday calls. Private API of Ray is only here.
+"""How the package uses Ray, this process and the machine. Only this package uses private API of Ray.
 
-It must not know what a run trains: no loss, no metric, no checkpoint.
+This package must not know what a run trains: no loss, no metric, no checkpoint.
 """

@@ -146,7 +146,7 @@ def test_who_gets_what_on_a_cluster(workers: int, nodes: list[tuple[float, float
 
 
 def test_a_worker_that_fits_no_node_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"do not fit the nodes \(2 of 4 CPUs\), since none is split between two"):
+    with pytest.raises(UsageError, match=r"do not fit the nodes \(2 of 4 CPUs\): a process cannot use two nodes"):
         share_cpus(config_of(1, per_worker=6), [(4, 0), (4, 0)])
 
 
