@@ -176,7 +176,7 @@ def test_a_run_directory_that_exists_is_not_overwritten(refused, train, workplac
     there = workplace / "runs" / "there"
     there.mkdir(parents=True)
     assert refused(train, "tracking.run_name=there") == [
-        f"{there} exists; go on with it by `advise-ray train --resume {there}`, or choose another tracking.run_name"
+        f"{there} exists; resume it with `advise-ray train --resume {there}`, or choose another tracking.run_name"
     ]
 
 
