@@ -73,7 +73,7 @@ def growth_for(config: Config) -> Growth:
     if session.is_our_own():
         return NOTHING_COMES
     known = _growth_of_this_ray()
-    return known if known is not None else _asked(config)
+    return known if known is not None else _nodes_needed(config)
 
 
 def look(most: Growth) -> View:
@@ -171,7 +171,7 @@ def _growth_by_the_monitor(address: str) -> Growth | None:
     return None if "KUBERNETES_SERVICE_HOST" in os.environ else NOTHING_COMES
 
 
-def _asked(config: Config) -> Growth:
+def _nodes_needed(config: Config) -> Growth:
     """The nodes that a configuration needs, each with room for one process."""
     train, data, workers = config.train, config.data, worker_counts(config)[0]
     decoders = data.num_decode_actors or DECODERS_PER_WORKER * workers

@@ -68,13 +68,13 @@ class Room:
         wait_s = POLL_S
         if self.group is None:
             self.release()
-            self._ask(self.shares)
+            self._request(self.shares)
             wait_s = FIRST_WAIT_S
-        if not self._is_there(wait_s):
+        if not self._is_placed(wait_s):
             view = nodes.look(self.growth)
-            if (wanted := self._chosen(view)) != self.shares:
-                self._ask(wanted)
-            if not self._is_there(0.0):
+            if (wanted := self._choose_shares(view)) != self.shares:
+                self._request(wanted)
+            if not self._is_placed(0.0):
                 since_s = self.waiting.since_s if self.waiting else time.time() - wait_s
                 self.waiting = Waiting(told(self.shares, view), since_s)
                 return False
@@ -123,17 +123,17 @@ class Room:
                 self.shares = better
                 return True
             better = share_cpus(self.config, list(rooms.values()), view.growth, decodes=self.decodes)
-            self._ask_for_more(better)
+            self._request_more(better)
         return False
 
-    def _ask_for_more(self, better: Shares) -> None:
+    def _request_more(self, better: Shares) -> None:
         workers = better.num_workers - self.shares.num_workers
         if workers > 0 and self.more is None:
             decoders = max(0, better.num_decode_actors - self.shares.num_decode_actors)
             added = replace(better, num_workers=workers, num_decode_actors=decoders)
             self.more = placement_group(added.bundles, strategy="PACK")
 
-    def _chosen(self, view: View) -> Shares:
+    def _choose_shares(self, view: View) -> Shares:
         """Choose the shares to request.
 
         In this order: those that fit now, those that fit when the autoscaler has added nodes, those that fit when
@@ -150,13 +150,13 @@ class Room:
                 return share_cpus(self.config, there, coming, decodes=self.decodes)
         return self.shares
 
-    def _ask(self, shares: Shares) -> None:
+    def _request(self, shares: Shares) -> None:
         if self.group is not None:
             remove_placement_group(self.group)
         self.shares = shares
         self.group = placement_group(shares.bundles, strategy="PACK")
 
-    def _is_there(self, wait_s: float) -> bool:
+    def _is_placed(self, wait_s: float) -> bool:
         return self.group is not None and self.group.wait(wait_s)
 
 

@@ -202,8 +202,8 @@ def _split(
     if actors > room:
         least = workers * least_worker + actors * least_actor
         raise UsageError(
-            f"train.num_workers: {workers} workers and {actors} decode actors need {least:g} CPUs, {has} {cpus:g}; "
-            f"{_what_fits(config, cpus)}"
+            f"train.num_workers: {_count(workers, 'worker')} and {_count(actors, 'decode actor')} need {least:g} CPUs, "
+            f"{has} {cpus:g}; {_what_fits(config, cpus)}"
         )
     equal_share = cpus / (workers + actors)
     spare = cpus - workers * (config.train.cpus_per_worker or min(equal_share, 1.0))
@@ -297,9 +297,10 @@ def _what_fits(config: Config, cpus: float) -> str:
     least_worker, least_actor = _least_cpus(config)
     workers = int((cpus - least_actor) / least_worker + ROUNDING)
     if workers < 1:
-        return "not even one worker fits beside a decode actor"
+        return "not even one worker fits with one decode actor"
     actors = int((cpus - least_worker) / least_actor + ROUNDING)
-    return f"at most {workers} worker(s) beside one decode actor, or {actors} decode actor(s) beside one worker"
+    most = _count(workers, "worker"), _count(actors, "decode actor")
+    return f"at most {most[0]} with one decode actor, or {most[1]} with one worker"
 
 
 def _floor(cpus: float) -> float:

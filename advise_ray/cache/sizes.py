@@ -41,7 +41,7 @@ def smaller(identity: Identity, videos: Sequence[Video], free: int, largest_step
         Setting → bytes of the cache.
     """
     fitting: dict[str, int] = {}
-    for kind in _ways(identity):
+    for kind in _smaller_kinds(identity):
         for setting, other in kind:
             needed = cache_bytes(other, videos)
             if needed <= free and other.frame_step <= max(largest_step, identity.frame_step):
@@ -50,7 +50,7 @@ def smaller(identity: Identity, videos: Sequence[Video], free: int, largest_step
     return fitting
 
 
-def _ways(identity: Identity) -> Iterator[Iterator[tuple[str, Identity]]]:
+def _smaller_kinds(identity: Identity) -> Iterator[Iterator[tuple[str, Identity]]]:
     """Yield kinds of smaller caches. Each kind yields its caches in order of decreasing size."""
     size = identity.grid[0]
     yield ((f"model.sfu.spatial_size={less}", replace(identity, grid=(less, less))) for less in range(size - 1, 0, -1))

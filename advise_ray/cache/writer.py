@@ -72,7 +72,7 @@ class CacheJob:
 
     def summary(self) -> Row:
         """The plan of `run`: bytes to write, free bytes, and smaller caches that would fit if this one does not."""
-        missing = [self.videos[row] for row in self._missing(self._known())]
+        missing = [self.videos[row] for row in self._missing(self._finished_pieces())]
         needed = cache_bytes(self.identity, missing)
         free = free_bytes(self.location)
         return {
@@ -116,7 +116,7 @@ class CacheJob:
             log.warning("note: %s", note)
         with lock(self.location):
             sweep(self.location)
-            index, damaged = self._held() if self.begun else ([], [])
+            index, damaged = self._check_parts() if self.begun else ([], [])
             missing = self._missing(index)
             self._refuse_too_large(missing)
             rejects: dict[str, str] = {}
@@ -124,15 +124,15 @@ class CacheJob:
                 if not self.begun:
                     store.write_identity(self.location, self.identity)
                 self._encode(missing, index, rejects, on_progress)
-                self._note(index, rejects)
+                self._write_index(index, rejects)
             except BaseException as error:
                 with contextlib.suppress(OSError):  # the next job finds the finished videos in the parts
-                    self._note(index, rejects)
+                    self._write_index(index, rejects)
                 if isinstance(error, KeyboardInterrupt):
-                    kept = f"{self._there(index)} are kept"
+                    kept = f"{self._count_cached(index)} are kept"
                     raise InterruptedRunError(f"interrupted; {kept}; the same command continues") from None
                 if isinstance(error, OSError):
-                    raise CacheError(self._no_room(error.strerror or str(error), index)) from None
+                    raise CacheError(self._stop_message(error.strerror or str(error), index)) from None
                 raise
         left = self._missing(index)
         if len(rejects) > self.config.data.max_failed_fraction * len(self.videos):
@@ -173,16 +173,16 @@ class CacheJob:
             return {}
         return smaller(self.identity, self.videos, free, slowest_step_frames(self.config, self.videos))
 
-    def _no_room(self, reason: str, index: list[Row]) -> str:
+    def _stop_message(self, reason: str, index: list[Row]) -> str:
         return (
-            f"{self.location}: {reason}; {self._there(index)} are kept; fix this and run the same command again to "
-            "continue; --dry-run with another --out lists smaller caches"
+            f"{self.location}: {reason}; {self._count_cached(index)} are kept; fix this and run the same command again "
+            "to continue; --dry-run with another --out lists smaller caches"
         )
 
-    def _there(self, index: list[Row]) -> str:
+    def _count_cached(self, index: list[Row]) -> str:
         return f"{len(self.videos) - len(self._missing(index))} of {len(self.videos)} videos"
 
-    def _note(self, index: list[Row], rejects: dict[str, str]) -> None:
+    def _write_index(self, index: list[Row], rejects: dict[str, str]) -> None:
         """Write the index and the rejects. Earlier rejects of other manifests' videos are kept."""
         missing = {self.videos[row].video_id for row in self._missing(index)}  # several videos can have the same id
         complete = {video.video_id for video in self.videos} - missing
@@ -190,7 +190,7 @@ class CacheJob:
         known = store.read_rejects(self.location) | rejects
         store.write_rejects(self.location, {name: why for name, why in known.items() if name not in complete})
 
-    def _known(self) -> list[Row]:
+    def _finished_pieces(self) -> list[Row]:
         """The finished pieces, unchecked. Without an index (the job runs or was killed) they come from the parts."""
         if not self.begun:
             return []
@@ -203,7 +203,7 @@ class CacheJob:
                     rows += self._pieces(name, checked=False)
             return rows
 
-    def _held(self) -> tuple[list[Row], list[str]]:
+    def _check_parts(self) -> tuple[list[Row], list[str]]:
         """Check all parts and delete damaged ones. Returns the intact pieces and the names of the damaged parts."""
         rows, damaged = [], []
         for name in part_names(self.location):
@@ -240,7 +240,7 @@ class CacheJob:
         with shutdown_notice.awaited(self.location, self.config.train.grace_s, lambda: done > 0) as noticed:
             for block in encode_groups(tables, function, self.config, self.model, 2):
                 if block["error"][0]:
-                    raise CacheError(self._no_room(str(block["error"][0]), index))
+                    raise CacheError(self._stop_message(str(block["error"][0]), index))
                 if block["part"][0]:
                     index += store.rows_of(Part(self.location, str(block["part"][0])))
                 for row, failure in zip(block["rows"][0], str(block["failures"][0]).split("\n"), strict=True):

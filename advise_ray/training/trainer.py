@@ -147,12 +147,12 @@ class _TrainingRun:
         if self.tracker.run_id is None:
             result["tracking_complete"] = False
             return result
-        described, best = ([], None) if ended != "FINISHED" else (self._describe(result), result["best_checkpoint"])
+        described, best = ([], None) if ended != "FINISHED" else (self._write_cards(result), result["best_checkpoint"])
         model = Path(best) if best is not None else None
         result["tracking_complete"] = self.tracker.finish(ended, described, model=model)
         return result
 
-    def _describe(self, result: RunResult) -> list[Path]:
+    def _write_cards(self, result: RunResult) -> list[Path]:
         """Write the cards of a finished run. Failing to write them (full disk, moved manifest) never fails the run."""
         model, data = self.run_dir / "model_card.md", self.run_dir / "data_card.md"
         try:
@@ -170,17 +170,17 @@ class _TrainingRun:
         with shutdown_notice.awaited(
             str(self.run_dir), self.config.train.grace_s, lambda: _size(metrics) > before
         ) as noticed:
-            outcome = self._outcome(self._follow(noticed), noticed)
+            outcome = self._run_workers(self._follow(noticed), noticed)
         if "error" in outcome.return_value:
             raise TrainingError(outcome.return_value["error"])
         if "interrupted" in outcome.return_value:
             raise InterruptedRunError(outcome.return_value["interrupted"])
 
-    def _outcome(self, following: Iterator[None], noticed: Notice) -> ray.train.Result:
+    def _run_workers(self, following: Iterator[None], noticed: Notice) -> ray.train.Result:
         """Run the workers, and meanwhile report what they write. Returns their result."""
 
         def meanwhile(waiting: Waiting | None) -> None:
-            self._wait(waiting)
+            self._report_wait(waiting)
             next(following)
 
         try:
@@ -197,7 +197,7 @@ class _TrainingRun:
         next(following)
         return outcome
 
-    def _wait(self, waiting: Waiting | None) -> None:
+    def _report_wait(self, waiting: Waiting | None) -> None:
         """Report what the run waits for, while it waits.
 
         Raises:

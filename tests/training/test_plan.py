@@ -96,7 +96,7 @@ def test_a_refusal_in_its_own_words() -> None:
         share_cpus(config_of(8, 4), [(2, 0)])
     assert str(caught.value) == (
         "train.num_workers: 8 workers and 4 decode actors need 3 CPUs, there are 2; "
-        "at most 7 worker(s) beside one decode actor, or 7 decode actor(s) beside one worker"
+        "at most 7 workers with one decode actor, or 7 decode actors with one worker"
     )
 
 
