@@ -45,7 +45,7 @@ def start_pace(name: str | None = None) -> Any:
 
 
 def paced(items: Iterable[Item], ahead: int, pace: Any) -> Iterator[Item]:
-    """Yield the items, at most `ahead` items before the consumed count that `pace` (a handle of the actor) reports."""
+    """Yield the items, at most `ahead` more than have been consumed; `pace` (a handle of the actor) knows how many."""
     taken = 0
     for count, item in enumerate(items):
         if count - taken >= ahead:

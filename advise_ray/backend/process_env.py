@@ -28,7 +28,10 @@ def collect_rarely() -> None:
 
 
 def use_cores(processes_on_node: int) -> None:
-    """Give torch this process's share of the cores. By default Ray sets one thread for a fraction of a CPU."""
+    """Give torch this process's share of the cores.
+
+    By default Ray limits a process that reserves a fraction of a CPU to one thread.
+    """
     import torch
 
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes_on_node))

@@ -131,7 +131,8 @@ def share_cpus(
 def _suffices(config: Config, shares: Shares) -> bool:
     """Whether no more nodes need to be added.
 
-    This holds if each worker has a CPU. If the configuration sets the workers' CPUs, as many CPUs must decode.
+    If the configuration does not set the CPUs of a worker, each worker must have one CPU. If it does, there must be as
+    many decode actors as the workers have CPUs.
     """
     if (own := config.train.cpus_per_worker) is None:
         return shares.cpus_per_worker >= 1
