@@ -126,8 +126,8 @@ class _TrainingRun:
             self._try_to_end("KILLED")
             last = checkpoint.latest(self.run_dir)
             saved = f"step {checkpoint.read_state(last).step} is saved" if last else "no step is saved"
-            go_on = f"go on with: advise-ray train --resume {self.run_dir}"
-            raise InterruptedRunError(f"interrupted; {saved}; {go_on}") from None
+            how_to_resume = f"resume with: advise-ray train --resume {self.run_dir}"
+            raise InterruptedRunError(f"interrupted; {saved}; {how_to_resume}") from None
         except BaseException:
             self._try_to_end("FAILED")
             raise
@@ -187,7 +187,7 @@ class _TrainingRun:
             with tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch:
                 outcome = self._trainer(meanwhile, scratch).fit()
         except ResourcesError as error:
-            raise ResourcesError(f"{error}; go on with: advise-ray train --resume {self.run_dir}") from None
+            raise ResourcesError(f"{error}; resume with: advise-ray train --resume {self.run_dir}") from None
         except (ray.exceptions.RayActorError, TrainingFailedError) as error:
             if noticed.given:  # Ray's processes got the same signal and ended first
                 raise KeyboardInterrupt from error
@@ -297,11 +297,11 @@ def _size(path: Path) -> int:
 
 def _message(error: ray.exceptions.RayActorError | TrainingFailedError, run_dir: Path) -> str:
     """One line: the innermost cause, and the command that resumes the run."""
-    go_on = f"go on with: advise-ray train --resume {run_dir}"
+    how_to_resume = f"resume with: advise-ray train --resume {run_dir}"
     if isinstance(error, ray.exceptions.RayActorError):  # Ray Train does not restart its controller
         first_line = str(error).strip().split("\n", 1)[0]
-        return f"the run's controller died ({first_line}); {go_on}"
+        return f"the run's controller died ({first_line}); {how_to_resume}"
     failures = getattr(error, "worker_failures", {})
     cause = next(iter(failures.values()), error)
     last_line = str(cause).strip().splitlines()[-1]
-    return f"the workers kept failing: {last_line}; {go_on}"
+    return f"the workers kept failing: {last_line}; {how_to_resume}"
