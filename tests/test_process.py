@@ -47,7 +47,7 @@ def test_a_flat_folder_trains_until_ctrl_c_and_goes_on_where_it_was(
     assert "1 video(s) cannot be read and are skipped; see " in stderr
     done = len(losses(run_dir))
     assert done < 40 * 3
-    assert f"interrupted; step {done} is saved; go on with: advise-ray train --resume {run_dir}" in stderr
+    assert f"interrupted; step {done} is saved; resume with: advise-ray train --resume {run_dir}" in stderr
     assert "Traceback" not in stderr
     assert "epoch" not in stderr  # it is quiet
     assert "clips/s" not in stderr
@@ -83,8 +83,8 @@ def test_what_cannot_save_is_ended_by_a_second_signal_or_in_time(
         process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr
-    assert "once more, and it ends at once" in stderr
-    assert f"is saved; go on with: advise-ray train --resume {tmp_path / 'stuck'}" in stderr
+    assert "a second signal ends the command at once" in stderr
+    assert f"is saved; resume with: advise-ray train --resume {tmp_path / 'stuck'}" in stderr
 
 
 @pytest.mark.full

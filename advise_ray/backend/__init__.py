@@ -1,4 +1,4 @@
-"""All that is asked of Ray, of this process and of the machine beyond everyday calls. Private API of Ray is only here.
+"""Access to Ray, to this process and to the machine. Private API of Ray is used only in this package.
 
-It must not know what a run trains: no loss, no metric, no checkpoint.
+This package must not know what a run trains: no loss, no metric, no checkpoint.
 """

@@ -1,35 +1,43 @@
-"""Ray's token, without which nobody runs code on a cluster that asks for one."""
+"""Ray's authentication token. A cluster with token authentication runs code only for clients that send it."""
 
 from __future__ import annotations
 
 import logging
 import os
 
-TOKEN = "~/.ray/auth_token"  # noqa: S105 (where Ray keeps it)
+TOKEN = "~/.ray/auth_token"  # noqa: S105 (a path, not a secret)
 ANSWER_S = 10.0
 
 
 def use_token() -> bool:
-    """Show this user's token from now on, unless `RAY_AUTH_MODE` says otherwise; False where there is none to show."""
+    """Send this user's token from now on, unless `RAY_AUTH_MODE` forbids it.
+
+    Returns:
+        Whether there is a token and it is sent.
+    """
     from ray._private.authentication import authentication_token_setup as setup
 
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns that a token is used
+    # Without this, Ray logs a warning whenever it uses a token.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     asked = setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     return asked and bool(setup.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
 
 
 def misfit(has_token: bool) -> str:
-    """What is wrong, and what to do, where a cluster has refused what this process showed."""
+    """The error message for a cluster that refused this process: the reason and the remedy."""
     named = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else os.environ.get("RAY_AUTH_TOKEN_PATH")
-    said = f"refuses the token in {named or TOKEN}" if has_token else "asks for a token, and there is none here"
-    return f"the cluster {said}; put the one of its head ({TOKEN} there) into {TOKEN} here"
+    said = f"refuses the token in {named or TOKEN}" if has_token else "asks for a token, and this machine has none"
+    return f"the cluster {said}; copy {TOKEN} from the cluster's head to {TOKEN} on this machine"
 
 
 def refused(address: str) -> str | None:
-    """What `misfit` says, where the Ray at an address refuses this process; `ray.init` would try for a minute.
+    """Check whether the Ray at an address refuses this process. Without this check `ray.init` retries for a minute.
 
     Args:
-        address: as in `RAY_ADDRESS`. One where nothing answers is left to `ray.init`.
+        address: as in `RAY_ADDRESS`. If nothing answers there, `ray.init` reports the error.
+
+    Returns:
+        The message of `misfit` if Ray refuses this process, else None.
     """
     import grpc
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
@@ -46,6 +54,6 @@ def refused(address: str) -> str | None:
             NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=ANSWER_S)
     except grpc.RpcError as error:
         return misfit(has_token) if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
-    except (ConnectionError, ValueError):  # `auto`, and no Ray here; or an address of another kind
+    except (ConnectionError, ValueError):  # `auto` without a Ray on this machine, or another kind of address
         return None
     return None

@@ -1,9 +1,9 @@
-"""What keeps a lazy generator a bounded number of items ahead of who takes what becomes of them.
+"""Backpressure: keeps a generator at most N items ahead of its consumers.
 
-Left to itself, Ray Data (2.60) decodes until the object store is full, gigabytes ahead, and from there on its
-scheduling loop spins at half a core: held-back outputs count as ready, so it never waits (`process_completed_tasks`).
+Without it, Ray Data (2.60) decodes until the object store is full. From then on its scheduling loop busy-waits,
+because outputs that it holds back count as ready, so the loop never blocks (`process_completed_tasks`).
 
-Light to import: the actor is a process of its own, and each start waits for it.
+This module must import quickly: the actor runs in its own process, and every run waits for that process to start.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ Item = TypeVar("Item")
 
 
 class Pace:
-    """An actor that keeps a generator from running away: the generator waits for it, its consumers advance it."""
+    """The actor that counts consumed items: the consumers report them, and the generator waits for the count."""
 
     def __init__(self) -> None:
         self.taken = 0
         self.changed = asyncio.Condition()
 
     async def advance(self, taken: int) -> None:
-        """So many items have been taken by a consumer."""
+        """Record that a consumer has taken this many items in total."""
         async with self.changed:
             self.taken = max(self.taken, taken)
             self.changed.notify_all()
 
     async def wait_for(self, taken: int) -> int:
-        """Return the items taken, once they are at least so many."""
+        """Wait until at least this many items have been taken. Returns how many have been taken."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.taken >= taken)
             return self.taken
 
 
 def start_pace(name: str | None = None) -> Any:
-    """A handle of the actor, on the node of who calls: no other node's death takes it away."""
+    """Start the actor on the caller's node, so that the loss of another node cannot end it. Returns its handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Pace).options(name=name, num_cpus=0, scheduling_strategy=here).remote()
 
 
 def paced(items: Iterable[Item], ahead: int, pace: Any) -> Iterator[Item]:
-    """The items, at most `ahead` of them before those that `pace`, a handle of the actor, knows to be taken."""
+    """Yield the items, at most `ahead` more than have been consumed; `pace` (a handle of the actor) knows how many."""
     taken = 0
     for count, item in enumerate(items):
         if count - taken >= ahead:

@@ -1,4 +1,4 @@
-"""Every video once through the frozen model, on Ray Data: decode actors, then the model, where there is room for it."""
+"""Runs every video once through the frozen model on Ray Data: decode actors pass frames to model actors."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from advise_ray.video.frames import DecodeFrames
 
 Block = dict[str, NDArray[Any]]
 AHEAD = 2
-"""Groups that are decoded, or being decoded, for each process that decodes or encodes."""
+"""Groups in flight (being decoded, or decoded and not yet encoded) for each process that decodes or encodes."""
 Function = Callable[[AdViSe, torch.device, Block], Block]
-"""What is done with the decoded frames of a group of videos, see `DecodeFrames`; it is sent to other processes."""
+"""Processes the decoded frames of a group of videos, see `DecodeFrames`. It is pickled and sent to other processes."""
 
 
 def encode_groups(
     groups: list[pa.Table], function: Function, config: Config, model: AdViSe, num_classes: int
 ) -> Iterator[Block]:
-    """Decode groups of videos (`frames.group_of`) on actors and apply `function`; blocks come in any order.
+    """Decode groups of videos (`frames.group_of`) on actors and apply `function`. Blocks come in any order.
 
-    A single model on the CPUs of a Ray of our own needs no actor: this process has it, and no other one has to start.
+    A single model on the CPUs of a local Ray that this process started runs in this process, without an actor. This
+    saves the start of one process.
 
     Raises:
-        UsageError: the processes that the configuration asks for find no room, now or ever.
-        ResourcesError: they found none within `train.max_wait_s`.
+        UsageError: the processes of the configuration do not fit on the cluster, nor on the nodes it may add.
+        ResourcesError: the cluster had no free room for them within `train.max_wait_s`.
     """
     session.connect()
     planned = nodes.plan(config)
@@ -61,7 +62,7 @@ def encode_groups(
             encoded = decoded.map_batches(
                 _Model,
                 fn_constructor_args=(config, num_classes, [ray.put(model.state_dict())], function),
-                batch_size=1,  # a group; for actors with GPUs Ray does not take None
+                batch_size=1,  # one group; Ray does not accept None for actors with GPUs
                 zero_copy_batch=True,
                 compute=ray.data.ActorPoolStrategy(size=min(workers, len(groups))),
                 num_cpus=shares.cpus_per_worker,
@@ -73,8 +74,11 @@ def encode_groups(
 
 
 def _read(dataset: ray.data.Dataset, pace: Any) -> Iterator[Block]:
-    """One block after the other. Split in one, the work is led by an actor: led from here, Ray (2.60) would complain on
-    the terminal of every actor with arguments (issue 53727)."""
+    """Yield one block after the other.
+
+    `streaming_split(1)` moves the execution into an actor. If this process ran it, Ray (2.60) would print a warning
+    for every actor with arguments (issue 53727).
+    """
     (stream,) = dataset.streaming_split(1)
     for taken, block in enumerate(stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1), 1):
         pace.advance.remote(taken)
@@ -82,7 +86,7 @@ def _read(dataset: ray.data.Dataset, pace: Any) -> Iterator[Block]:
 
 
 class _Model:
-    """The model in a process of its own, with the weights that the driver sends."""
+    """An actor that holds the model in its own process, with the weights that the driver sends."""
 
     def __init__(self, config: Config, num_classes: int, weights: list[ray.ObjectRef], function: Function) -> None:
         use_gpu = bool(ray.get_gpu_ids())

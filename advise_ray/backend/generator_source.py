@@ -1,4 +1,4 @@
-"""Ray Data from a lazy generator, a row at a time; what holds it back is a pace (`backpressure.py`), nothing else."""
+"""Builds a Ray Data dataset from a lazy generator, row by row. Only a `Pace` (`backpressure.py`) throttles it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray.data.block import BlockMetadata
 
 
 def row_by_row(*, preserve_order: bool = False) -> DataContext:
-    """A context in which a row is a block, goes on as soon as it is there, and only a pace holds it back."""
+    """A context in which each row is a block and moves on at once. Only a `Pace` throttles it."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1
     context.execution_options = ExecutionOptions(preserve_order=preserve_order)
@@ -21,7 +21,7 @@ def row_by_row(*, preserve_order: bool = False) -> DataContext:
 
 
 def rows(read: Callable[[], Iterator[pa.Table]]) -> ray.data.Dataset:
-    """What `read` yields, called in one task that needs no CPU."""
+    """A dataset of the tables that `read` yields. One task calls `read`; it reserves no CPU."""
     return ray.data.read_datasource(_Lazy(read), num_cpus=0, override_num_blocks=1)
 
 

@@ -1,7 +1,7 @@
-"""What a cluster has, and what it may become: its nodes, the room that is free on them, the node types it may bring.
+"""The state of a cluster: its nodes, their free CPUs and GPUs, and the nodes that its autoscaler may add.
 
-Open-source Ray (2.60) does not say which node types its autoscaler has (`state.get_cluster_config()` is None): they
-stand in the file that the autoscaler was started with, on the head.
+Open-source Ray (2.60) has no API for the node types of its autoscaler (`state.get_cluster_config()` is None). This
+module reads them on the head, from the file with which the autoscaler was started.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from advise_ray.backend.resources import NOTHING_COMES, Growth, Node, NodeType, 
 from advise_ray.config import Config, worker_counts
 
 DECODERS_PER_WORKER = 4
-"""Where nobody knows what an autoscaler may bring, and the number of decode actors is left to choose."""
+"""Used if the autoscaler's node types are unknown and the configuration does not set the number of decode actors."""
 HEAD = "node:__internal_head__"
 LOOK_S = 10.0
 SEE_LOG = "see logs/monitor.log of Ray's session on the head"
@@ -32,26 +32,26 @@ SEE_LOG = "see logs/monitor.log of Ray's session on the head"
 
 @dataclass(frozen=True)
 class View:
-    """A cluster at this moment. Nodes are by their id."""
+    """A snapshot of a cluster. The keys of `total` and `free` are node ids."""
 
     total: dict[str, Node]
     free: dict[str, Node]
-    """What nobody has reserved; nothing of a node that is about to leave."""
+    """CPUs and GPUs that nobody has reserved; zero for a node that is draining."""
     growth: Growth
-    """What may come beside them."""
+    """The nodes that the autoscaler may still add."""
     starting: dict[str, int]
-    """Nodes that are on their way, by type."""
+    """Number of nodes that are starting, by type."""
     failed: str
-    """Why nodes that were asked for did not come; or nothing."""
+    """Why a requested node did not start; empty if none failed."""
 
 
 def plan(config: Config, *, decodes: bool = True) -> Shares:
-    """The processes of a run, by the nodes of the cluster and those that it may bring; see `share_cpus`.
+    """Plan the processes of a run on the nodes of the cluster and those that it may add; see `share_cpus`.
 
-    Before this process is connected, by this machine.
+    If this process is not connected yet, the plan is for this machine.
 
     Raises:
-        UsageError: what is asked for can never be.
+        UsageError: the cluster can never have room for the processes of the configuration.
     """
     here = session.nodes()
     if session.is_our_own() or not ray.is_initialized():
@@ -60,7 +60,7 @@ def plan(config: Config, *, decodes: bool = True) -> Shares:
 
 
 def most_nodes(config: Config) -> list[Node]:
-    """The nodes there are, and all that may come beside them."""
+    """The present nodes, and all nodes that the autoscaler may add."""
     here = session.nodes()
     if session.is_our_own():
         return here
@@ -69,20 +69,20 @@ def most_nodes(config: Config) -> list[Node]:
 
 
 def growth_for(config: Config) -> Growth:
-    """All that the cluster's autoscaler may ever bring; where nobody knows, what this configuration asks for."""
+    """All nodes that the cluster's autoscaler may have. If unknown: the nodes that this configuration needs."""
     if session.is_our_own():
         return NOTHING_COMES
     known = _growth_of_this_ray()
-    return known if known is not None else _asked(config)
+    return known if known is not None else _nodes_needed(config)
 
 
 def look(most: Growth) -> View:
-    """The cluster as it is now.
+    """Take a snapshot of the cluster.
 
     Args:
-        most: see `growth_for`.
+        most: all nodes that the autoscaler may have, see `growth_for`.
     """
-    from ray.autoscaler.v2.sdk import get_cluster_status  # half a second, and only who waits needs it
+    from ray.autoscaler.v2.sdk import get_cluster_status  # a slow import; only a waiting run needs it
 
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     total, free, there = {}, {}, Counter[str]()
@@ -102,10 +102,10 @@ def look(most: Growth) -> View:
 
 
 def usage() -> list[dict[str, Any]]:
-    """What each node has, and what of it nobody has reserved.
+    """The total and the unreserved CPUs and GPUs of each node.
 
     Returns:
-        For each node `address`, `cpus`, `gpus`, `free_cpus`, `free_gpus`.
+        A dict for each node, with `address`, `cpus`, `gpus`, `free_cpus`, `free_gpus`.
     """
     free = ray._private.state.available_resources_per_node()
     return [
@@ -120,7 +120,7 @@ def usage() -> list[dict[str, Any]]:
 
 
 def growth_of(cluster: Mapping[str, Any]) -> Growth | None:
-    """What a cluster file lets its autoscaler bring; None where it leaves the resources of a type to be found out."""
+    """The nodes that a cluster file lets its autoscaler add. None if the file does not state a type's resources."""
     if (cluster.get("provider") or {}).get("type") == "local":
         return NOTHING_COMES
     types = cluster.get("available_node_types") or {}
@@ -138,7 +138,7 @@ def growth_of(cluster: Mapping[str, Any]) -> Growth | None:
 
 
 def head_of(cluster: Mapping[str, Any]) -> Node:
-    """The head of a cluster file."""
+    """CPUs and GPUs of the head node that a cluster file describes."""
     types = cluster.get("available_node_types") or {}
     return _node((types.get(cluster.get("head_node_type")) or {}).get("resources") or {})
 
@@ -149,7 +149,7 @@ def _node(resources: Mapping[str, float]) -> Node:
 
 @functools.cache
 def _growth_of_this_ray() -> Growth | None:
-    """By the file that its autoscaler reads; None where there is an autoscaler, and no file (KubeRay)."""
+    """Read the autoscaler's file, on the head. None if the autoscaler has no such file (KubeRay)."""
     address = ray.get_runtime_context().gcs_address
     heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
     if not heads or ray.get_runtime_context().get_node_id() == heads[0]:
@@ -160,8 +160,8 @@ def _growth_of_this_ray() -> Growth | None:
 
 
 def _growth_by_the_monitor(address: str) -> Growth | None:
-    """On the head, where Ray's autoscaler runs as a process of its own."""
-    port = address.rpartition(":")[2]  # a host has several names
+    """Find the autoscaler's process (`monitor.py`) and read its file. Must run on the head."""
+    port = address.rpartition(":")[2]  # compare ports only: a host can have several names
     for process in psutil.process_iter(["cmdline"]):
         command: Sequence[str] = process.info["cmdline"] or ()
         given = dict(part.split("=", 1) for part in command if "=" in part)
@@ -171,8 +171,8 @@ def _growth_by_the_monitor(address: str) -> Growth | None:
     return None if "KUBERNETES_SERVICE_HOST" in os.environ else NOTHING_COMES
 
 
-def _asked(config: Config) -> Growth:
-    """Nodes as a configuration asks for them, each with room for one of its processes."""
+def _nodes_needed(config: Config) -> Growth:
+    """The nodes that a configuration needs, each with room for one process."""
     train, data, workers = config.train, config.data, worker_counts(config)[0]
     decoders = data.num_decode_actors or DECODERS_PER_WORKER * workers
     cpus = max(1.0, data.cpus_per_decode_actor or 0.0)

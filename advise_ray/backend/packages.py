@@ -1,4 +1,4 @@
-"""The packages that this one needs, at the versions that are installed here."""
+"""The dependencies of this package, at their installed versions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ NAME = "advise-ray"
 
 
 def requirements(name: str = NAME, extras: frozenset[str] = frozenset()) -> list[Requirement]:
-    """What a package needs here, without its extras but those that are named.
+    """The requirements of a package in this environment. Of the package's extras, only those named are included.
 
     Raises:
-        PackageNotFoundError: it is not installed.
+        PackageNotFoundError: the package is not installed.
     """
     every = map(Requirement, metadata.requires(name) or ())
     asked = [{"extra": extra} for extra in (extras or {""})]
@@ -23,16 +23,16 @@ def requirements(name: str = NAME, extras: frozenset[str] = frozenset()) -> list
 
 
 def release(name: str) -> str:
-    """The version of a package as an index names it: a build of torch for CPUs alone is `2.14.1+cpu`.
+    """The public version of a package, without its local part: `2.14.1` for the CPU build `2.14.1+cpu` of torch.
 
     Raises:
-        PackageNotFoundError: it is not installed.
+        PackageNotFoundError: the package is not installed.
     """
     return Version(metadata.version(name)).public
 
 
 def constraints() -> list[str]:
-    """`NAME==VERSION` of every package that this one needs, and that those need: a constraints file of pip's."""
+    """The lines of a pip constraints file: `NAME==VERSION` of every direct and indirect dependency of this package."""
     found: dict[str, str] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [(NAME, frozenset[str]())]

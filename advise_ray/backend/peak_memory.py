@@ -1,4 +1,4 @@
-"""How much memory processes take."""
+"""Measures the memory that a process uses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def status_bytes(name: str, pid: int | str = "self") -> int:
-    """A process's memory as Linux counts it: `VmRSS` now, `VmHWM` at its highest."""
+    """A process's resident memory in bytes, from Linux: `VmRSS` is the present value, `VmHWM` the peak."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
 class PeakMemory:
-    """Peak memory above a floor: of the CUDA device where the work is there, else of this process (Linux)."""
+    """Measures peak memory: of the CUDA device, or of this process (Linux) above its memory at construction."""
 
     def __init__(self, device: Any) -> None:
         self.on_cuda = device.type == "cuda"
@@ -23,18 +23,18 @@ class PeakMemory:
         self.floor_bytes = 0 if self.on_cuda else status_bytes("VmRSS")
 
     def forget_peak(self) -> None:
-        """Count from now on; building a model takes more than it keeps."""
+        """Restart the measurement. Building a model temporarily needs more memory than the model keeps."""
         if self.on_cuda:
             import torch
 
             torch.cuda.reset_peak_memory_stats()
         else:
             _trim()
-            with contextlib.suppress(OSError):  # some sandboxes have none
+            with contextlib.suppress(OSError):  # some sandboxes do not have this file
                 Path("/proc/self/clear_refs").write_text("5")
 
     def peak(self) -> dict[str, int]:
-        """`peak_bytes`, where the system tells."""
+        """A dict with `peak_bytes`, or an empty dict if the system does not report it."""
         try:
             return {"peak_bytes": self.peak_bytes()}
         except OSError:
@@ -49,6 +49,6 @@ class PeakMemory:
 
 
 def _trim() -> None:
-    """Give back what is held for later: it would be taken for what is in use."""
-    with contextlib.suppress(OSError):  # another C library
+    """Return freed memory to the system, so that it does not count as used."""
+    with contextlib.suppress(OSError):  # the C library is not glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)

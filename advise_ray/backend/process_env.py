@@ -1,4 +1,4 @@
-"""How computing processes use the cores and the memory of a machine. Light to import: it comes before torch."""
+"""Settings for processes that compute: cores and memory. Imports quickly, because it is imported before torch."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ import os
 
 KEPT_BYTES = 1 << 30
 ENVIRONMENT = {
-    # How long a thread spins at OpenMP's barriers; torch reads it when it is imported. With GNU's default, threads of
-    # two torch processes on the same cores stall each other for seconds.
+    # How long a thread spins at OpenMP's barriers. OpenMP reads it when torch is imported. With GNU's default, the
+    # threads of two torch processes on the same cores block each other.
     "GOMP_SPINCOUNT": "3000",
-    # The C library reads this when a process starts. By default glibc returns large tensors to the system when they are
-    # freed, and each step takes them again page by page. Kept, and in huge pages, there are hardly any page faults.
+    # glibc reads this when a process starts. By default it returns a large tensor's memory to the system when the
+    # tensor is freed, and each step pays for new page faults. With these settings the process keeps the memory, in
+    # huge pages, and has few page faults.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:"
     f"glibc.malloc.mmap_threshold={KEPT_BYTES}:glibc.malloc.trim_threshold={4 * KEPT_BYTES}",
 }
-"""For processes that compute. The `advise-ray` command restarts itself with it; Ray's processes inherit it."""
+"""Environment of processes that compute. `advise-ray` restarts itself with it; Ray's processes inherit it."""
 
 
 def collect_rarely() -> None:
     """Run Python's garbage collector after every 100,000 new objects instead of every 700.
 
-    Importing torch creates half a million objects that stay, and each collection looks at all of them.
+    Importing torch creates very many permanent objects, and each full collection inspects all of them.
     """
     gc.set_threshold(100_000, 10, 10)
 
 
 def use_cores(processes_on_node: int) -> None:
-    """Give torch this process's share of the cores. Ray would give a process with a share of a CPU a single thread."""
+    """Give torch this process's share of the cores.
+
+    By default Ray limits a process that reserves a fraction of a CPU to one thread.
+    """
     import torch
 
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes_on_node))

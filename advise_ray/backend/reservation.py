@@ -1,7 +1,8 @@
-"""Room on a cluster for all processes of a run at once: asked for, waited for, held, and given back.
+"""Reserves CPUs and GPUs on a cluster for all processes of a run at once, waits for them, and releases them.
 
-The room is a placement group with a bundle for each worker and each decode actor. So workers never take the CPUs of the
-actors that decode for them, two runs never hold half of what each needs, and an autoscaler sees all that is wanted.
+The reservation is a placement group with a bundle for each worker and each decode actor. This has three advantages:
+workers never take the CPUs of the actors that decode for them; two runs never hold half of what each needs; and an
+autoscaler sees everything that the run needs.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from advise_ray.config import Config, worker_counts
 from advise_ray.errors import UsageError
 
 ask_newcomers: Callable[[set[str]], None] | None = None
-"""What a job on a cluster asks nodes that have come since it began, before it works there."""
+"""Checks nodes that joined after a cluster job started, before the job uses them. The argument is their ids."""
 FIRST_WAIT_S, POLL_S = 3.0, 1.0
 BROKEN_FOR_S = 15.0
-"""How long what a lost node held is given to find another node, before a run starts anew with less."""
+"""How long a run waits for a replacement of a lost node, before it restarts with fewer processes."""
 MUCH_MORE = 2.0
-"""So many times the CPUs of its workers, or of its decode actors, and a run of a range of workers starts anew."""
+"""A run with a range of workers restarts if its workers, or its decode actors, could have this factor more CPUs."""
 
 
 @dataclass
 class Room:
-    """The processes of a run, and room for them.
+    """The processes of a run and their reservation.
 
     Attributes:
-        shares: as they were planned; then as there is room for.
-        config: what they may become, by the cluster as it is; None: nothing else.
-        growth: all that the cluster's autoscaler may ever bring.
-        group: the placement group that is asked for, or held; nobody's before the first `poll` and after `take`.
-        waiting: since when there is no room, and for what.
+        shares: the planned processes; `poll` adapts them to what the cluster has.
+        config: used to adapt `shares` to the cluster. If None, `shares` never changes.
+        growth: all nodes that the cluster's autoscaler may have.
+        group: the placement group that is requested or held; None before the first `poll` and after `take`.
+        waiting: what the run waits for, and since when; None if it does not wait.
     """
 
     shares: Shares
@@ -50,29 +51,30 @@ class Room:
     group: PlacementGroup | None = None
     waiting: Waiting | None = None
     more: PlacementGroup | None = field(default=None, repr=False)
-    """What a run that goes on would have beside its room."""
+    """A request for additional workers of a run that is already training."""
     broken_since_s: float | None = field(default=None, repr=False)
     ask: Callable[[set[str]], None] | None = field(default_factory=lambda: ask_newcomers, repr=False)
-    """See `ask_newcomers`; its own, since it is sent to other processes."""
+    """See `ask_newcomers`. It is a field because this object is pickled and sent to other processes."""
 
     def poll(self) -> bool:
-        """Whether the room is there; called again and again until it is.
+        """Whether the reservation is complete. The caller repeats this call until it is.
 
-        First the room is asked for as it was planned, or was before; then as the cluster has it, or may have it.
+        The first call requests the planned (or the previous) shares. Later calls adapt the request to what the cluster
+        has or may add.
 
         Raises:
-            ClusterError: a node that has come since the preflight is not as the others are.
+            ClusterError: a node that joined after the preflight check differs from the other nodes.
         """
         wait_s = POLL_S
         if self.group is None:
             self.release()
-            self._ask(self.shares)
+            self._request(self.shares)
             wait_s = FIRST_WAIT_S
-        if not self._is_there(wait_s):
+        if not self._is_placed(wait_s):
             view = nodes.look(self.growth)
-            if (wanted := self._chosen(view)) != self.shares:
-                self._ask(wanted)
-            if not self._is_there(0.0):
+            if (wanted := self._choose_shares(view)) != self.shares:
+                self._request(wanted)
+            if not self._is_placed(0.0):
                 since_s = self.waiting.since_s if self.waiting else time.time() - wait_s
                 self.waiting = Waiting(told(self.shares, view), since_s)
                 return False
@@ -82,20 +84,20 @@ class Room:
         return True
 
     def take(self) -> PlacementGroup:
-        """The group, which is the caller's from now on."""
+        """Return the placement group. From now on the caller must remove it."""
         assert self.group is not None
         group, self.group = self.group, None
         return group
 
     def release(self) -> None:
-        """Give back what is held, and ask for nothing."""
+        """Remove the placement groups that are held or requested."""
         for group in (self.group, self.more):
             if group is not None:
                 remove_placement_group(group)
         self.group = self.more = self.broken_since_s = None
 
     def is_broken(self, group: PlacementGroup) -> bool:
-        """Whether a node that a group was on has gone, and the rest has had time to find another."""
+        """Whether the group has lost a node, and got no replacement within BROKEN_FOR_S."""
         if placement_group_table(group)["state"] == "CREATED":
             self.broken_since_s = None
             return False
@@ -103,9 +105,9 @@ class Room:
         return time.time() - self.broken_since_s > BROKEN_FOR_S
 
     def could_be_better(self, group: PlacementGroup) -> bool:
-        """Whether a run of a range of workers, which has a group, would find room for more; `shares` are then those.
+        """Whether a run with a range of workers could have more than its `group`. If so, `shares` is set to that.
 
-        What nodes would have to come for is asked for.
+        If the autoscaler would have to add nodes for more workers, this requests them.
         """
         if self.config is None:
             return False
@@ -121,19 +123,22 @@ class Room:
                 self.shares = better
                 return True
             better = share_cpus(self.config, list(rooms.values()), view.growth, decodes=self.decodes)
-            self._ask_for_more(better)
+            self._request_more(better)
         return False
 
-    def _ask_for_more(self, better: Shares) -> None:
+    def _request_more(self, better: Shares) -> None:
         workers = better.num_workers - self.shares.num_workers
         if workers > 0 and self.more is None:
             decoders = max(0, better.num_decode_actors - self.shares.num_decode_actors)
             added = replace(better, num_workers=workers, num_decode_actors=decoders)
             self.more = placement_group(added.bundles, strategy="PACK")
 
-    def _chosen(self, view: View) -> Shares:
-        """The shares that there is room for now; else that there will be when nodes have come, else when others have
-        gone, else those of before."""
+    def _choose_shares(self, view: View) -> Shares:
+        """Choose the shares to request.
+
+        In this order: those that fit now, those that fit when the autoscaler has added nodes, those that fit when
+        other jobs have ended, the previous ones.
+        """
         if self.config is None:
             return self.shares
         free, growth, counts = list(view.free.values()), view.growth, worker_counts(self.config)
@@ -145,18 +150,18 @@ class Room:
                 return share_cpus(self.config, there, coming, decodes=self.decodes)
         return self.shares
 
-    def _ask(self, shares: Shares) -> None:
+    def _request(self, shares: Shares) -> None:
         if self.group is not None:
             remove_placement_group(self.group)
         self.shares = shares
         self.group = placement_group(shares.bundles, strategy="PACK")
 
-    def _is_there(self, wait_s: float) -> bool:
+    def _is_placed(self, wait_s: float) -> bool:
         return self.group is not None and self.group.wait(wait_s)
 
 
 def _is_better(these: Shares, those: Shares) -> bool:
-    """Whether it is worth starting anew: for more workers, or as many with much more of one kind of CPUs."""
+    """Whether `these` justify a restart: more workers, or as many with far more CPUs for training or for decoding."""
     if these.num_workers != those.num_workers:
         return these.num_workers > those.num_workers
     decoding = those.num_decode_actors * those.cpus_per_decode_actor
@@ -166,7 +171,7 @@ def _is_better(these: Shares, those: Shares) -> bool:
 
 
 def _places_of(group: PlacementGroup) -> Iterator[tuple[str, dict[str, float]]]:
-    """The nodes of a group that is there, each with a bundle on it."""
+    """Yield the node id and the resources of each bundle of a placement group; nothing if the group is not placed."""
     table = placement_group_table(group)
     if table["state"] == "CREATED":
         for index, bundle in table["bundles"].items():
@@ -174,7 +179,7 @@ def _places_of(group: PlacementGroup) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def told(shares: Shares, view: View) -> str:
-    """What is waited for, and why it is not there."""
+    """A line that says what the run waits for, and why."""
     gpus = shares.use_gpu and sum(gpus for _, gpus in view.free.values()) < shares.num_workers
     total, free = (sum(node[gpus] for node in there.values()) for there in (view.total, view.free))
     reasons = [f"{total - free:g} held by other jobs"] if total > free else []
@@ -185,15 +190,15 @@ def told(shares: Shares, view: View) -> str:
 
 
 def await_room(shares: Shares, max_wait_s: float, on_wait: Callable[[str | None], None] | None = None) -> None:
-    """Wait until there is room for processes that somebody else will place, and an autoscaler has brought it."""
+    """Wait until the cluster, with nodes from its autoscaler, has room for processes that the caller will place."""
     if not session.is_our_own():
         with reserved(Room(shares), max_wait_s, on_wait):
             pass
 
 
 def for_run(config: Config, planned: Shares, *, decodes: bool = True) -> Room:
-    """Room for the processes of a configuration, as planned (`nodes.plan`) or as the cluster has it."""
-    train = config.train.model_copy(update={"use_gpu": planned.use_gpu})  # which nothing changes later
+    """The `Room` of a configuration: as planned (`nodes.plan`), or adapted to what the cluster has."""
+    train = config.train.model_copy(update={"use_gpu": planned.use_gpu})  # fixed for the whole run
     return Room(planned, config.model_copy(update={"train": train}), decodes, nodes.growth_for(config))
 
 
@@ -201,14 +206,14 @@ def for_run(config: Config, planned: Shares, *, decodes: bool = True) -> Room:
 def reserved(
     room: Room, max_wait_s: float, on_wait: Callable[[str | None], None] | None = None
 ) -> Iterator[tuple[Shares, PlacementGroup]]:
-    """Wait for room, say so while it lasts, and hold it.
+    """Wait for the reservation, report the wait, and hold the reservation inside the `with` block.
 
     Args:
-        on_wait: called with what is waited for, again and again; with None when the wait has ended. Without it:
-            `resource_wait.show`.
+        on_wait: called repeatedly with a line that says what the run waits for, and with None when the wait ends.
+            Default: `resource_wait.show`.
 
     Raises:
-        ResourcesError: it did not come in time.
+        ResourcesError: the wait took longer than `max_wait_s`.
     """
     on_wait = on_wait or resource_wait.show
     try:
@@ -225,7 +230,7 @@ def reserved(
 
 
 class Places:
-    """The remote arguments of a pool's actors: each its own bundle, so that none takes another's place."""
+    """The remote arguments of the actors of a pool. Each actor gets its own bundle of the placement group."""
 
     def __init__(self, group: PlacementGroup, first: int, count: int) -> None:
         self.group, self.bundles = group, range(first, first + count)

@@ -1,4 +1,4 @@
-"""Who gets which CPUs: the processes of a run, and what each reserves. Pure arithmetic."""
+"""Divides CPUs and GPUs among the processes of a run. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from advise_ray.config import Config, worker_counts
 from advise_ray.errors import UsageError
 
 LEAST_CPUS = 0.25
-"""The smallest share of a CPU that a process is given."""
+"""The smallest share of a CPU that a process gets."""
 ROUNDING = 1e-6
-"""CPUs; shares such as 0.1 do not add up exactly."""
+"""Tolerance in CPUs, because shares such as 0.1 do not add up exactly."""
 SHRINK = 0.9
-"""By which shares are made smaller until they find their places on the nodes."""
+"""Factor by which shares are reduced until they fit on the nodes."""
 DECODERS_PER_GPU = 16
-"""For which nodes without a GPU are brought, where the number of decode actors is left to choose."""
+"""CPU-only nodes are added for this many decode actors for each GPU, if the configuration does not set the number."""
 Node = tuple[float, float]
-"""CPUs and GPUs of a machine."""
+"""(CPUs, GPUs) of a machine."""
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """A kind of node that an autoscaler may bring."""
+    """A type of node that an autoscaler may add."""
 
     name: str
     cpus: float
     gpus: float
     most: int
-    """So many of them may come."""
+    """At most this many nodes of this type."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """The nodes that an autoscaler may bring."""
+    """The nodes that an autoscaler may add."""
 
     types: tuple[NodeType, ...] = ()
     most: int = 0
-    """So many of all types together."""
+    """At most this many nodes of all types together."""
 
     @property
     def nodes(self) -> list[Node]:
-        """All of them, as far as each type goes."""
+        """All nodes that may be added, limited by type. `most` limits how many of them can exist at once."""
         return [(kind.cpus, kind.gpus) for kind in self.types for _ in range(min(kind.most, self.most))]
 
 
@@ -53,7 +53,7 @@ NOTHING_COMES = Growth()
 
 @dataclass(frozen=True)
 class Shares:
-    """The processes of a run and what each reserves."""
+    """The processes of a run, and the CPUs and GPUs that each reserves."""
 
     num_workers: int
     cpus_per_worker: float
@@ -63,17 +63,17 @@ class Shares:
 
     @property
     def worker_bundle(self) -> dict[str, float]:
-        """What a worker reserves, in Ray's names."""
+        """The resources that a worker reserves, with Ray's names."""
         return {"CPU": self.cpus_per_worker} | ({"GPU": 1.0} if self.use_gpu else {})
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """What all of them reserve: the workers first."""
+        """The resources of each process, workers first."""
         return [self.worker_bundle] * self.num_workers + [{"CPU": self.cpus_per_decode_actor}] * self.num_decode_actors
 
     @property
     def cpus(self) -> float:
-        """Of all processes."""
+        """CPUs of all processes together."""
         return self.num_workers * self.cpus_per_worker + self.num_decode_actors * self.cpus_per_decode_actor
 
     def __str__(self) -> str:
@@ -92,22 +92,26 @@ def _count(number: float, noun: str) -> str:
 def share_cpus(
     config: Config, nodes: Sequence[Node], growth: Growth = NOTHING_COMES, *, decodes: bool = True
 ) -> Shares:
-    """Split the CPUs there are, and those that may come, among workers and decode actors.
+    """Divide the CPUs of the present nodes, and of nodes that may be added, among workers and decode actors.
 
-    What the configuration fixes is kept. Left to choose, there is a decode actor for each CPU that GPU workers leave,
-    and one for every four CPUs where the workers compute on CPUs: there the image model takes nearly all the time.
-    Where there are nodes without a GPU beside those with one, they decode, and the workers have the CPUs of theirs.
-    Where the workers map a feature cache, nothing is decoded, and they have all of them. Of a range of workers, as many
-    as find a CPU each, or the least. Of the nodes that may come, no more than that needs, and for GPU workers those
-    that decode for them.
+    Values that the configuration sets are kept. The others are chosen by these rules:
+
+    - Workers on GPUs: one decode actor for each CPU that the workers leave free.
+    - Workers on CPUs: one decode actor for every four CPUs, because the image model takes nearly all the time.
+    - If some nodes have a GPU and others have none, the nodes without a GPU decode. The workers get the CPUs of their
+      own nodes.
+    - If the workers read a local feature cache, nothing is decoded, and the workers get all CPUs.
+    - With a range of workers: as many workers as can have one CPU each, at least the lower end of the range.
+    - Nodes are added only as far as this needs them; for workers on GPUs also nodes that decode for them.
 
     Args:
-        nodes: that are there.
-        growth: the nodes that may come.
+        nodes: the present nodes.
+        growth: the nodes that may be added.
+        decodes: whether the run needs decode actors.
 
     Raises:
-        UsageError: even with all that may come there is less than 0.25 CPU for each process, there are too few GPUs, or
-            no node has room for one.
+        UsageError: even with all nodes that may be added, there is less than 0.25 CPU for each process, there are too
+            few GPUs, or a process fits on no node.
     """
     counts, least = worker_counts(config), min(1.0, config.train.cpus_per_worker or 1.0)
     gpus = sum(node[1] for node in nodes) + sum(sorted((gpus for _, gpus in growth.nodes), reverse=True)[: growth.most])
@@ -125,8 +129,11 @@ def share_cpus(
 
 
 def _suffices(config: Config, shares: Shares) -> bool:
-    """Whether no more nodes need to come: each worker has a CPU, and where it has no more than it was given, as many
-    decode."""
+    """Whether no more nodes need to be added.
+
+    If the configuration does not set the CPUs of a worker, each worker must have one CPU. If it does, there must be as
+    many decode actors as the workers have CPUs.
+    """
     if (own := config.train.cpus_per_worker) is None:
         return shares.cpus_per_worker >= 1
     decoders = shares.num_decode_actors
@@ -136,7 +143,7 @@ def _suffices(config: Config, shares: Shares) -> bool:
 def _growing(
     config: Config, nodes: Sequence[Node], growth: Growth, gpu_workers: int, decodes: bool
 ) -> Iterator[list[Node]]:
-    """The nodes there are with ever more of those that may come, first those with room for a worker."""
+    """Yield the present nodes with more and more added nodes. Nodes with room for a worker are added first."""
     least = config.train.cpus_per_worker or 1.0
     coming = sorted(growth.nodes, key=lambda node: (node[1], node[0] < least, node[0]))
     cluster = list(nodes)
@@ -162,7 +169,7 @@ def _growing(
 def _split(
     config: Config, nodes: Sequence[Node], workers: int, use_gpu: bool, decodes: bool, has: str = "there are"
 ) -> Shares:
-    """By the sums over all nodes; `has` introduces those sums in a refusal."""
+    """Divide the sums over all nodes. `has` introduces these sums in error messages."""
     data, cpus, gpus = config.data, sum(node[0] for node in nodes), sum(node[1] for node in nodes)
     if use_gpu and gpus < workers:
         raise UsageError(
@@ -177,7 +184,7 @@ def _split(
                 f"{int(cpus / least + ROUNDING)} fit"
             )
         return Shares(workers, config.train.cpus_per_worker or _floor(cpus / workers), 0, 0.0, use_gpu)
-    # Of a range, the fewer workers have the fewer decode actors.
+    # With fewer workers than the upper end of the range, the number of decode actors is reduced in proportion.
     asked = data.num_decode_actors and math.ceil(data.num_decode_actors * workers / worker_counts(config)[0])
     decoding_cpus = sum(cpus for cpus, gpus in nodes if gpus < 1)
     if use_gpu and decoding_cpus >= 1:
@@ -196,8 +203,8 @@ def _split(
     if actors > room:
         least = workers * least_worker + actors * least_actor
         raise UsageError(
-            f"train.num_workers: {workers} workers and {actors} decode actors need {least:g} CPUs, {has} {cpus:g}; "
-            f"{_what_fits(config, cpus)}"
+            f"train.num_workers: {_count(workers, 'worker')} and {_count(actors, 'decode actor')} need {least:g} CPUs, "
+            f"{has} {cpus:g}; {_what_fits(config, cpus)}"
         )
     equal_share = cpus / (workers + actors)
     spare = cpus - workers * (config.train.cpus_per_worker or min(equal_share, 1.0))
@@ -207,16 +214,16 @@ def _split(
 
 
 def _wanted(config: Config, cpus: float, workers: int, use_gpu: bool) -> int:
-    """Decode actors, where the number is left to choose."""
+    """Number of decode actors, if the configuration does not set it."""
     if use_gpu:
         return int(cpus - workers)
-    if (own := config.train.cpus_per_worker) is not None:  # what such workers leave would be idle
+    if (own := config.train.cpus_per_worker) is not None:  # use the CPUs that these workers leave free
         return int(max(cpus / 4, min(cpus - workers * own, workers * own)))
     return int(cpus / 4)
 
 
 def _placed(config: Config, shares: Shares, nodes: Sequence[Node]) -> Shares:
-    """The same, or smaller, so that each process finds a node that has room for it."""
+    """Return the shares, reduced if necessary, so that each process fits on a node."""
     least_worker, least_actor = _least_cpus(config)
     while not _fit(shares, nodes):
         if shares.cpus_per_worker > least_worker + ROUNDING:
@@ -231,21 +238,24 @@ def _placed(config: Config, shares: Shares, nodes: Sequence[Node]) -> Shares:
             kinds = Counter(f"{cpus:g} CPUs" + (f" {gpus:g} GPUs" if gpus else "") for cpus, gpus in nodes)
             rooms = ", ".join(kind if number == 1 else f"{number} of {kind}" for kind, number in kinds.items())
             raise UsageError(
-                f"train.num_workers: {shares} do not fit the nodes ({rooms or 'there are none'}), since none is split "
-                "between two; ask for less, or add a node"
+                f"train.num_workers: {shares} do not fit the nodes ({rooms or 'there are none'}): a process cannot use "
+                "two nodes; request fewer CPUs or GPUs, or add a node"
             )
     return shares
 
 
 def _smaller(share: float, least: float, count: int, nodes: Sequence[Node]) -> float:
-    """The next share below: a tenth less, or an equal part of some node on the way there."""
+    """The next smaller share: a tenth less, or an equal part of a node if one lies between."""
     parts = [_floor(cpus / among) for cpus, _ in set(nodes) for among in range(1, count + 1)]
     return max(least, _floor(share * SHRINK), *(part for part in parts if least <= part < share - ROUNDING))
 
 
 def _fit(shares: Shares, nodes: Sequence[Node]) -> bool:
-    """Whether each process has a place when Ray places a group (PACK): the largest first, on the node that has most
-    left, and beside it all others that find room there."""
+    """Whether all processes fit when Ray places them as a PACK group.
+
+    Ray places the largest process first, on the node that then has the most left. Then it places all other processes
+    that fit on that node, and repeats this with the rest.
+    """
     workers = [(shares.cpus_per_worker, float(shares.use_gpu))] * shares.num_workers
     waiting = sorted(
         workers + [(shares.cpus_per_decode_actor, 0.0)] * shares.num_decode_actors, reverse=True, key=_size
@@ -268,19 +278,19 @@ def _fit(shares: Shares, nodes: Sequence[Node]) -> bool:
 
 
 def _size(process: Node) -> Node:
-    """GPUs count before CPUs."""
+    """Sort key: GPUs first, then CPUs."""
     return process[1], process[0]
 
 
 def _left_over(process: Node, node: Node) -> float:
-    """What a process would leave of a node, by which Ray chooses (its LeastResourceScorer); -1 where it has no room."""
+    """Ray's score of a node for a process (LeastResourceScorer): the fraction left; -1 if the process does not fit."""
     if process[0] > node[0] + ROUNDING or process[1] > node[1]:
         return -1.0
     return sum((has - takes) / has for takes, has in zip(process, node, strict=True) if takes and has)
 
 
 def _least_cpus(config: Config) -> tuple[float, float]:
-    """CPUs that a worker and a decode actor cannot do without."""
+    """The fewest CPUs of a worker and of a decode actor."""
     return config.train.cpus_per_worker or LEAST_CPUS, config.data.cpus_per_decode_actor or LEAST_CPUS
 
 
@@ -288,11 +298,12 @@ def _what_fits(config: Config, cpus: float) -> str:
     least_worker, least_actor = _least_cpus(config)
     workers = int((cpus - least_actor) / least_worker + ROUNDING)
     if workers < 1:
-        return "not even one worker fits beside a decode actor"
+        return "not even one worker fits with one decode actor"
     actors = int((cpus - least_worker) / least_actor + ROUNDING)
-    return f"at most {workers} worker(s) beside one decode actor, or {actors} decode actor(s) beside one worker"
+    most = _count(workers, "worker"), _count(actors, "decode actor")
+    return f"at most {most[0]} with one decode actor, or {most[1]} with one worker"
 
 
 def _floor(cpus: float) -> float:
-    """Down to hundredths, so that the sum of the shares never exceeds the whole."""
+    """Round down to hundredths, so that the sum of the shares never exceeds the whole."""
     return int(cpus * 100 + ROUNDING) / 100

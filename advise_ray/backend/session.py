@@ -1,4 +1,4 @@
-"""The Ray that this process works on: the cluster it runs in, else a local one that ends with the process."""
+"""Connects this process to Ray: to an existing cluster, or to a local Ray that ends with the process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray.data import DataContext
 from advise_ray.backend import auth_token, process_env
 from advise_ray.errors import RayError, UsageError
 
-# Nobody takes away the one machine of a Ray of our own, and the watcher is a process (3 CPU seconds to start).
+# A local Ray has one machine, which cannot be preempted. Without the watcher process the start needs less CPU time.
 _OF_OUR_OWN = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _begun: threading.Event | None = None
 _own = False
@@ -25,10 +25,11 @@ _connected = False
 
 
 def connect_ahead() -> None:
-    """Begin with `connect` in a thread, which the next call of it waits for: Ray starts while other code is imported.
+    """Start `connect` in a thread, so that Ray starts while other code is imported.
 
-    Its failure is left to that call. The thread stays, since Linux ends the processes of a Ray of our own when the
-    thread that started them ends (PR_SET_PDEATHSIG); and this process does not end while Ray is half started.
+    The next call of `connect` waits for this thread and reports a failure. The thread never ends by itself, because
+    Linux ends the processes of a local Ray when the thread that started them ends (PR_SET_PDEATHSIG). At exit, this
+    process waits until Ray has started completely.
     """
     global _begun
     _begun = begun = threading.Event()
@@ -44,21 +45,21 @@ def connect_ahead() -> None:
 
 
 def connect() -> None:
-    """Join the cluster that `RAY_ADDRESS` names, or start one in this process with its dashboard on 127.0.0.1 only.
+    """Join the cluster that `RAY_ADDRESS` names, or start a local Ray with its dashboard on 127.0.0.1 only.
 
-    Ray's own log lines and progress bars reach the terminal only where the log level of `advise_ray` is DEBUG;
-    failures reach the user as exceptions either way.
+    Ray's own log lines and progress bars reach the terminal only if the log level of `advise_ray` is DEBUG. Failures
+    always reach the user as exceptions.
 
     Raises:
-        UsageError: the cluster asks for a token, and there is none here or another one.
-        RayError: it does not start, or cannot be joined.
+        UsageError: the cluster asks for a token, and this machine has none or a different one.
+        RayError: Ray does not start, or this process cannot join the cluster.
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if _begun is not None:
         _begun.wait()
     _connect()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process, and nothing is put in order
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler would end the process without any clean-up
 
 
 def disconnect() -> None:
@@ -80,10 +81,10 @@ def _connect() -> None:
         if not _own and (reason := auth_token.refused(str(address))):
             raise UsageError(f"RAY_ADDRESS {address}: {reason}")
         try:
-            with _environ({**process_env.ENVIRONMENT, **_OF_OUR_OWN} if _own else {}):  # which its processes inherit
+            with _environ({**process_env.ENVIRONMENT, **_OF_OUR_OWN} if _own else {}):  # Ray's processes inherit these
                 ray.init(address or "local", dashboard_host="127.0.0.1", log_to_driver=verbose, logging_level=level)
             _connected = True
-        except Exception as error:  # it has no kind of its own for this
+        except Exception as error:  # Ray has no exception type for this
             reason = " ".join(str(error).split())[:300]
             raise RayError(f"Ray did not start: {reason}; is the machine very busy, or RAY_ADDRESS wrong?") from error
     context = DataContext.get_current()
@@ -94,7 +95,7 @@ def _connect() -> None:
 
 @contextlib.contextmanager
 def _environ(variables: dict[str, str]) -> Iterator[None]:
-    """Variables for what is started meanwhile, where the user has set nothing else."""
+    """Set environment variables for processes started inside the `with` block. Values that the user has set stay."""
     added = variables.keys() - os.environ.keys()
     os.environ.update({name: variables[name] for name in added})
     try:
@@ -105,18 +106,21 @@ def _environ(variables: dict[str, str]) -> Iterator[None]:
 
 
 def is_our_own() -> bool:
-    """Whether this process has started the Ray that it works on, which then has what it needs and ends with it."""
+    """Whether this process has started its own local Ray, which has the right environment and ends with the process."""
     return _own
 
 
 def environment(variables: dict[str, str]) -> dict[str, dict[str, str]]:
-    """The `runtime_env` with these variables; on a Ray of our own its processes have them already, and one that waits
-    for work is taken instead of a new one."""
+    """The `runtime_env` with these environment variables.
+
+    It is empty on a local Ray: its processes have the variables already, and without a `runtime_env` Ray can reuse an
+    idle process instead of starting a new one.
+    """
     return {} if _own else {"env_vars": variables}
 
 
 def available_cpus() -> float:
-    """CPUs of the cluster that this process works on; before it is connected, those that a local one would have."""
+    """CPUs of the cluster. If this process is not connected: the CPUs that a local Ray would have."""
     if _begun is not None:
         _begun.wait()
     if ray.is_initialized():
@@ -125,10 +129,10 @@ def available_cpus() -> float:
 
 
 def nodes() -> list[tuple[float, float]]:
-    """CPUs and GPUs of each node of the cluster; before this process is connected, of this machine.
+    """CPUs and GPUs of each node of the cluster. If this process is not connected: those of this machine.
 
     Raises:
-        RayError: the cluster that this process was to join cannot be joined.
+        RayError: this process cannot join the cluster.
     """
     if _begun is not None:
         connect()
@@ -139,7 +143,7 @@ def nodes() -> list[tuple[float, float]]:
 
 
 def available_gpus() -> float:
-    """GPUs of the cluster; before this process is connected, those that torch sees."""
+    """GPUs of the cluster. If this process is not connected: the GPUs that torch finds."""
     if ray.is_initialized():
         return float(ray.cluster_resources().get("GPU", 0))
     import torch

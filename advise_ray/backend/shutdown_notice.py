@@ -1,7 +1,7 @@
-"""A notice is used: at SIGTERM, or Ctrl-C once, what is under way is saved before the command ends.
+"""Graceful shutdown: at SIGTERM, or at the first Ctrl-C, work in progress is saved before the command ends.
 
-The command's process takes the signal, and leaves word at Ray's head, where those who work for it ask, on any node: in
-the key-value store that every Ray has, since a new file on a network file system is seen late by other hosts.
+The command's process receives the signal and writes a notice to the key-value store on Ray's head. The workers read it
+there, from any node. A file would not do: on a network file system other hosts see a new file late.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ log = logging.getLogger("advise_ray")
 
 
 class Notice:
-    """Of work that has a name; see `awaited`.
+    """The shutdown notice of a named piece of work; see `awaited`.
 
     Attributes:
-        given: a signal has come; who sees it passes it on, or ends what it does.
+        given: a signal has arrived. The code that sees this calls `pass_on`, or ends its work.
     """
 
     def __init__(self, name: str, grace_s: float, would_lose: Callable[[], bool]) -> None:
@@ -34,7 +34,7 @@ class Notice:
         self.given = self._passed_on = False
 
     def pass_on(self) -> None:
-        """Leave word for those who work; called until a head that is away has taken it."""
+        """Write the notice for the workers. The caller repeats this call until Ray's head has accepted the notice."""
         with contextlib.suppress(RpcError):
             if not self._passed_on:
                 internal_kv._internal_kv_put(self.name, b"end", namespace=NAMESPACE)
@@ -45,24 +45,27 @@ class Notice:
             raise KeyboardInterrupt
         self.given = True
         signal.setitimer(signal.ITIMER_REAL, self.grace_s)
-        with contextlib.suppress(RuntimeError):  # it hit the stream in the middle of a line
-            log.warning("saving, for %g s at most, and then ending; once more, and it ends at once", self.grace_s)
+        with contextlib.suppress(RuntimeError):  # the signal interrupted another write to the same stream
+            log.warning("saving for at most %g s, then ending; a second signal ends the command at once", self.grace_s)
 
 
 @contextlib.contextmanager
 def awaited(name: str, grace_s: float, would_lose: Callable[[], bool]) -> Iterator[Notice]:
-    """Take signals as a notice meanwhile; in another thread than the main one, which gets none, nothing changes.
+    """Treat SIGINT and SIGTERM as a shutdown notice inside the `with` block.
+
+    Signals arrive only in the main thread. In another thread nothing changes.
 
     Args:
-        name: of the work, unlike any other on this Ray.
-        would_lose: asked at a signal: whether there is something to save. Where there is not, the signal ends the work
-            at once, as it does where nothing awaits it.
+        name: name of the work, unique on this Ray.
+        grace_s: seconds from the first signal until the work is interrupted. With 0 the first signal interrupts.
+        would_lose: called at a signal; whether there is something to save. If not, the signal interrupts the work at
+            once.
 
     Raises:
         KeyboardInterrupt: at a second signal, and `grace_s` after the first.
     """
     notice = Notice(name, grace_s, would_lose)
-    internal_kv._internal_kv_del(name, namespace=NAMESPACE)  # of one with this name that ended before
+    internal_kv._internal_kv_del(name, namespace=NAMESPACE)  # the notice of earlier work with this name
     if threading.current_thread() is not threading.main_thread():
         yield notice
         return
@@ -76,7 +79,7 @@ def awaited(name: str, grace_s: float, would_lose: Callable[[], bool]) -> Iterat
 
 
 def was_given(name: str) -> bool:
-    """Whether the work of this name is to save and end; asked on any node, and False where no Ray answers."""
+    """Whether the work of this name must save and end. Works on any node; False if Ray does not answer."""
     with contextlib.suppress(RpcError):
         return ray.is_initialized() and internal_kv._internal_kv_exists(name, namespace=NAMESPACE)
     return False

@@ -1,4 +1,4 @@
-"""Ray Train as runs use it: followed by the thread that calls it, and with room for its decode actors too."""
+"""Extends Ray Train: reserves CPUs for decode actors too, and lets the calling thread work during `fit`."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ from advise_ray.backend.resource_wait import Waiting
 from advise_ray.backend.resources import Shares
 
 RESIZE_CHECK_S = 30.0
-"""How often a run that goes on looks for room for more workers; each change costs the steps since a checkpoint."""
+"""How often a run checks for room for more workers. Each change repeats the steps since the last checkpoint."""
 
 POLL_S, YIELD_S = 0.5, 0.05
 _held: tuple[Shares, PlacementGroup] | None = None
 
 
 def held() -> tuple[Shares, PlacementGroup]:
-    """The processes of the worker group that is being started, and their room; in Ray Train's controller alone."""
+    """The shares and the placement group of the worker group that is starting. Only set in Ray Train's controller."""
     assert _held is not None
     return _held
 
 
 class _Policy(ScalingPolicy):
-    """Starts a group as soon as there is room for its workers and all that decode for them, and one that could be
-    larger anew.
+    """Starts the worker group once there is room for its workers and decode actors, and restarts one that could grow.
 
-    Ray's own policies count no CPUs but those of workers: they leave none to the actors that decode.
+    Ray's own policies count only the CPUs of workers and leave none for decode actors.
     """
 
     def __init__(self, scaling_config: Any, room: Room, resize_check_s: float) -> None:
@@ -50,7 +49,7 @@ class _Policy(ScalingPolicy):
         self.checked_s = float("-inf")
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """The room's placement group is what the autoscaler is asked for; Ray's coordinator need not be."""
+        """Does not register with Ray's autoscaling coordinator: the placement group already requests the nodes."""
 
     def make_decision_for_non_running_worker_group(self) -> NoopDecision | ResizeDecision:
         return self._start() if self.room.poll() else NoopDecision()
@@ -75,7 +74,7 @@ class _Policy(ScalingPolicy):
 
 
 class _Group(WorkerGroup):
-    """Its workers have the first bundles of the room."""
+    """A worker group that uses the first bundles of the run's placement group."""
 
     def _create_placement_group(self, *_: Any) -> DefaultPlacementGroupHandle:
         return DefaultPlacementGroupHandle(held()[1])
@@ -85,38 +84,39 @@ class _Controller(TrainController):
     worker_group_cls = _Group
 
     async def waiting(self) -> Waiting | None:
-        """What the run waits for."""
+        """What the run waits for, or None."""
         return self._scaling_policy.room.waiting
 
     async def _step(self) -> Any:
-        """One after the other they would let nobody ask for anything: Ray's own does not pause while it waits."""
+        """Pause before each step: Ray's own loop never yields while it waits, so the actor could not answer calls."""
         await asyncio.sleep(YIELD_S)
         return await super()._step()
 
     def _make_and_handle_scaling_decision_for_non_running_worker_group(self, controller_state: Any) -> Any:
-        """First of all a group that has failed gives its room back."""
+        """Release the resources of a failed group before the next decision."""
         if self._worker_group is not None:
             self._shutdown_worker_group()
         return super()._make_and_handle_scaling_decision_for_non_running_worker_group(controller_state)
 
     def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, float]) -> None:
-        """In the room that was found, or that is found now that an older group has left its own."""
+        """Start the group in its reservation, which may only succeed now that an older group has released its own."""
         global _held
         room = self._scaling_policy.room
         if not room.poll():
-            raise WorkerGroupStartupTimeoutError(num_workers)  # and the policy waits
+            raise WorkerGroupStartupTimeoutError(num_workers)  # the policy then keeps waiting
         _held = room.shares, room.take()
         super()._start_worker_group(room.shares.num_workers, room.shares.worker_bundle)
 
 
 class RayTrainer(TorchTrainer):
-    """A TorchTrainer that has `room`, and whose `fit` calls `meanwhile` as it waits, with what the run itself waits
-    for.
+    """A TorchTrainer with a reservation (`room`), whose `fit` calls `meanwhile` regularly until the run ends.
 
-    Ray has no public way to either (ray 2.60, data_parallel_trainer.py): `fit` makes its scaling policy itself, blocks
-    in native code, and catches Ctrl-C to abort the controller. With `fit` in a thread, `ray.shutdown` on Ctrl-C takes
-    from that code what it stands on: a segmentation fault, some times. Here an interrupt is the KeyboardInterrupt that
-    it is anywhere, and nothing of Ray is under way behind it.
+    The argument of `meanwhile` is what the run waits for, or None.
+
+    Ray has no public API for either (ray 2.60, data_parallel_trainer.py): `fit` creates its scaling policy itself,
+    blocks in native code, and catches Ctrl-C to abort the controller. If `fit` ran in a thread, `ray.shutdown` on
+    Ctrl-C could free objects that this code still uses, which sometimes causes a segmentation fault. Here Ctrl-C raises
+    an ordinary KeyboardInterrupt in the calling thread, and no Ray call runs in the background.
     """
 
     def __init__(
@@ -131,8 +131,10 @@ class RayTrainer(TorchTrainer):
         self.room, self.resize_check_s, self.meanwhile = room, resize_check_s, meanwhile
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Without the process that frees what a dead controller held, where that ends with this process: starting it
-        takes 4 CPU seconds, which the workers' start waits for."""
+        """Omit the process that cleans up after a dead controller, on a local Ray.
+
+        A local Ray ends with this process, so nothing remains to clean up, and the workers start sooner.
+        """
         callbacks = super()._create_default_callbacks()
         if not session.is_our_own():
             return callbacks
@@ -141,7 +143,7 @@ class RayTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         kwargs["scaling_policy"] = _Policy(self.scaling_config, self.room, self.resize_check_s)
         here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-        # The rest is what Ray's own does, but for waiting.
+        # The rest does the same as Ray's method, except for how it waits.
         variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
         controller = (
             ray.remote(_Controller)

@@ -1,10 +1,10 @@
-"""The frozen-feature cache: what the image model and the SFU's fixed part make of each frame, computed once and kept.
+"""The feature cache: stores the output of the image model and of the SFU's fixed part for each frame.
 
-    DIR/cache.json        what the features depend on (`identity`)
+    DIR/cache.json        the settings that the features depend on (`identity`)
     DIR/part-*.arrow      the features, Arrow IPC, a record batch for each piece of a video (`part_file`)
-    DIR/index.parquet     where each piece lies (`store`)
+    DIR/index.parquet     the part and row of each piece (`store`)
     DIR/rejects.parquet   the videos that cannot be decoded
 
-Arrow IPC and not Parquet, since it can be mapped: four clips from each of 24 videos (11 MB each, 7×7 cells of 768
-channels) took 13 ms, from Parquet, plain or zstd, 1.5 s and more; zstd would have saved 15 % of the disk.
+The parts are Arrow IPC files, because these can be mapped into memory. Reading Parquet is much slower, and its
+compression saves little.
 """

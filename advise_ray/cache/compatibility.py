@@ -1,4 +1,4 @@
-"""Whether a run can take its clips from a cache: the same features, of all of its videos, at all of its rates."""
+"""Checks that a run can read its clips from a cache: the same features, for all of its videos and rates."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ COMPARED = (
     "augment.resize_width_px",
     "augment.crop_size_px",
 )
-"""Keys that every feature depends on, beside the weights and the size after the SFU."""
+"""Keys that the features depend on, in addition to the weights and the size after the SFU."""
 
 
 def identify(config: Config, model: AdViSe, ifm_sha256: str, *, frame_step: int, views: int) -> Identity:
-    """The identity of the cache that a configuration makes."""
+    """The identity of the cache that a configuration would create."""
     channels, grid = output_shape(config.model.sfu, model.ifm.feature_dim, model.ifm.grid_size)
     keys = flatten(config)
     depends_on = {key: keys[key] for key in COMPARED}
@@ -36,7 +36,7 @@ def identify(config: Config, model: AdViSe, ifm_sha256: str, *, frame_step: int,
 
 
 def differences(held: Identity, config: Config, model: AdViSe, ifm_sha256: str) -> list[str]:
-    """What a configuration would make otherwise, a line a key; its `cache` section does not count."""
+    """The differences between a cache and a configuration, one line for each key. The `cache` section is ignored."""
     wanted = identify(config, model, ifm_sha256, frame_step=held.frame_step, views=held.views)
     return [
         f"{key}: the cache has {held.depends_on.get(key)!r}, the recipe {value!r}"
@@ -46,19 +46,19 @@ def differences(held: Identity, config: Config, model: AdViSe, ifm_sha256: str) 
 
 
 def slowest_step_frames(config: Config, videos: Iterable[Video]) -> float:
-    """Frames from one to the next of the slowest clips, at least 1: a cache with fewer frames would show some twice."""
+    """Frame step of the slowest clips, at least 1. A cache with a larger step would show some frames twice."""
     clip = played_clip(config)
     slowest = clip.rates[0] * (1 - clip.rate_jitter)
     return max(1.0, min((stride_frames(clip, video.fps) * slowest for video in videos), default=1.0))
 
 
 def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video]) -> Identity:
-    """The identity of the cache `data.features`, which a run over `videos` can be trained from.
+    """Check that a run over `videos` can be trained from the cache `data.features`. Returns the cache's identity.
 
-    A video that the cache has among its rejects is one that cannot be decoded, and counts as such in the run too.
+    The rejects of the cache are videos that cannot be decoded. The run treats them as failed videos too.
 
     Raises:
-        ConfigError: the recipe would compute other features, or shows frames twice on the cache's grid.
+        ConfigError: the recipe would compute other features, or would show frames twice with the cache's frame step.
         UsageError: there is no cache, or it lacks videos.
     """
     location = str(config.data.features)
@@ -68,18 +68,18 @@ def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video
     slowest = slowest_step_frames(config, videos)
     if slowest < step:
         problems.append(
-            f"data.clip: the slowest clips go on by {slowest:g} frames, and the cache has one in {step}: some would be "
-            "shown twice, which gives the rate away; take a larger frame_stride, or a cache with a smaller "
+            f"data.clip: the slowest clips have a frame step of {slowest:g}, but the cache has {step}: some frames "
+            "would be shown twice, which reveals the rate; use a larger frame_stride, or a cache with a smaller "
             "cache.frame_step"
         )
     if problems:
-        remedy = "make one that does, by `advise-ray cache` with this recipe and another --out"
+        remedy = "create one that fits: `advise-ray cache` with this recipe and another --out"
         raise ConfigError([*problems, f"data.features: {location} does not fit the recipe; {remedy}"])
     rejects = read_rejects(location)
     missing = [video.video_id for video in videos if not store.has(video) and video.alone().video_id not in rejects]
     if missing:
         raise UsageError(
             f"data.features: {location} lacks {len(missing)} of {len(videos)} videos, such as {missing[0]}, or has "
-            "what they were before they changed; run its `advise-ray cache` again, which adds them"
+            "an older version of them; run its `advise-ray cache` command again, which adds them"
         )
     return store.identity

@@ -1,4 +1,4 @@
-"""The place of a cache, before anything is known of its features: whether it is one, its parts, and who writes."""
+"""The folder of a cache: checks whether it is one, lists its parts, and locks it for writing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from advise_ray.storage import remote
 
 
 def is_cache(location: str) -> bool:
-    """Whether a job has begun there.
+    """Whether the folder has a cache, complete or not.
 
     Raises:
-        UsageError: something else is there.
+        UsageError: the path exists, but is not a cache.
     """
     if remote.is_url(location):
         try:
@@ -27,28 +27,30 @@ def is_cache(location: str) -> bool:
     if (path / "cache.json").is_file():
         return True
     if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
-        raise UsageError(f"--out: {path} is there, and is not a feature cache; name a new folder")
+        raise UsageError(f"--out: {path} exists, but is not a feature cache; name a new folder")
     return False
 
 
 def sweep(location: str) -> None:
-    """Remove what a killed job had half written."""
+    """Remove incomplete files of a killed job."""
     if not remote.is_url(location):
         for path in Path(location).glob(".*.partial"):
             path.unlink()
 
 
 def part_names(location: str) -> list[str]:
-    """All that have been written, whether an index has them or not."""
+    """The names of all complete parts, also of those that are not in the index."""
     return sorted(file.path for file in remote.list_files(location) if file.path.startswith("part-"))
 
 
 @contextlib.contextmanager
 def lock(location: str) -> Iterator[None]:
-    """One job a folder; the lock goes with the process. Object stores have no locks: two jobs there do work twice.
+    """Lock the folder, so that only one job writes to it. The lock ends with the process.
+
+    Object stores have no locks: two jobs that write to the same cache there do the same work twice.
 
     Raises:
-        UsageError: another job is at it, or the folder cannot be made.
+        UsageError: another job is writing to the folder, or the folder cannot be created.
     """
     if remote.is_url(location):
         yield
@@ -58,7 +60,7 @@ def lock(location: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = path.open("w")
     except OSError as error:
-        raise UsageError(f"--out: {location}: {error.strerror}; name a folder that can be written") from None
+        raise UsageError(f"--out: {location}: {error.strerror}; name a writable folder") from None
     with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What the features of a cache depend on, as data. Light to import: decode actors and Ray's controller read it."""
+"""The settings that the features of a cache depend on. Imports quickly: decode actors and Ray's controller use it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import keyed_rng
 
 FORMAT = 1
-"""Of the files; raised when an older program would misread them."""
+"""Version of the file format. It is increased when older versions of this package would misread the files."""
 PIECE_FRAMES = 512
-"""Cached frames of one row: longer videos have several, so that none has to fit into memory."""
+"""Maximal number of cached frames of one row. Longer videos have several rows, so that each row fits into memory."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What `cache.json` holds.
+    """The content of `cache.json`.
 
     Attributes:
-        depends_on: key → value. Where there are views, all of `augment` is among them, since it drew them; a centre
-            crop depends on its size alone.
-        channels, grid: of a frame's features after the SFU.
+        depends_on: key → value of the settings that the features depend on. With several views all of `augment` is
+            included, because the views are drawn with it. A centre crop depends only on its size.
+        channels, grid: channels, and height and width, of a frame's features after the SFU.
+        frame_step: the cache keeps one of this many frames.
+        views: number of views of each frame. The first view is the centre crop, the others are augmented.
+        format: see `FORMAT`.
     """
 
     depends_on: dict[str, Any]
@@ -38,21 +41,21 @@ class Identity:
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
-        """Of one cached frame: (h, w, C)."""
+        """Shape of one cached frame: (h, w, C)."""
         return (*self.grid, self.channels)
 
     @property
     def frame_bytes(self) -> int:
-        """Of one cached frame under one view, in float16."""
+        """Bytes of one view of a cached frame, in float16."""
         return 2 * self.channels * self.grid[0] * self.grid[1]
 
     def frames(self, video: Video) -> range:
-        """The frames of a video that are kept."""
+        """The frames of a video that the cache keeps."""
         return video.frames[:: self.frame_step]
 
 
 def view_draw(config: Config, video_id: str, view: int) -> NDArray[np.float32]:
-    """A view's augmentation: the centre crop is the first; the others no seed of a run changes."""
+    """The augmentation of a view. View 0 is the centre crop. The other views do not depend on the seed of a run."""
     if view == 0:
         return augment_draws.centre_crop(config.augment)
     return augment_draws.draw(config.augment, keyed_rng("view", video_id, view))

@@ -1,4 +1,4 @@
-"""From decoded frames to a part: what the model's process does, on the driver or in an actor."""
+"""Encodes decoded frames and writes them as a part. Runs in the process of the model: the driver or an actor."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from advise_ray.video.frames import Wanted
 from advise_ray.video.manifest import Video
 
 FRAMES_AT_ONCE = 256
-"""Through the image model, across videos."""
+"""Batch size of the image model, in frames. A batch can have frames of several videos."""
 GROUP_BYTES = 128 * 2**20
-"""Decoded frames, or features, of the videos that go through the stream, and into a part, together."""
+"""Maximal bytes of the decoded frames, or of the features, of one group. Each group becomes one part."""
 Block = dict[str, NDArray[Any]]
 
 
 def group_pieces(config: Config, identity: Identity, videos: list[Video], rows: list[int]) -> Iterator[list[Wanted]]:
-    """Videos cut into pieces and gathered into groups that fit into memory; a piece is a row and its frames."""
+    """Split videos into pieces and gather the pieces into groups that fit into memory."""
     decoded_bytes = config.augment.resize_height_px * config.augment.resize_width_px * 3
     frame_bytes = max(decoded_bytes, identity.views * identity.frame_bytes)
     group: list[Wanted] = []
@@ -46,10 +46,10 @@ def group_pieces(config: Config, identity: Identity, videos: list[Video], rows: 
 
 @dataclass(frozen=True)
 class EncodePart:
-    """Applied to a group's decoded frames, see `DecodeFrames`, it writes them as a part.
+    """Encodes the decoded frames of a group (see `DecodeFrames`) and writes the features as a part.
 
-    Out come `part` (its name, empty where no video of the group could be decoded), `rows` and `failures` as they went
-    in, and `error`: why the part could not be written.
+    The output block has `part` (the part's name, empty if no video of the group could be decoded), `rows` as in the
+    input, `failures` (of decoding, and of features beyond float16) and `error` (why the part could not be written).
     """
 
     config: Config
@@ -71,7 +71,7 @@ class EncodePart:
             if np.isfinite(features[:, span]).all():
                 pieces.append(Piece(self.videos[row], block["indices"][0][span], features[:, span]))
             else:
-                failures[number] = "its features are beyond float16"
+                failures[number] = "its features exceed the range of float16"
         part, error = "", ""
         try:
             part = write_part(self.location, pieces) if pieces else ""
@@ -92,7 +92,7 @@ class EncodePart:
         rows: NDArray[np.int64],
         spans: list[slice],
     ) -> Features:
-        """uint8[N, H, W, 3] → float16[views, N, h, w, C]."""
+        """Encode frames: uint8[N, H, W, 3] → float16[views, N, h, w, C]."""
         size_px, interpolation = self.config.augment.crop_size_px, model.ifm.interpolation
         out = np.empty((self.identity.views, len(frames), *self.identity.frame_shape), dtype=np.float16)
         for view in range(self.identity.views):

@@ -1,4 +1,4 @@
-"""A part: an Arrow IPC file with one record batch for each piece of a video. Whole or not there at all."""
+"""Parts of a cache: Arrow IPC files with one record batch for each piece of a video, written atomically."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SCHEMA = pa.schema(
         ("crc32", pa.int64()),
     ]
 )
-"""`features` is float16[views, F, h, w, C], flat. What follows `frame_indices` is the manifest's, as it was then."""
+"""`features` is float16[views, F, h, w, C], flattened. `fps` to `end_frame` are copied from the manifest."""
 DESCRIBES = ("video_id", "num_frames", "bytes", "start_frame", "end_frame")
-"""Columns that tell whether a video is still the one that was cached; a copy of the file elsewhere is."""
+"""Columns that identify a cached video. They do not include the path, so a copy of the file is the same video."""
 
 
 def described(video: Video) -> tuple[Any, ...]:
-    """What a cache knows a video by, in a pool too."""
+    """The values by which a cache identifies a video. They are the same if the video is part of a pool."""
     alone = video.alone()
     return tuple(getattr(alone, name) for name in DESCRIBES)
 
@@ -51,7 +51,7 @@ class Piece:
     features: Features
 
     def batch(self) -> pa.RecordBatch:
-        """As a row; the features are not copied."""
+        """Convert to a record batch of one row. The features are not copied."""
         flat = np.ascontiguousarray(self.features).ravel()
         row: dict[str, Any] = {
             **{name: [getattr(self.video, name)] for name in ("fps", "label", *DESCRIBES)},
@@ -69,7 +69,7 @@ def write_part(location: str, pieces: Sequence[Piece]) -> str:
     """Write a new part and return its name.
 
     Raises:
-        OSError: there is no room, say; what was written of it is gone.
+        OSError: the part cannot be written (full disk?). Nothing of it remains.
     """
     name = f"part-{uuid.uuid4().hex[:16]}.arrow"
     with remote.writing(remote.join(location, name)) as file, pa.ipc.new_file(file, SCHEMA) as writer:
@@ -79,10 +79,10 @@ def write_part(location: str, pieces: Sequence[Piece]) -> str:
 
 
 class Part:
-    """A part that is open: mapped where it is local, else read piece by piece.
+    """An open part. A local part is mapped into memory; a remote part is read piece by piece.
 
     Raises:
-        OSError, pa.ArrowInvalid: it is not there, or damaged.
+        OSError, pa.ArrowInvalid: the part is missing or damaged.
     """
 
     def __init__(self, location: str, name: str) -> None:
@@ -96,15 +96,15 @@ class Part:
         return number
 
     def row(self, number: int) -> dict[str, Any]:
-        """What is known of a piece, but for its features."""
+        """The columns of a piece, without its features."""
         row: dict[str, Any] = self.reader.get_batch(number).drop_columns(["features"]).to_pylist()[0]
         return row
 
     def features(self, number: int, views: int, frame_shape: tuple[int, ...], *, crc32: int | None = None) -> Features:
-        """float16[views, F, h, w, C], not copied where the part is mapped.
+        """The features of a piece, float16[views, F, h, w, C]. They are not copied if the part is mapped.
 
         Raises:
-            pa.ArrowInvalid: they are not what was written (checked where `crc32` is given).
+            pa.ArrowInvalid: the features are damaged (checked if `crc32` is given).
         """
         flat = self.reader.get_batch(number).column("features").values.to_numpy()
         if crc32 is not None and _crc32(flat) != crc32:

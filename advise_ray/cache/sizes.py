@@ -1,4 +1,4 @@
-"""How large a cache is before it is made, and what would be smaller."""
+"""Predicts the size of a cache, and finds settings for smaller caches."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from advise_ray.storage import remote
 from advise_ray.video.manifest import Video
 
 ROW_BYTES = 2_000
-"""What Arrow and the file system take beside the features, a row; of a tiny cache that is the greater part."""
+"""Bytes of each row in addition to the features, for Arrow and the file system. Relevant for tiny caches."""
 
 
 def cache_bytes(identity: Identity, videos: Sequence[Video]) -> int:
-    """Bytes of the parts, to within a few percent."""
+    """Predicted bytes of the parts, accurate to a few percent."""
     frames = sum(len(identity.frames(video)) for video in videos)
     return frames * (identity.views * identity.frame_bytes + 8) + len(videos) * ROW_BYTES
 
 
 def free_bytes(location: str) -> int | None:
-    """Room where the cache is to lie; None for an object store, which tells none."""
+    """Free bytes on the disk of the cache. None for an object store, which does not report it."""
     if remote.is_url(location):
         return None
     path = Path(location)
@@ -32,13 +32,16 @@ def free_bytes(location: str) -> int | None:
 
 
 def smaller(identity: Identity, videos: Sequence[Video], free: int, largest_step: float) -> dict[str, int]:
-    """Settings (as for `--set`) that fit into so many bytes, with theirs: the largest of each kind.
+    """Find settings (as for `--set`) with which the cache fits into `free` bytes: the largest cache of each kind.
 
     Args:
-        largest_step: no larger `cache.frame_step` can be trained from.
+        largest_step: the largest `cache.frame_step` from which the recipe can be trained.
+
+    Returns:
+        Setting → bytes of the cache.
     """
     fitting: dict[str, int] = {}
-    for kind in _ways(identity):
+    for kind in _smaller_kinds(identity):
         for setting, other in kind:
             needed = cache_bytes(other, videos)
             if needed <= free and other.frame_step <= max(largest_step, identity.frame_step):
@@ -47,8 +50,8 @@ def smaller(identity: Identity, videos: Sequence[Video], free: int, largest_step
     return fitting
 
 
-def _ways(identity: Identity) -> Iterator[Iterator[tuple[str, Identity]]]:
-    """Kinds of smaller caches, each from its largest on."""
+def _smaller_kinds(identity: Identity) -> Iterator[Iterator[tuple[str, Identity]]]:
+    """Yield kinds of smaller caches. Each kind yields its caches in order of decreasing size."""
     size = identity.grid[0]
     yield ((f"model.sfu.spatial_size={less}", replace(identity, grid=(less, less))) for less in range(size - 1, 0, -1))
     yield (

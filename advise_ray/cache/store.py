@@ -1,4 +1,4 @@
-"""A cache as it is read: which pieces there are, and the features of a clip's frames."""
+"""Reads a cache: the index of its pieces, and the features of a clip's frames."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from advise_ray.storage import remote
 from advise_ray.video.manifest import REJECTS_SCHEMA, Video
 
 OPEN_PARTS = 256
-"""At most so many files are open, and mapped, at a time."""
+"""Maximal number of files that are open, and mapped, at the same time."""
 INDEX_SCHEMA = pa.schema(
     [
         ("part", pa.string()),
@@ -35,24 +35,24 @@ Row = dict[str, Any]
 
 
 def read_identity(location: str) -> Identity:
-    """What the cache was made of.
+    """Read the identity of a cache (`cache.json`).
 
     Raises:
-        UsageError: there is none, or one of another version.
+        UsageError: there is no cache, or its format has another version.
     """
     try:
         held = json.loads(remote.read_file(remote.join(location, "cache.json")))
     except (OSError, ValueError):
         raise UsageError(
-            f"data.features: {location} is not a feature cache (it has no cache.json); make one with "
-            "`advise-ray cache`, or decode (data.features=null)"
+            f"data.features: {location} is not a feature cache (it has no cache.json); create one with "
+            "`advise-ray cache`, or decode the videos (data.features=null)"
         ) from None
     try:
         if held["format"] != FORMAT:
-            raise UsageError(f"data.features: {location} has format {held['format']}, not {FORMAT}; make it anew")
+            raise UsageError(f"data.features: {location} has format {held['format']}, not {FORMAT}; create it again")
         return Identity(**{**held, "grid": tuple(held["grid"])})
     except (KeyError, TypeError):
-        raise UsageError(f"data.features: {location}/cache.json is not what was written; make the cache anew") from None
+        raise UsageError(f"data.features: {location}/cache.json is damaged; create the cache again") from None
 
 
 def write_identity(location: str, identity: Identity) -> None:
@@ -61,16 +61,16 @@ def write_identity(location: str, identity: Identity) -> None:
 
 
 def read_index(location: str) -> list[Row]:
-    """The pieces that there are.
+    """Read the index: one row for each piece.
 
     Raises:
-        UsageError: the job that made the cache never came to its end.
+        UsageError: there is no index, because the job that creates the cache has not ended.
     """
     try:
         table = pq.read_table(pa.BufferReader(remote.read_file(remote.join(location, "index.parquet"))))
     except (OSError, pa.ArrowInvalid):
         raise UsageError(
-            f"data.features: {location} has no index: it was not finished; run its `advise-ray cache` again"
+            f"data.features: {location} has no index: it was not finished; run its `advise-ray cache` command again"
         ) from None
     rows: list[Row] = table.to_pylist()
     return rows
@@ -82,7 +82,7 @@ def write_index(location: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def rows_of(part: Part) -> Iterator[Row]:
-    """A part's rows of the index."""
+    """Yield the rows of the index for a part."""
     for number in range(len(part)):
         row = part.row(number)
         frames = row.pop("frame_indices")
@@ -93,9 +93,10 @@ def rows_of(part: Part) -> Iterator[Row]:
 
 
 class Pieces:
-    """The pieces of an index, by the video as it was when it was cached, and by first frame.
+    """The pieces of an index, by video (as described when it was cached) and by first frame.
 
-    One that is there twice counts once: a video that was cut short is done again as a whole, and its parts stay.
+    A piece that is in two parts counts once: if a job stops within a video, the next job encodes the whole video again,
+    and the earlier parts stay.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -104,35 +105,35 @@ class Pieces:
             self._rows[tuple(row[name] for name in DESCRIBES)][row["first_frame"]] = row
 
     def of(self, video: Video) -> dict[int, Row]:
-        """First frame → row, of a video as it is now."""
+        """First frame → row of the pieces of a video. Empty if the video has changed since it was cached."""
         return self._rows.get(described(video), {})
 
     def complete(self, video: Video, identity: Identity) -> bool:
-        """Whether all kept frames of a video, as it is now, are there."""
+        """Whether the cache has all frames of the present version of a video that it should keep."""
         return sum(row["frames"] for row in self.of(video).values()) == len(identity.frames(video))
 
 
 def write_rejects(location: str, rejects: Mapping[str, str]) -> None:
-    """`rejects.parquet`: video_id → why the cache lacks it."""
+    """Write `rejects.parquet`: video_id → reason why the cache lacks the video."""
     rows = [{"video_id": video_id, "reason": reason} for video_id, reason in rejects.items()]
     with remote.writing(remote.join(location, "rejects.parquet")) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), file)
 
 
 def read_rejects(location: str) -> dict[str, str]:
-    """The videos that the cache lacks since they cannot be decoded, and why; none, where no job has come to an end."""
+    """Read the videos that cannot be decoded: video_id → reason. Empty if no job has ended yet."""
     try:
         held = remote.read_file(remote.join(location, "rejects.parquet"))
     except OSError:
         if any(file.path == "rejects.parquet" for file in remote.list_files(location)):
-            raise  # it is there, and denied
+            raise  # the file exists, but cannot be read
         return {}
     rows = pq.read_table(pa.BufferReader(held)).to_pylist()
     return {row["video_id"]: row["reason"] for row in rows}
 
 
 class FeatureStore:
-    """Reads a cache; what it has opened stays mapped, and a process that reads the same file shares its memory."""
+    """Reads a cache. Open parts stay mapped, so processes on the same machine share their memory."""
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -142,21 +143,26 @@ class FeatureStore:
         self._checked: set[tuple[str, int]] = set()
 
     def has(self, video: Video) -> bool:
-        """Whether all kept frames of a video, as it is now, are there."""
+        """Whether the cache has the present version of a video, see `Pieces.complete`."""
         return self.pieces.complete(video, self.identity)
 
     def snap(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The frames that are shown for some: each itself, or the last kept one before it."""
+        """Replace each frame by the last cached frame that is not after it."""
         step, start = self.identity.frame_step, video.frames.start
         return start + (frame_indices - start) // step * step
 
     def read_into(
         self, out: Sequence[Features], video: Video, frame_indices: NDArray[np.int64], views: Sequence[int]
     ) -> None:
-        """Copy the features of K clips, frames int64[K, T] of a video and their views → K of float16[T, h, w, C].
+        """Copy the features of K clips of a video into `out`.
+
+        Args:
+            out: K arrays float16[T, h, w, C].
+            frame_indices: int64[K, T].
+            views: K numbers, the view of each clip.
 
         Raises:
-            VideoDecodeError: the video is not there, or its part is damaged or gone.
+            VideoDecodeError: the cache lacks the video, or its part is damaged or missing.
         """
         positions = (frame_indices - video.frames.start) // self.identity.frame_step
         for number in np.unique(positions // PIECE_FRAMES):

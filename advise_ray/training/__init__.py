@@ -1,4 +1,4 @@
-"""A training run: its plan, its clips, its steps, its checkpoints, and the Ray Train workers that do them.
+"""Training runs: the plan, the clips, the steps, the checkpoints, and the Ray Train workers.
 
-It must not know sweeps, evaluations or clusters.
+This package must not know sweeps, evaluations or clusters.
 """

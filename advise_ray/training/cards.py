@@ -1,4 +1,4 @@
-"""Model card and data card (Markdown): what a person should know before using a trained model."""
+"""Writes the model card and the data card (Markdown) for users of a trained model."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ SHOWN = ("model.", "data.clip.", "augment.", "optim.", "train.epochs", "train.gl
 
 
 def model_card(config: Config, result: RunResult, classes: list[str]) -> str:
-    """What it is, what it was trained on, how, what it reached, and what it is not good for."""
+    """The model card: the model, its training, its metrics, its limits and its recipe."""
     pretext = config.task == "prp"
     head = "how fast a video is played (playback-rate prediction)" if pretext else "actions"
     metrics = "".join(f"| `{name}` | {value:.4g} |\n" for name, value in sorted(result["metrics"].items()))
     settings = flatten(config)
     recipe = "".join(f"| `{key}` | `{settings[key]}` |\n" for key in settings if key.startswith(SHOWN))
     limits = [
-        "The image model is frozen and not part of the checkpoint; the same weights, by their hash, must be there.",
+        "The image model is frozen and not part of the checkpoint. The checkpoint needs weights with the same hash.",
         "It sees the centre of the picture, and clips of "
-        f"{config.data.clip.num_frames} frames; what happens between them it does not see.",
-        "Numbers hold for videos like those that it was trained on; the data card describes them.",
+        f"{config.data.clip.num_frames} frames. It does not see what happens between these frames.",
+        "The metrics hold for videos like the training videos. The data card describes them.",
     ]
     if pretext:
-        limits.append("Its head tells playback rates; for classes of your own, fine-tune it.")
+        limits.append("Its head predicts playback rates. To predict your own classes, fine-tune it.")
     return f"""# {result["run_name"]}
 
 A temporal module on the frozen image model `{config.model.ifm.name}` (weights `{config.model.ifm.weights}`, SHA-256 of
-its tensors `{result["ifm_sha256"]}`), {result["parameters_trained"]:,} trained parameters. It tells {head}:
+its tensors `{result["ifm_sha256"]}`), {result["parameters_trained"]:,} trained parameters. It predicts {head}:
 {", ".join(classes)}.
 
 Trained for {result["epochs"]} epochs, {result["steps"]} steps, {result["clips_seen"]:,} clips; {result["status"]}.
@@ -54,7 +54,7 @@ Trained for {result["epochs"]} epochs, {result["steps"]} steps, {result["clips_s
 
 
 def data_card(config: Config, run_dir: Path) -> str:
-    """Which videos: how many in which split, how long, how large, of which classes, and which failed."""
+    """The data card: number of videos in each split, durations, classes, and the videos that failed."""
     table = read_videos(config.data)
     counts = {name: pc.sum(pc.equal(table.column("split"), name)).as_py() for name in _distinct(table.column("split"))}
     duration_s = pc.quantile(pc.divide(pc.cast(table.column("num_frames"), "double"), table.column("fps")), [0, 0.5, 1])

@@ -1,8 +1,9 @@
-"""Checkpoints: what is trained, how far it is, and nothing of the frozen image model but its name (in the
-configuration) and hash.
+"""Checkpoints: the trained weights, the optimizer, the progress and the configuration.
+
+A checkpoint does not hold the weights of the frozen image model, only its name (in the configuration) and its hash.
 
 `checkpoints/step_00000120/` holds `model.safetensors` (TMM and head), `optimizer.pt`, `state.json` and `config.yaml`.
-A checkpoint appears under its name only when it is whole.
+The folder gets its final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ from advise_ray.storage.atomic import require_folder, write_synced
 
 @dataclass
 class State:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         step: optimizer steps done.
-        epoch_totals: sums over the training steps of the epoch under way: loss, correct clips, clips.
-        metrics: those of the last epoch that ended.
-        ifm_sha256: hash of the image model's weights that the TMM was trained on.
-        manifest_sha256: hash of the manifest's file, which the order of the clips depends on.
-        classes: names of what the head tells apart, in its order.
+        clips_seen: training clips so far, without those of weight 0.
+        epoch_totals: sums over the training steps of the unfinished epoch: loss, correct clips, clips.
+        metrics: metrics of the epoch that ended at this step; empty otherwise.
+        ifm_sha256: hash of the image model's weights with which the TMM was trained.
+        manifest_sha256: hash of the manifest file; the order of the clips depends on the manifest.
+        classes: class names of the head, in the order of its outputs.
     """
 
     step: int = 0
@@ -47,18 +49,18 @@ class State:
     classes: list[str] = field(default_factory=list)
 
     def owes_validation(self, steps_per_epoch: int) -> bool:
-        """Whether the run was told to end between an epoch's last step and the end of its validation."""
+        """Whether the run ended after the last step of an epoch, but before the end of its validation."""
         return self.step > 0 and self.step % steps_per_epoch == 0 and not self.metrics
 
 
 def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
-    """Write a checkpoint, then delete those that are neither among the last `train.keep_checkpoints` nor the best."""
+    """Write a checkpoint. Then delete all others except the last `train.keep_checkpoints` and the best one."""
     require_folder(run_dir)
     path = run_dir / "checkpoints" / f"step_{state.step:08d}"
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    # Written by Python, whose OSError tells a full disk from storage that is away; the libraries' own errors do not.
+    # Python writes the files: its OSError distinguishes a full disk from missing storage. The libraries' errors do not.
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_synced(partial / "model.safetensors", safetensors.torch.save(tensors))
     buffer = io.BytesIO()
@@ -66,7 +68,7 @@ def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch
     write_synced(partial / "optimizer.pt", buffer.getbuffer())
     write_synced(partial / "config.yaml", to_yaml(config).encode())
     write_synced(partial / "state.json", json.dumps(dataclasses.asdict(state)).encode())
-    shutil.rmtree(path, ignore_errors=True)  # a step that was done again after a crash
+    shutil.rmtree(path, ignore_errors=True)  # left from before a crash, if the step was repeated
     partial.rename(path)
     kept = {*list_checkpoints(run_dir)[-config.train.keep_checkpoints :], best(run_dir)}
     for old in list_checkpoints(run_dir):
@@ -76,28 +78,28 @@ def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+    """The complete checkpoints of a run, oldest first."""
     return sorted(path.parent for path in run_dir.glob("checkpoints/step_*/state.json") if path.parent.suffix == "")
 
 
 def latest_of_run(run_dir: Path) -> Path | None:
-    """The checkpoint that a run goes on from while it runs.
+    """The newest checkpoint of a run that is active now; None if there is none yet.
 
     Raises:
-        FileNotFoundError: see `require_folder`.
+        FileNotFoundError: the run directory does not exist (storage not mounted?), see `require_folder`.
     """
     require_folder(run_dir)
     return latest(run_dir)
 
 
 def latest(run_dir: Path) -> Path | None:
-    """The newest checkpoint of a run; None where there is none yet."""
+    """The newest checkpoint of a run; None if there is none yet."""
     checkpoints = list_checkpoints(run_dir)
     return checkpoints[-1] if checkpoints else None
 
 
 def best(run_dir: Path) -> Path | None:
-    """The kept checkpoint with the highest `val/top1`, the earliest of equals; without validation the latest."""
+    """The checkpoint with the highest `val/top1` (of equals, the earliest). Without validation: the latest."""
     checkpoints = list_checkpoints(run_dir)
     scores = [read_state(path).metrics.get("val/top1") for path in checkpoints]
     scored = [(score, -index) for index, score in enumerate(scores) if score is not None]
@@ -105,15 +107,15 @@ def best(run_dir: Path) -> Path | None:
 
 
 def read_state(path: Path) -> State:
-    """How far the run was when it saved this checkpoint."""
+    """The progress that a checkpoint holds."""
     return State(**json.loads((path / "state.json").read_text()))
 
 
 def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> State:
-    """Fill the model, and the optimizer if there is one, from a checkpoint.
+    """Load a checkpoint into the model, and into the optimizer if it is given. Returns the progress.
 
     Raises:
-        UsageError: the checkpoint's tensors are not the model's.
+        UsageError: names or shapes of the checkpoint's tensors differ from the model's.
     """
     _fill(model, safetensors.torch.load_file(path / "model.safetensors"), path)
     if optimizer is not None:
@@ -122,12 +124,12 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | 
 
 
 def init_tmm(source: Path, config: Config, temporal: TemporalModel, ifm_sha256: str) -> None:
-    """Fill a TMM from a checkpoint, or from the best one of a run (`model.init_from`); the head stays fresh.
+    """Load the TMM from a checkpoint, or from the best checkpoint of a run (`model.init_from`).
 
-    The running averages of its input come with it.
+    The running averages of the TMM's input are loaded too. The head keeps its initial weights.
 
     Raises:
-        ConfigError: there is no checkpoint, or its TMM has learnt on other features or has another shape.
+        ConfigError: there is no checkpoint, or its TMM was trained on other features or has another shape.
     """
     path = find(source, "model.init_from")
     check_features(path, config, ifm_sha256, "model.init_from")
@@ -139,10 +141,10 @@ def init_tmm(source: Path, config: Config, temporal: TemporalModel, ifm_sha256: 
 
 
 def find(source: Path, option: str) -> Path:
-    """A checkpoint as it is, or the best one of a run.
+    """Return `source` if it is a checkpoint, or the best checkpoint if it is a run.
 
     Raises:
-        ConfigError: it is neither; told of `option`.
+        ConfigError: it is neither. The message names `option`.
     """
     path = source if (source / "model.safetensors").is_file() else best(source)
     if path is None:
@@ -152,10 +154,10 @@ def find(source: Path, option: str) -> Path:
 
 
 def check_features(path: Path, config: Config, ifm_sha256: str, option: str) -> None:
-    """Whether a checkpoint's TMM meets the features, and the module, that it was made for.
+    """Check that a checkpoint's TMM was trained with the same features and the same architecture.
 
     Raises:
-        ConfigError: it does not; told of `option`.
+        ConfigError: it was not. The message names `option`.
     """
     theirs, ours = flatten(load_config(path / "config.yaml")), flatten(config)
     keys = [key for key in ours if key.startswith(("model.kind", "model.ifm.", "model.sfu.", "model.tmm."))]
@@ -168,14 +170,14 @@ def check_features(path: Path, config: Config, ifm_sha256: str, option: str) -> 
         raise ConfigError(
             [f"{key}: {ours[key]}, but the TMM of {option} was trained with {theirs[key]}" for key in differing]
         )
-    # The hash also tells number formats apart, and sizes that positional embeddings were resized to.
+    # The hash also depends on the number format, and on the size to which positional embeddings were resized.
     comparable = all(theirs[key] == ours[key] for key in ("model.ifm.precision", "augment.crop_size_px"))
     if comparable and not same_weights:
-        raise ConfigError([f"model.ifm.weights: not those that the TMM of {option} was trained on (by their hash)"])
+        raise ConfigError([f"model.ifm.weights: the TMM of {option} was trained with other weights (by their hash)"])
 
 
 def num_classes(path: Path) -> int:
-    """Classes that the head of a checkpoint tells apart."""
+    """Number of classes of a checkpoint's head."""
     with safe_open(path / "model.safetensors", "pt") as file:
         last = max((key for key in file.keys() if key.startswith("head.") and key.endswith(".bias")), key=_layer)  # noqa: SIM118
         return int(file.get_slice(last).get_shape()[0])

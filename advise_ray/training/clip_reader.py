@@ -1,4 +1,4 @@
-"""One worker's share of one batch: from a row of the plan to what the model is shown, decoded or from a cache."""
+"""Reads the clips of a worker's share of a batch: decoded frames, or features from a cache."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import Clip, keyed_rng, plan_clips, plan_val_clips
 
 GREY = 128
-"""What a masked clip shows where its whole share of the batch failed."""
+"""Pixel value of failed clips, if no clip of the share could be read."""
 Arrays = dict[str, NDArray[Any]]
-"""What a source reads, by the names of `ClipBlock`: `frames` and `draws`, or `features`."""
+"""The arrays that a source reads, with the names of `ClipBlock`: `frames` and `draws`, or `features`."""
 
 
 class ClipReader:
     """Reads the clips of a worker's share of a batch, from videos or from a feature cache.
 
-    Each video that cannot be read is replaced by a valid clip of the same share, with weight 0, so that batch norm
-    sees only real clips.
+    A clip that cannot be read is replaced by a valid clip of the same share with weight 0, so that batch norm sees only
+    real clips.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ClipReader:
         )
 
     def _hidden(self, videos: NDArray[np.int64], clips: NDArray[np.int64], epoch: int) -> NDArray[np.bool_]:
-        """bool[B, T]: the frames of each clip that are to be predicted."""
+        """bool[B, T]: the frames of each clip that the model must predict."""
         hidden = np.zeros((len(videos), self.config.data.clip.num_frames), dtype=bool)
         for place, (index, clip) in enumerate(zip(videos.tolist(), clips.tolist(), strict=True)):
             rng = keyed_rng(self.config.seed, "hidden", epoch, self.videos[index].video_id, clip)
@@ -106,12 +106,12 @@ class ClipReader:
 
 @dataclass(frozen=True)
 class VideoClips:
-    """The clips of one video in a row.
+    """The clips of one video in a worker's share of a batch.
 
     Attributes:
-        places: int64[K], of the clips in the row.
-        frame_indices: int64[K, T].
-        drawn: K generators for what is drawn by lot; None for the centre crop, unchanged.
+        places: int64[K], positions of the clips in the share.
+        frame_indices: int64[K, T], frames in the video file.
+        drawn: K random generators for the augmentation; None for the centre crop without augmentation.
     """
 
     video: Video
@@ -121,10 +121,10 @@ class VideoClips:
 
 
 class DecodedFrames:
-    """Clips as they are decoded, and the augmentation that is due.
+    """A source that decodes clips and draws their augmentation.
 
-    `ahead`: rows that are read while the worker has one. The decoder writes to two memories in turn, and a row is asked
-    for only when the one before the last is done with: a block must not be kept.
+    `ahead` is the number of shares that are read while the worker uses another one. The decoder writes alternately to
+    two buffers. A new share overwrites the share before the last one, so the caller must not keep a block.
     """
 
     name, blank, ahead = "frames", GREY, 1
@@ -134,20 +134,20 @@ class DecodedFrames:
         self.decoder = DecodeProcess(config.data.decode_timeout_s)
 
     def start(self, num_clips: int) -> Arrays:
-        """Room for the clips of a row."""
+        """Allocate the arrays for the clips of a share."""
         size = self.config.augment
         shape = (num_clips, self.config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
         return {"frames": self.decoder.frames(shape), "draws": np.tile(augment_draws.centre_crop(size), (num_clips, 1))}
 
     def snap(self, _video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Any frame can be decoded."""
+        """The frames that this source can read for these: any frame can be decoded."""
         return frame_indices
 
     def read(self, into: Arrays, clips: VideoClips) -> None:
-        """Clips to their places.
+        """Read the clips of a video into their places.
 
         Raises:
-            VideoDecodeError: the places may have been written to.
+            VideoDecodeError: the video cannot be read. The places may be partly overwritten.
         """
         video = clips.video
         for place, rng in zip(clips.places, clips.drawn, strict=True):
@@ -158,10 +158,11 @@ class DecodedFrames:
 
 
 class CachedFeatures:
-    """Clips of a feature cache: in training under one of its views, by lot, else the first, the centre crop.
+    """A source that reads clips from a feature cache.
 
-    `pinned`: in page-locked memory, for a GPU. (On an H100 the copy of a step of 128 clips, 77 MB, out of other memory
-    took 11 of its 23 ms.)
+    In training it draws one of the cached views at random; otherwise it takes the first view, the centre crop.
+
+    `pinned`: read into page-locked memory, from which the copy to a GPU is faster.
     """
 
     name, blank, ahead = "features", 0, 3
@@ -172,14 +173,14 @@ class CachedFeatures:
         self.pinned = pinned
 
     def start(self, num_clips: int) -> Arrays:
-        """Room for the clips of a row."""
-        import torch  # not where clips are decoded, whose processes need none
+        """Allocate the arrays for the clips of a share."""
+        import torch  # imported here, because decode actors do not need it
 
         shape = (num_clips, self.num_frames, *self.store.identity.frame_shape)
         return {"features": torch.empty(shape, dtype=torch.float16, pin_memory=self.pinned).numpy()}
 
     def snap(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The frames that are shown for some."""
+        """The cached frames that this source reads for these."""
         return self.store.snap(video, frame_indices)
 
     def read(self, into: Arrays, clips: VideoClips) -> None:
@@ -190,7 +191,7 @@ class CachedFeatures:
 
 
 def open_source(config: Config, *, pinned: bool = False) -> DecodedFrames | CachedFeatures:
-    """What a configuration takes its clips from; `pinned`: see `CachedFeatures`."""
+    """The source of a configuration: decoded frames or cached features. `pinned`: see `CachedFeatures`."""
     location = config.data.features
     return DecodedFrames(config) if location is None else CachedFeatures(config, location, pinned=pinned)
 
@@ -206,9 +207,10 @@ def read_here(
     pinned: bool,
     validation_first: bool = False,
 ) -> Generator[ClipBlock]:
-    """A worker's blocks (see `Schedule.batches`), read in a thread of its own process, a few ahead of it.
+    """Yield a worker's blocks (see `Schedule.batches`), read ahead by a thread of the worker's process.
 
-    A local feature cache is read so in every run: the worker maps it, and nothing is copied between processes.
+    Every run reads a local feature cache in this way: the worker maps its files into memory, and no data is copied
+    between processes.
     """
     source = open_source(config, pinned=pinned)
     reader = ClipReader(config, videos, source)
@@ -228,5 +230,5 @@ def read_here(
 
 
 def clip_bytes(config: Config) -> int:
-    """Bytes of one decoded clip on its way to a worker."""
+    """Bytes of one decoded clip, as sent to a worker."""
     return config.data.clip.num_frames * config.augment.resize_height_px * config.augment.resize_width_px * 3

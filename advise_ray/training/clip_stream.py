@@ -1,9 +1,9 @@
-"""Ray Data: plan rows in, decoded batches out, streamed to the Ray Train workers in the schedule's order.
+"""Streams decoded batches to the Ray Train workers with Ray Data, in the order of the schedule.
 
-One row of the stream is one worker's share of one batch, and one block holds one row: so `streaming_split(equal=True)`
-deals the rows out like cards, worker after worker, and nothing is ever sliced, concatenated or dropped. The plan is a
-lazy generator, a bounded number of batches ahead of the workers: a run of millions of steps starts as fast as one of
-ten, and decoded clips never fill the object store.
+Each row of the stream is one worker's share of one batch, and each block holds one row. So
+`streaming_split(equal=True)` gives the rows to the workers in turn, and never slices, concatenates or drops one. The
+rows come from a lazy generator that is at most a fixed number of batches ahead of the workers. So a long run starts as
+fast as a short one, and decoded clips never fill the object store.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from advise_ray.training.schedule import Batch, Schedule
 
 @dataclass(frozen=True)
 class ClipStream:
-    """All batches of a run from `start_step` on (see `Schedule.batches`), ready for any number of workers."""
+    """The batches of a run from `start_step` on (see `Schedule.batches`), for any number of workers."""
 
     config: Config
     schedule: Schedule
     videos: Any
-    """ObjectRef of list[Video], the manifest's rows."""
+    """ObjectRef of list[Video], the rows of the manifest."""
     start_step: int
     shares: Shares
     group: PlacementGroup
-    """The run's room: a bundle for each worker, then one for each decode actor."""
+    """The placement group of the run: a bundle for each worker, then one for each decode actor."""
     validation_first: bool = False
 
     def open(self, num_workers: int) -> list[ray.data.DataIterator]:
-        """Start nothing yet; one iterator a worker, to be read by all of them at once.
+        """Create one iterator for each worker. All workers must read at the same time; decoding starts when they do.
 
-        The blocks name the `Pace` actor, which the workers tell how many batches they have taken.
+        Each block holds the name of the `Pace` actor, to which the first worker reports how many batches it has taken.
         """
         pace_name = f"pace-{uuid.uuid4().hex}"
         pace = start_pace(pace_name)
@@ -71,7 +71,7 @@ class ClipStream:
 
 
 class StreamConfig(DataConfig):
-    """Opens the stream for as many workers as the group has, at each start of the group."""
+    """Opens the stream at each start of the worker group, for the number of workers that the group has."""
 
     def configure(
         self, datasets: dict[str, Any], world_size: int, *_args: Any, **_kwargs: Any
@@ -81,19 +81,19 @@ class StreamConfig(DataConfig):
 
 
 def _plan_rows(batches: Iterator[Batch], num_workers: int, ahead: int, pace: Any, pace_name: str) -> Iterator[pa.Table]:
-    """A row for each worker's share of each batch, at most `ahead` batches before the workers."""
+    """Yield a row for each worker's share of each batch, at most `ahead` batches ahead of the workers."""
     for batch in paced(batches, ahead, pace):
         for share in batch.shares(num_workers):
             yield pa.Table.from_pylist([{**share.to_row(), "pace": pace_name}])
 
 
 class ReadClips:
-    """What a decode actor does; with a remote feature cache, it reads that instead."""
+    """A decode actor: decodes the clips of a row, or reads them from a remote feature cache."""
 
     def __init__(self, config: Config, videos: Any) -> None:
         self.reader = ClipReader(config, ray.get(videos))
-        self.clips = Counter("advise_ray_decode_clips", "Clips that decode actors have handed on.")
-        self.busy_s = Counter("advise_ray_decode_busy_s", "Seconds that decode actors have worked, all together.")
+        self.clips = Counter("advise_ray_decode_clips", "Clips that the decode actors have sent to workers.")
+        self.busy_s = Counter("advise_ray_decode_busy_s", "Seconds of work of all decode actors together.")
 
     def __call__(self, row: Row) -> Row:
         started_s = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The training step and the validation step: plain torch, one worker's view."""
+"""The training step and the validation step of one worker, in plain torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from advise_ray.training.schedule import Schedule
 
 
 class Learner:
-    """The model on one worker: the frozen half as it is, the trained half in DDP with its optimizer."""
+    """The model on one worker. The trained part is wrapped in DDP and has an optimizer; the frozen part is not."""
 
     def __init__(self, config: Config, schedule: Schedule, model: AdViSe, device: torch.device) -> None:
         self.config = config
@@ -26,7 +26,7 @@ class Learner:
         self.num_workers = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.model = model.to(device)
-        # As the features lie: oneDNN and cuDNN would else turn the kernels around in each step.
+        # The same memory format as the features. Otherwise oneDNN and cuDNN convert the kernels in each step.
         model.temporal.to(memory_format=torch.channels_last_3d)
         self.trained: torch.nn.Module = model.temporal
         if self.num_workers > 1:
@@ -36,16 +36,16 @@ class Learner:
         self.optimizer = build_optimizer(model.temporal, config.optim)
 
     def train_step(self, block: ClipBlock, step: int) -> torch.Tensor:
-        """One optimizer step on this worker's share of a batch.
+        """Do one optimizer step on this worker's share of a batch.
 
         Args:
-            step: optimizer steps done before.
+            step: number of optimizer steps done before.
 
         Returns:
             float32[4] on the device, not yet summed over workers: sum of the clips' losses, correct clips, clips
             (by weight), and this worker's part of the gradient's norm.
         """
-        # Dropout: another mask on each worker, and the same one when a step is done again.
+        # Dropout masks differ between workers. A repeated step has the same masks.
         torch.manual_seed((self.config.seed * 1_000_003 + step) * self.num_workers + self.rank)
         targets, weights = self._labels(block)
         total_weight = weights.sum()
@@ -62,14 +62,14 @@ class Learner:
         (losses.sum() * self.num_workers / total_weight.clamp(min=1)).backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optim.grad_clip or float("inf"))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step) * group.get("factor", 1.0)  # runs begun before there were factors
+            group["lr"] = self.learning_rate(step) * group.get("factor", 1.0)  # older checkpoints have no factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         correct = ((logits.argmax(1) == targets) * weights).sum()
         return torch.stack([losses.detach().sum(), correct, weights.sum(), grad_norm / self.num_workers])
 
     def _forward(self, features: torch.Tensor, block: ClipBlock) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits, and how wrongly hidden frames are predicted, float[B]; 0 where none are hidden."""
+        """Return the logits, and the prediction error of the hidden frames, float[B] (0 if no frames are hidden)."""
         if not self.config.pretext.masked_frames:
             logits = self.trained(features)
             return logits, logits.new_zeros(len(logits))
@@ -77,7 +77,7 @@ class Learner:
         return logits, errors.float()
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of step `step`, from 0."""
+        """The learning rate of step `step` (from 0)."""
         return learning_rate(self.config.optim, step, self.schedule.steps_per_epoch, self.schedule.total_steps)
 
     @torch.inference_mode()
@@ -85,7 +85,7 @@ class Learner:
         """Score this worker's share of a validation batch.
 
         Args:
-            confusion: float32[classes, classes] on the device; clips are added at [target, prediction].
+            confusion: float32[classes, classes] on the device. Each clip's weight is added at [target, prediction].
 
         Returns:
             float32 scalar: sum of the clips' losses, without label smoothing.
@@ -102,13 +102,13 @@ class Learner:
         return targets, torch.tensor(block.weights, device=self.device)
 
     def features(self, block: ClipBlock) -> torch.Tensor:
-        """What the frozen half makes of the clips, float32[B, C, T, s, s]: augmented and encoded here, or cached."""
+        """The features of the clips, float32[B, C, T, s, s]: augmented and encoded here, or read from the cache."""
         if block.features is not None:
             cached = torch.as_tensor(block.features).to(self.device, non_blocking=True)
             return self.model.cached_features(cached)
         assert block.frames is not None
         assert block.draws is not None
-        from advise_ray.model import augment  # torchvision takes a second to import; cached features need none
+        from advise_ray.model import augment  # torchvision imports slowly, and cached features do not need it
 
         frames = torch.as_tensor(block.frames).to(self.device, non_blocking=True)
         size_px, interpolation = self.config.augment.crop_size_px, self.model.ifm.interpolation

@@ -1,18 +1,18 @@
-"""The whole loop on one page: a run in this process, on one device. It starts neither Ray nor MLflow.
+"""The complete training loop: a run in this process, on one device, without Ray and MLflow.
 
     result = train_here(load(Path("recipe.yaml"), ["data.manifest=clips.parquet", "tracking.run_name=first"]))
 
-What happens in it, in this order:
+The loop does these steps, in this order:
 
     make_plan             videos, classes and the model, from the configuration and the manifest
-    Schedule.batches      which clips of which videos make up each batch
-    clips.read_here       clips as they are decoded, or as a feature cache has them
+    Schedule.batches      the clips of each batch
+    clip_reader.read_here decoded clips, or clips from a feature cache
     Learner.train_step    image model → SFU → TMM → head → loss → optimizer
-    MetricsWriter              metrics.jsonl, rejects.parquet
+    MetricsWriter         metrics.jsonl, rejects.parquet
     checkpoint.save       TMM, head and optimizer
 
-`trainer.train` gives the same losses and checkpoints. There Ray Data decodes, several workers share each step, what
-dies is started again, and MLflow records the run.
+`trainer.train` gives the same losses and checkpoints. There Ray Data decodes, several workers share each step, failed
+processes are restarted, and MLflow records the run.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ def train_here(
     ifm: IFM | None = None,
     processes_on_node: int = 1,
 ) -> RunResult:
-    """Train to the end: in a new run directory, or from the last checkpoint of one with the same configuration.
+    """Train to the end, in a new run directory or from the last checkpoint of a run with the same configuration.
 
     Args:
         on_epoch: called after each epoch (from 0) with its metrics.
         ifm, processes_on_node: see `open_here`.
 
     Returns:
-        What `result.json` holds.
+        The content of `result.json`.
 
     Raises:
-        UsageError, ConfigError: before anything is written.
-        TrainingError: the run stopped; its directory says how far it came.
+        UsageError, ConfigError: the run cannot start. Nothing has been written.
+        TrainingError: the run stopped. Its directory holds everything up to the last checkpoint.
     """
     begun = run_dir_of(config) / "config.yaml"
     if begun.exists() and load(begun) != config:
-        raise UsageError(f"{begun.parent} is a run of another configuration; choose another tracking.run_name")
+        raise UsageError(f"{begun.parent} is a run with another configuration; choose another tracking.run_name")
     started_s = time.monotonic()
     plan, worker = open_here(config, ifm=ifm, processes_on_node=processes_on_node)
     ended = "FAILED"
@@ -74,15 +74,15 @@ def train_here(
 def open_here(
     config: Config, *, ifm: IFM | None = None, processes_on_node: int = 1, told: Callable[[], bool] = lambda: False
 ) -> tuple[Plan, Worker]:
-    """The plan of a run and its only worker, from the last checkpoint on.
+    """Return the plan of a run and its only worker, with the last checkpoint loaded.
 
     Args:
         ifm: see `model.advise.build_advise`.
-        processes_on_node: that share the cores.
+        processes_on_node: number of processes that share the cores of this machine.
         told: see `Worker`.
 
     Raises:
-        UsageError, ConfigError: before anything is written.
+        UsageError, ConfigError: the run cannot start. Nothing has been written.
     """
     use_gpu = torch.cuda.is_available() if config.train.use_gpu is None else config.train.use_gpu
     alone = Shares(1, len(os.sched_getaffinity(0)) / processes_on_node, 0, 0.0, use_gpu)

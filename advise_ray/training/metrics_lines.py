@@ -1,4 +1,4 @@
-"""The lines of `metrics.jsonl`: one for each step and one for each epoch of a run."""
+"""Reads `metrics.jsonl`, which has one line for each step and one for each epoch of a run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from advise_ray.storage import jsonl
 
 
 class MetricsLine(TypedDict):
-    """One report of a run.
+    """One line of `metrics.jsonl`.
 
     Attributes:
         time_s: Unix time.
         kind: `step`, with `train/loss`, `train/top1`, `optim/lr`, `optim/grad_norm` of one step; or `epoch`, with
             `train/epoch_loss`, `train/epoch_top1`, `val/…` and `rate/…`.
-        epoch: from 0.
+        epoch: number of the epoch, from 0.
         step: optimizer steps done, from 1.
         values: metric → value.
     """
@@ -29,22 +29,22 @@ class MetricsLine(TypedDict):
 
 
 def read(path: Path) -> list[MetricsLine]:
-    """All complete lines; none if there is no file."""
+    """All complete lines of a file. Empty if the file does not exist."""
     return [_typed(line) for line in jsonl.read_lines(path)]
 
 
 def of_kind(lines: list[MetricsLine], kind: Literal["step", "epoch"]) -> list[MetricsLine]:
-    """The lines of steps, or of epochs."""
+    """Select the lines of steps, or those of epochs."""
     return [line for line in lines if line["kind"] == kind]
 
 
 def follow(path: Path) -> Iterator[list[MetricsLine]]:
-    """As `storage.jsonl.follow`."""
+    """Like `storage.jsonl.follow`, with typed lines."""
     for lines in jsonl.follow(path):
         yield [_typed(line) for line in lines]
 
 
 def _typed(line: dict[str, Any]) -> MetricsLine:
-    """Add `kind` to a line of a run that an earlier version began."""
+    """Add `kind` to lines of runs that an earlier version of this package started."""
     kind = "epoch" if "train/epoch_loss" in line["values"] else "step"
     return cast("MetricsLine", {"kind": kind, **line})

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: metrics.jsonl, the clips it was trained on, the videos that failed."""
+"""Writes the records of a run during training: metrics.jsonl, the training clips, the videos that failed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.video.manifest import Video, read_rejects, write_rejects
 
 LOOK_EVERY_BATCHES = 10
-"""Batches from one look at the numbers to the next: each look waits for the device and talks to the other workers."""
+"""Batches between two flushes. Each flush waits for the device and communicates with the other workers."""
 LOOK_EVERY_S = 2.0
-"""Slow batches are looked at sooner, so that a run that is told to end heeds it."""
+"""With slow batches the flushes come after fewer batches, so that a run that is told to end reacts soon."""
 
 
 class MetricsWriter:
-    """Collects on every worker, writes on rank 0 (clips: each worker its own file). All workers call it in step."""
+    """Collects on every worker; rank 0 writes (each worker writes its own clips). All workers must call it in step."""
 
     def __init__(self, config: Config, run_dir: Path, videos: list[Video], rank: int, num_workers: int) -> None:
         self.config = config
@@ -54,15 +54,15 @@ class MetricsWriter:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to flush: on all workers at the same batch."""
+        """Whether it is time to flush; true on all workers at the same batch."""
         return self._batches >= self._next_look
 
     def train_step(self, epoch: int, step: int, lr: float, totals: torch.Tensor) -> None:
-        """Note a training step (from 1) with what `Learner.train_step` returned; written at the next flush."""
+        """Record a training step (from 1) with the return value of `Learner.train_step`, to be written by `flush`."""
         self._steps.append((epoch, step, time.time(), lr, totals))
 
     def block(self, block: ClipBlock, step: int) -> None:
-        """Note a block's failed videos and, with `data.log_clips`, its training clips."""
+        """Record a block's failed videos and, with `data.log_clips`, its training clips."""
         self._batches += 1
         self._new_rejects |= block.failures
         share = block.planned
@@ -86,16 +86,16 @@ class MetricsWriter:
             )
 
     def flush(self, told: bool = False) -> tuple[NDArray[np.float64], bool]:
-        """Sum over the workers and write what has been noted since the last flush.
+        """Sum the records since the last flush over the workers, and write them.
 
         Args:
-            told: the first worker's answer to a question that all are to answer alike; the others' does not count.
+            told: a yes or no that all workers must agree on. Only the value of the first worker counts.
 
         Returns:
-            float64[3]: loss sum, correct clips and clips of these steps; and the first worker's answer.
+            float64[3]: loss sum, correct clips and clips of these steps; and `told` of the first worker.
 
         Raises:
-            TrainingError: on all workers alike, when a loss is not finite or too many videos have failed.
+            TrainingError: a loss is not finite, or too many videos have failed. All workers raise it.
         """
         batch_s = (time.perf_counter() - self._looked_s) / max(self._batches, 1)
         first = float(self.rank == 0)
@@ -124,13 +124,13 @@ class MetricsWriter:
         return numbers[:-1, :3].sum(axis=0), bool(told_first)
 
     def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
-        """Write the line of an epoch that ended (from 0)."""
+        """Write the line of a finished epoch (from 0)."""
         if self.rank == 0 and epoch > self.last_epoch:
             self._append([MetricsLine(time_s=time.time(), kind="epoch", epoch=epoch, step=step, values=values)])
             self.last_epoch = epoch
 
     def _write_steps(self, numbers: NDArray[np.float64]) -> None:
-        """Steps that are in the file already were done again after a crash, with the same numbers: not twice."""
+        """Write the steps that the file lacks. Steps repeated after a crash are in it already, with the same values."""
         lines = []
         for (epoch, step, time_s, lr, _), (loss, correct, clips, grad_norm) in zip(self._steps, numbers, strict=True):
             if step > self.last_step:
@@ -145,12 +145,12 @@ class MetricsWriter:
         self._append(lines)
 
     def _append(self, lines: list[MetricsLine]) -> None:
-        """One write of whole lines, on the disk before a checkpoint can speak of them."""
+        """Append complete lines in one write. They are on the disk before a checkpoint that includes them."""
         text = "".join(json.dumps(line) + "\n" for line in lines).encode()
 
         def write() -> None:
-            with self.path.open("r+b" if self.size else "wb") as file:  # where a mount is away there is no such file
-                file.truncate(self.size)  # what an attempt before this one left
+            with self.path.open("r+b" if self.size else "wb") as file:  # "r+b" fails if the storage is not mounted
+                file.truncate(self.size)  # removes an incomplete earlier attempt
                 file.seek(self.size)
                 file.write(text)
                 file.flush()
@@ -198,7 +198,7 @@ class MetricsWriter:
 
 
 def _last_written(path: Path) -> tuple[int, int, int]:
-    """The last training step, the last epoch and the bytes of a metrics file, which loses a torn last line."""
+    """The last step, the last epoch and the size in bytes of a metrics file. An incomplete last line is cut off."""
     last_step, last_epoch = 0, -1
     require_folder(path.parent)
     if not path.exists():

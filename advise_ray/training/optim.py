@@ -1,4 +1,4 @@
-"""AdamW and the learning rate as a function of the step."""
+"""The AdamW optimizer, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from advise_ray.model.advise import TemporalModel
 
 
 def build_optimizer(model: TemporalModel, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; fused, since on many small tensors the plain one spends its time between kernels.
+    """Build the AdamW optimizer. It is fused, which is faster for many small tensors.
 
-    The TMM is a group of its own where its learning rate is; each group has its `factor` of the learning rate.
+    If `tmm_lr_factor` is not 1, the TMM is a parameter group of its own. A group's learning rate is multiplied by its
+    `factor`.
     """
     trained = model.trained_parameters()
     if optim.tmm_lr_factor == 1:

@@ -1,4 +1,4 @@
-"""What a run will do, worked out before anything starts: videos, steps, processes, memory. Writes nothing."""
+"""Plans a run before it starts: videos, steps, processes, memory. Writes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from advise_ray.video.sampling import longest_span_frames, num_playable, span_fr
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that can start."""
+    """A complete and checked plan of a run."""
 
     config: Config
     schedule: Schedule
@@ -42,12 +42,12 @@ class Plan:
     ifm_sha256: str
     manifest_sha256: str
     cached: Identity | None = None
-    """Of the feature cache that clips are taken from."""
+    """Identity of the feature cache from which the run reads its clips; None if it decodes them."""
     val_split: str | None = None
-    """What is validated on; None: a part of the training videos."""
+    """The split for validation; None: a part of the training videos."""
 
     def worker_spec(self, run_dir: Path, *, videos: Any = None, weights: Any = None) -> WorkerSpec:
-        """What workers are told; `videos` and `weights` are references where they are sent to other processes."""
+        """The specification for the workers. For workers in other processes, `videos` and `weights` are ObjectRefs."""
         return WorkerSpec(
             config=self.config,
             schedule=self.schedule,
@@ -62,12 +62,12 @@ class Plan:
         )
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """What the workers need of the model's."""
+        """State dict for the workers. With a feature cache it has no weights of the image model."""
         state = self.model.state_dict()
         return state if self.cached is None else {name: value for name, value in state.items() if name[:4] != "ifm."}
 
     def summary(self) -> dict[str, Any]:
-        """What `--dry-run` prints; names carry their units."""
+        """The output of `--dry-run`. The keys include the units."""
         config, schedule, shares = self.config, self.schedule, self.shares
         return {
             "train_videos": len(schedule.train_videos),
@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def clip_bytes(self) -> int:
-        """Of one clip on its way to a worker, decoded or cached."""
+        """Bytes of one decoded or cached clip, as sent to a worker."""
         if self.cached is None:
             return clip_bytes(self.config)
         return self.config.data.clip.num_frames * self.cached.frame_bytes
@@ -105,28 +105,29 @@ class Plan:
         return sum(parameter.numel() for parameter in self.model.temporal.trained_parameters())
 
     def notes(self) -> list[str]:
-        """What a person should know before the run starts."""
+        """Notes for the user before the run starts."""
         schedule, model, notes = self.schedule, self.config.model, []
         if self.val_split != self.config.data.val_split:
             notes.append(
-                f"no video has split {self.config.data.val_split!r} (data.val_split): {self.val_split!r} is taken"
+                f"no video has split {self.config.data.val_split!r} (data.val_split): using {self.val_split!r} instead"
             )
         if schedule.num_short_val_videos:
             notes.append(
-                f"{schedule.num_short_val_videos} validation videos are {_too_short(self.config.data.clip)} "
-                "and are left out" + ("" if schedule.val_batches else "; none is long enough: val/top1 will be absent")
+                f"leaving out {_videos(schedule.num_short_val_videos, 'validation ')} "
+                + _too_short(self.config.data.clip)
+                + ("" if schedule.val_batches else "; none is long enough: val/top1 will be absent")
             )
         elif not schedule.val_batches:
             notes.append("there are no validation videos (data.val_split, data.val_fraction): val/top1 will be absent")
         if len(schedule.train_videos) < schedule.videos_per_step:
             notes.append(
-                f"a step takes {schedule.videos_per_step} videos and {len(schedule.train_videos)} are there to train "
-                "on: the rest is copies without weight; a smaller train.global_batch_size saves their time"
+                f"a step takes {schedule.videos_per_step} videos, but only {len(schedule.train_videos)} can be trained "
+                "on: copies with weight 0 fill each batch; a smaller train.global_batch_size saves time"
             )
         if schedule.num_unlabelled_videos:
-            notes.append(f"{schedule.num_unlabelled_videos} videos have no label and are left out")
+            notes.append(f"leaving out {_videos(schedule.num_unlabelled_videos)} without a label")
         if self.cached is not None and self.cached.views == 1:
-            notes.append("the feature cache has one view of each video: nothing of augment is applied in training")
+            notes.append("the feature cache has one view of each video: training uses no augmentation")
         if not self.shares.use_gpu:
             formats: dict[str, str] = {"train.precision": self.config.train.precision}
             if model.kind == "advise" and self.cached is None:
@@ -136,31 +137,36 @@ class Plan:
             notes.append("model.ifm.compile: on CPUs this makes most image models slower")
         if model.freeze_tmm and model.init_from is None and (model.kind, model.tmm.arch) != ("advise", "none"):
             notes.append(
-                "model.freeze_tmm without model.init_from: the temporal module stays as it was drawn, at random"
+                "model.freeze_tmm without model.init_from: the temporal module keeps its random initial weights"
             )
         return notes
 
 
+def _videos(count: int, kind: str = "") -> str:
+    return f"{count} {kind}video" + ("" if count == 1 else "s")
+
+
 def _too_short(clip: ClipConfig) -> str:
+    """Which validation videos are left out."""
     if clip.sample_fps is None:
-        return f"shorter than the {longest_span_frames(clip)} frames that the fastest rate takes"
+        return f"shorter than {longest_span_frames(clip)} frames, the span of a clip at the fastest rate"
     span_s = longest_span_frames(clip, 1000.0) / 1000.0
     return (
-        f"shorter than the {span_s:.3g} s that the fastest rate takes, or have fewer than "
+        f"shorter than {span_s:.3g} s, the span of a clip at the fastest rate, or with fewer than "
         f"{clip.sample_fps / clip.rates[0]:.3g} frames/s"
     )
 
 
 def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, shares: Shares | None = None) -> Plan:
-    """Work out everything that can be known before the run starts.
+    """Plan a run, and check everything that can be checked before it starts.
 
     Args:
-        begun: the run has a checkpoint to go on from: `model.init_from` has done its part.
+        begun: the run resumes from a checkpoint, so `model.init_from` is not loaded again.
         ifm: see `build_advise`.
-        shares: of a run in this process; None: those that Ray's nodes have room for, or may have.
+        shares: the shares of a run in this process. If None, they are planned for Ray's nodes and those it may add.
 
     Raises:
-        UsageError, ConfigError: what is wrong with the manifest, the weights, the model or the CPUs asked for.
+        UsageError, ConfigError: the manifest, the weights, the model or the requested CPUs or GPUs are not usable.
     """
     manifest = read_videos(config.data)
     manifest_sha256 = hash_manifests(config.data)
@@ -184,11 +190,11 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
 
 
 def refuse_other_manifest(plan: Plan, last: Path | None) -> None:
-    """Raise UsageError where a run would go on, from checkpoint `last`, with other videos than it began with."""
+    """Raise UsageError if a run would resume from checkpoint `last` with a manifest that has changed."""
     if last is not None and checkpoint.read_state(last).manifest_sha256 not in ("", plan.manifest_sha256):
         raise UsageError(
-            f"--resume: {_names(plan.config)} has changed since the run began, and with it the order of the "
-            "clips; start a new run, or bring the manifest back"
+            f"--resume: {_names(plan.config)} has changed since the run began, so the order of the clips would "
+            "differ; start a new run, or restore the manifest"
         )
 
 
@@ -197,7 +203,7 @@ def _names(config: Config) -> str:
 
 
 def _refuse_one_rate(config: Config, manifest: pa.Table, schedule: Schedule) -> None:
-    """Raise UsageError where no training video can be played at two rates: there would be nothing to tell apart."""
+    """Raise UsageError if no training video is long enough for two rates: there would be nothing to learn."""
     clip, frames, fps = config.data.clip, frames_per_video(manifest), manifest.column("fps").to_numpy()
     rows = schedule.train_videos
     if any(num_playable(frames[row], clip, fps[row]) > 1 for row in rows):
@@ -207,20 +213,20 @@ def _refuse_one_rate(config: Config, manifest: pa.Table, schedule: Schedule) -> 
     raise UsageError(
         f"data.clip: no training video can be played at more than one of the rates; the longest has {frames[longest]} "
         f"frames, and ×{clip.rates[1]:g} takes {span_frames(clip.num_frames, max(1.0, stride))}; lower num_frames, "
-        "frame_stride or rates (or raise sample_fps), or take longer videos"
+        "frame_stride or rates (or raise sample_fps), or use longer videos"
     )
 
 
 def rate_names(config: Config) -> list[str]:
-    """What the head of PRP tells apart."""
+    """The class names of playback-rate prediction, such as `×2`."""
     return [f"×{rate:g}" for rate in config.data.clip.rates]
 
 
 def class_names(manifest: pa.Table, schedule: Schedule) -> list[str]:
-    """Classes of a labelled manifest, over all of its splits, in the order of their labels.
+    """The class names of a labelled manifest, from all of its splits, in the order of the labels.
 
     Raises:
-        UsageError: there are videos without a label, or only one class.
+        UsageError: a training or validation video has no label, or there is only one class.
     """
     labels = manifest.column("label")
     used = labels.take(pa.array([*schedule.train_videos, *schedule.val_videos]))

@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: a `Worker` with the clips that Ray Data streams to it."""
+"""The function of a Ray Train worker: it runs a `Worker` with the clips that Ray Data streams to it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from advise_ray.training.worker_spec import WorkerSpec, streams
 
 
 def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
-    """What Ray Train calls on each worker: train.
+    """Train. Ray Train calls this function on each worker.
 
     Returns:
-        `{"error": message}` where starting again would not help; `{"interrupted": message}` where the run was told to
-        end; else what `Worker.result` says.
+        `{"error": message}` after an error that a restart would not fix; `{"interrupted": message}` if the run was told
+        to end; else the return value of `Worker.result`.
     """
     process_env.collect_rarely()
-    import torch  # here, since Ray Train's controller imports this file too and computes nothing
+    import torch  # here, because Ray Train's controller imports this file too, without torch
 
     from advise_ray.training.worker import Worker
 
     spec = settings["spec"]
     context = ray.train.get_context()
-    blocks = _open_stream(context.get_world_rank()) if streams(spec.config) else None  # decode actors start meanwhile
+    blocks = _open_stream(context.get_world_rank()) if streams(spec.config) else None  # decode actors start now
     try:
         worker = Worker(
             spec,
@@ -46,7 +46,7 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
             told=lambda: shutdown_notice.was_given(str(spec.run_dir)),
         )
         gauges = {
-            name: Gauge(f"advise_ray_train_{name}", "Of a run's last epoch, over all workers.", tag_keys=("run",))
+            name: Gauge(f"advise_ray_train_{name}", "Value of a run's last epoch, over all workers.", tag_keys=("run",))
             for name in ("clips_per_s", "data_wait_fraction")
         }
         for _ in worker.epochs():
@@ -56,24 +56,24 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
     except InterruptedRunError as error:
         return {"interrupted": str(error)}
     except AdviseRayError as error:
-        # Not raised: Ray Train would take it for a fault of the machine and start the run again.
+        # Not raised, because Ray Train would treat it as a failure of the machine and restart the run.
         return {"error": str(error)}
     except OSError as error:
         if error.errno not in LASTING:
             raise
-        mended = f"mend that, and go on with: advise-ray train --resume {spec.run_dir}"
+        mended = f"fix this, then resume with: advise-ray train --resume {spec.run_dir}"
         return {"error": f"{error.filename or spec.run_dir}: {error.strerror}; {mended}"}
 
 
 def _open_stream(rank: int) -> Generator[ClipBlock]:
-    """This worker's blocks; the first is asked for at once. The first worker tells the stream's pace what is taken."""
+    """This worker's blocks. The first one is requested at once. Worker 0 reports consumed blocks to the `Pace`."""
     shard = ray.train.get_dataset_shard("clips")
     blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
     first = ThreadPoolExecutor(1).submit(next, blocks, None)
 
     def stream() -> Generator[ClipBlock]:
         pace = None
-        begun = [block for block in [first.result()] if block is not None]  # none in a run that has no steps left
+        begun = [block for block in [first.result()] if block is not None]  # empty if the run has no steps left
         for taken, block in enumerate(chain(begun, blocks), 1):
             if rank == 0:
                 pace = pace or ray.get_actor(str(block["pace"][0]))

@@ -1,4 +1,4 @@
-"""What a run came to, and what it tells while it goes on: `result.json` and `metrics.jsonl`."""
+"""Writes and reads `result.json`, the result of a run."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from advise_ray.video.manifest import read_rejects
 
 
 class RunResult(TypedDict):
-    """What `result.json` holds, and what `train --json` prints.
+    """The content of `result.json`, and the output of `train --json`.
 
     Attributes:
-        run_name: also the name of the run's directory.
-        run_dir: its path.
+        run_name: name of the run and of its directory.
+        run_dir: path of the directory.
         mlflow_run_id: None if the tracking server was never reached.
         status: FINISHED, FAILED or KILLED.
-        checkpoint: the last one, or None.
-        best_checkpoint: the one with the highest `val/top1`, or None.
-        epochs: that ended.
-        steps: optimizer steps that the last checkpoint has.
-        clips_seen: by weight.
-        metrics: of the last epoch: `train/loss`, `train/top1`, `val/loss`, `val/top1`, …
-        rates: of the last epoch: `clips_per_s`, `data_wait_fraction`, `epoch_s`.
-        failed_videos: the number of rows of `rejects.parquet`.
-        val_videos_too_short: validation videos that the fastest rate does not fit.
-        parameters_trained: a number of weights.
-        ifm_sha256: of the frozen weights (`IFM.hash_weights`).
-        mlflow_ui: the command that shows the run.
-        bound_by: what limits the speed, in words, or None.
-        wall_s: of this start of the run.
-        ended_s: Unix time.
-        tracking_complete: MLflow has all of it; `--json` alone has this.
+        checkpoint: path of the last checkpoint, or None.
+        best_checkpoint: path of the checkpoint with the highest `val/top1`, or None.
+        epochs: number of finished epochs.
+        steps: optimizer steps at the last checkpoint.
+        clips_seen: training clips at the last checkpoint, without those of weight 0.
+        metrics: metrics of the last epoch: `train/loss`, `train/top1`, `val/loss`, `val/top1`, …
+        rates: speed of the last epoch: `clips_per_s`, `data_wait_fraction`, `epoch_s`.
+        failed_videos: number of rows of `rejects.parquet`.
+        val_videos_too_short: number of validation videos that are too short for the fastest rate.
+        parameters_trained: number of trained parameters.
+        ifm_sha256: hash of the frozen weights (`IFM.hash_weights`).
+        mlflow_ui: command that shows the run in MLflow.
+        bound_by: what limits the speed (`status.bound_by`), or None.
+        wall_s: seconds since this start of the run.
+        ended_s: end of the run, Unix time.
+        tracking_complete: whether MLflow has the complete run. Only in the output of `--json`.
     """
 
     run_name: str
@@ -63,11 +63,11 @@ class RunResult(TypedDict):
 
 
 def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: str, started_s: float) -> RunResult:
-    """Sum up a run from its directory, into its `result.json`.
+    """Write `result.json` from the files of a run's directory.
 
     Args:
         ended: FINISHED, FAILED or KILLED.
-        started_s: when, by `time.monotonic`.
+        started_s: start of the run, by `time.monotonic`.
     """
     last = checkpoint.latest(run_dir)
     best = checkpoint.best(run_dir)
@@ -102,6 +102,6 @@ def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: st
 
 
 def read_result(run_dir: Path) -> RunResult | None:
-    """`result.json` of a run; None if it has not ended."""
+    """Read `result.json` of a run. None if the run has not ended."""
     path = run_dir / "result.json"
     return cast("RunResult", json.loads(path.read_text())) if path.is_file() else None

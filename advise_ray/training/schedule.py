@@ -1,10 +1,10 @@
-"""The stream of a run as arithmetic: which clips make up which batch, from the first step to the last.
+"""Computes the clips of each batch of a run, from the first step to the last. Pure arithmetic.
 
     epoch 0: train, train, …, train, val, …, val │ epoch 1: train, …
 
-One stream carries the training batches of all epochs and, between them, the validation batches: decoding goes on
-across the borders, so the workers never wait for a new epoch to be set up. Every batch has the same size; where the
-videos do not fill the last one, it is filled up with clips of weight 0.
+One stream has the training batches of all epochs and, between them, the validation batches. Decoding continues across
+the end of an epoch, so the workers never wait at its start. Every batch has the same size. If there are too few videos
+for the last batch, clips of weight 0 fill it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Batch:
     """One global batch of G clips.
 
     Attributes:
-        train: a training batch, else a validation batch.
-        epoch: from 0.
-        step: optimizer steps that are done when this batch arrives.
+        train: True for a training batch, False for a validation batch.
+        epoch: number of the epoch, from 0.
+        step: number of optimizer steps before this batch.
         videos: int64[G], rows of the manifest.
-        clips: int64[G], which of the video's clips.
-        weights: float32[G], 0 where a clip only fills the batch.
+        clips: int64[G], number of the clip within its video.
+        weights: float32[G], 0 for clips that only fill the batch, else 1.
     """
 
     train: bool
@@ -43,17 +43,17 @@ class Batch:
     weights: NDArray[np.float32]
 
     def shares(self, num_workers: int) -> list[Batch]:
-        """Each worker's equal share of the batch."""
+        """Split the batch into equal shares, one for each worker."""
         columns = [np.split(column, num_workers) for column in (self.videos, self.clips, self.weights)]
         return [Batch(self.train, self.epoch, self.step, *share) for share in zip(*columns, strict=True)]
 
     def to_row(self) -> dict[str, Any]:
-        """A row of the plan, for Ray Data."""
+        """Convert to a row of Ray Data."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @staticmethod
     def from_row(row: dict[str, NDArray[Any]]) -> Batch:
-        """The batch of a row, in which each array has a leading axis of 1."""
+        """Convert from a row of Ray Data, in which each array has a leading axis of 1."""
         train, epoch, step = (row[name][0] for name in ("train", "epoch", "step"))
         columns = (np.asarray(row[name][0]) for name in ("videos", "clips", "weights"))
         return Batch(bool(train), int(epoch), int(step), *columns)
@@ -64,10 +64,10 @@ class Schedule:
     """All batches of a run.
 
     Attributes:
-        train_videos: int64[n], rows of the manifest that are trained on.
-        val_videos: int64[m], rows that are validated on; of rates: those long enough for every one.
-        num_short_val_videos: validation videos that are left out because not every rate fits.
-        num_unlabelled_videos: videos of both splits that `task: action` leaves out, where others have labels.
+        train_videos: int64[n], rows of the manifest for training.
+        val_videos: int64[m], rows of the manifest for validation. With `task: prp`: only if long enough for every rate.
+        num_short_val_videos: number of validation videos left out because they are too short for some rate.
+        num_unlabelled_videos: number of videos of both splits that `task: action` leaves out for lack of a label.
     """
 
     seed: int
@@ -95,7 +95,7 @@ class Schedule:
 
     @property
     def val_batches(self) -> int:
-        """Batches of one validation; 0 where there is nothing to validate on."""
+        """Number of batches of one validation; 0 without validation videos."""
         return -(-len(self.val_videos) * self.val_clips_per_video // self.batch_size)
 
     def validates(self, epoch: int) -> bool:
@@ -103,8 +103,12 @@ class Schedule:
         return due(epoch + 1, self.val_every_epochs, self.epochs) and self.val_batches > 0
 
     def batches(self, start_step: int = 0, *, validation_first: bool = False) -> Iterator[Batch]:
-        """The batches from `start_step` on; at an epoch's first step its predecessor's validation is over, unless that
-        comes first."""
+        """Yield the batches from `start_step` on.
+
+        Args:
+            validation_first: if `start_step` is the first step of an epoch, start with the validation batches of the
+                epoch before. By default that validation counts as done.
+        """
         if validation_first and self.validates(last := start_step // self.steps_per_epoch - 1):
             yield from self._val_batches(last)
         for epoch in range(start_step // self.steps_per_epoch, self.epochs):
@@ -139,15 +143,15 @@ class Schedule:
 
 
 def due(count: int, every: int, last: int) -> bool:
-    """Whether something that happens `every` so often, and at the `last`, happens at `count` (from 1)."""
+    """Whether an action that happens every `every` counts, and at count `last`, happens at `count` (from 1)."""
     return count % every == 0 or count == last
 
 
 def build_schedule(config: Config, manifest: pa.Table) -> Schedule:
-    """The schedule of a configuration over a manifest.
+    """Build the schedule of a configuration for a manifest.
 
     Raises:
-        UsageError: the manifest has no video to train on.
+        UsageError: the manifest has no video for training.
     """
     splits, num_unlabelled = split_videos(manifest, config.data), 0
     labelled = np.asarray(manifest.column("label").is_valid())

@@ -1,4 +1,4 @@
-"""How a run is doing, for someone who looks at its directory from elsewhere: it is told there, live or ended."""
+"""The status of a run, read from its directory. Works from any machine, during the run and after it."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from advise_ray.training.metrics_lines import MetricsLine
 
 Row = dict[str, Any]
 SILENT_S = 60.0
-"""A live run notes its status every few seconds; one that has not for so long is dead, or its storage is away."""
+"""A run writes its status every few seconds. After this time without one it is dead, or its storage is missing."""
 WAITS_FRACTION = 0.1
-"""Of the time that workers wait for data, from which on the data are what holds a run up."""
+"""If workers wait for data for at least this fraction of the time, the data limit the speed of the run."""
 
 
 def note(run_dir: Path, total_steps: int, waiting: str | None = None) -> None:
-    """Write `status.json`: the time, the number of steps, what is waited for, what each node has and has left."""
+    """Write `status.json`: the time, the number of steps, what the run waits for, total and free CPUs of each node."""
     noted = {"time_s": time.time(), "total_steps": total_steps, "waiting": waiting, "nodes": nodes.usage()}
     write_whole(run_dir / "status.json", json.dumps(noted))
 
 
 def read(run_dir: Path) -> Row:
-    """What is known of a run.
+    """Read the status of a run.
 
     Returns:
-        `status` (RUNNING, SILENT, or how it ended), `epoch` and `step` of how many, the last epoch's values, `eta_s`
-        (None where it is not running), `bound_by` (see below), `waiting` (for which CPUs and GPUs; or None), `nodes`.
+        A dict with `status` (RUNNING, SILENT, FINISHED, FAILED or KILLED), `epoch` of `epochs`, `step` of `steps`,
+        `values` (of the last epoch), `eta_s` (None if the run is not running), `bound_by` (see below), `waiting` (the
+        CPUs and GPUs that the run waits for, or None) and `nodes`.
 
     Raises:
-        UsageError: it is not a run directory.
+        UsageError: `run_dir` is not a run directory.
     """
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"{run_dir} is not a run directory (it has no config.yaml)")
@@ -47,7 +48,7 @@ def read(run_dir: Path) -> Row:
     lines = metrics_lines.read(run_dir / "metrics.jsonl")
     steps, epochs = metrics_lines.of_kind(lines, "step"), metrics_lines.of_kind(lines, "epoch")
     silent_s = time.time() - noted.get("time_s", (run_dir / "config.yaml").stat().st_mtime)
-    ended = result.get("status") if result.get("ended_s", 0) >= noted.get("time_s", 0) else None  # else it was resumed
+    ended = result.get("status") if result.get("ended_s", 0) >= noted.get("time_s", 0) else None  # else resumed
     status = ended or ("RUNNING" if silent_s < SILENT_S else "SILENT")
     step, total = (steps[-1]["step"] if steps else 0), noted.get("total_steps")
     values = epochs[-1]["values"] if epochs else {}
@@ -68,7 +69,7 @@ def read(run_dir: Path) -> Row:
 
 
 def bound_by(config: Config, values: Mapping[str, float]) -> str | None:
-    """What holds a run up, by its last epoch: what to change to make it faster."""
+    """What limits the speed of a run, from its last epoch. None if no epoch has ended."""
     waits = values.get("rate/data_wait_fraction")
     if waits is None:
         return None
@@ -76,7 +77,7 @@ def bound_by(config: Config, values: Mapping[str, float]) -> str | None:
         if config.data.features is not None:
             where = "the network" if is_url(config.data.features) else "the disk"
             return f"{where}: workers wait {waits:.0%} of the time for cached features"
-        return f"decoding: workers wait {waits:.0%} of the time; add CPUs that decode, or cache the features"
+        return f"decoding: workers wait {waits:.0%} of the time; add CPUs for decoding, or cache the features"
     if config.model.kind == "r3d50":
         return "the model itself"
     if config.data.features is None:
@@ -85,7 +86,7 @@ def bound_by(config: Config, values: Mapping[str, float]) -> str | None:
 
 
 def _eta_s(steps: list[MetricsLine], total: int | None) -> float | None:
-    """By the pace of the last steps that it noted, at most a hundred."""
+    """Seconds to the end, estimated from the last 100 steps."""
     recent = steps[-100:]
     if total is None or len(recent) < 2 or recent[-1]["time_s"] <= recent[0]["time_s"]:
         return None

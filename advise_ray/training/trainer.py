@@ -1,4 +1,7 @@
-"""The driver's side of a run: directory, tracking, Ray Train, result. The run directory is the truth."""
+"""The driver of a run: creates the directory, starts tracking and Ray Train, writes the result.
+
+The run directory holds the complete state of a run; tracking is a copy of it.
+"""
 
 from __future__ import annotations
 
@@ -53,33 +56,33 @@ def _ignore(_line: MetricsLine, _total_steps: int) -> None:
 
 
 def train(config: Config, *, on_line: OnLine = _ignore) -> RunResult:
-    """Train as the configuration says, in a new run directory.
+    """Train a configuration in a new run directory.
 
     Args:
         on_line: called in this thread with each new line of `metrics.jsonl` and the number of steps of the run.
 
     Returns:
-        What `result.json` holds.
+        The content of `result.json`.
 
     Raises:
-        UsageError, ConfigError: before anything is written.
-        TrackingError: the tracking server is away; before anything is written, or after it was waited for.
-        ResourcesError: the CPUs or GPUs that it needs did not come within `train.max_wait_s`.
-        TrainingError: the run stopped; its directory says how far it came.
+        UsageError, ConfigError: the run cannot start. Nothing has been written.
+        TrackingError: the tracking server does not answer. Raised before anything is written, or later, after retries.
+        ResourcesError: the run did not get its CPUs or GPUs within `train.max_wait_s`.
+        TrainingError: the run stopped. Its directory holds everything up to the last checkpoint.
         InterruptedRunError: on SIGINT or SIGTERM, or KeyboardInterrupt; see `train.grace_s`.
     """
     plan = make_plan(config)
     run_dir = run_dir_of(config)
     if run_dir.exists():
         raise UsageError(
-            f"{run_dir} exists; go on with it by `advise-ray train --resume {run_dir}`, or choose another "
+            f"{run_dir} exists; resume it with `advise-ray train --resume {run_dir}`, or choose another "
             "tracking.run_name"
         )
     return _TrainingRun(plan, run_dir, on_line).execute()
 
 
 def resume(run_dir: Path, *, on_line: OnLine = _ignore) -> RunResult:
-    """Go on with a run from its last checkpoint, with its own configuration; an ended run is only reported again.
+    """Resume a run from its last checkpoint, with its own configuration. A finished run is only reported again.
 
     Raises:
         UsageError: `run_dir` is not a run directory.
@@ -113,7 +116,7 @@ class _TrainingRun:
 
     def execute(self) -> RunResult:
         if self.config.tracking.uri is not None:
-            tracking.check(self.config)  # a server that is not there is told before anything is written
+            tracking.check(self.config)  # report a missing server before anything is written
         begin(self.config, self.run_dir)
         for note in self.plan.notes():
             log.warning("note: %s", note)
@@ -123,70 +126,70 @@ class _TrainingRun:
             self._try_to_end("KILLED")
             last = checkpoint.latest(self.run_dir)
             saved = f"step {checkpoint.read_state(last).step} is saved" if last else "no step is saved"
-            go_on = f"go on with: advise-ray train --resume {self.run_dir}"
-            raise InterruptedRunError(f"interrupted; {saved}; {go_on}") from None
+            how_to_resume = f"resume with: advise-ray train --resume {self.run_dir}"
+            raise InterruptedRunError(f"interrupted; {saved}; {how_to_resume}") from None
         except BaseException:
             self._try_to_end("FAILED")
             raise
         return self._end("FINISHED")
 
     def _try_to_end(self, ended: str) -> None:
-        """What ended the run may be a full disk, and is what has to be told."""
+        """Like `_end`, but only log a failure to write: the error that ended the run (a full disk?) matters more."""
         try:
             self._end(ended)
         except OSError as error:
-            log.warning("that the run has ended cannot be noted: %s", error)
+            log.warning("cannot write the result of the run: %s", error)
 
     def _end(self, ended: str) -> RunResult:
         if ended != "FINISHED":
-            session.disconnect()  # ends the run's actors, wherever they are
+            session.disconnect()  # ends the run's actors on all nodes
         result = patiently(lambda: write_result(self.plan, self.run_dir, self.tracker.run_id, ended, self.started_s))
         if self.tracker.run_id is None:
             result["tracking_complete"] = False
             return result
-        described, best = ([], None) if ended != "FINISHED" else (self._describe(result), result["best_checkpoint"])
+        described, best = ([], None) if ended != "FINISHED" else (self._write_cards(result), result["best_checkpoint"])
         model = Path(best) if best is not None else None
         result["tracking_complete"] = self.tracker.finish(ended, described, model=model)
         return result
 
-    def _describe(self, result: RunResult) -> list[Path]:
-        """The cards of a run that has ended; a full disk, or a manifest that was moved, takes nothing else from it."""
+    def _write_cards(self, result: RunResult) -> list[Path]:
+        """Write the cards of a finished run. Failing to write them (full disk, moved manifest) never fails the run."""
         model, data = self.run_dir / "model_card.md", self.run_dir / "data_card.md"
         try:
             write_whole(model, cards.model_card(self.config, result, self.plan.classes))
             write_whole(data, cards.data_card(self.config, self.run_dir))
         except (AdviseRayError, OSError) as error:
-            log.warning("the run has no cards: %s", error)
+            log.warning("cannot write the model card and the data card: %s", error)
         return [model, data]
 
     def _fit(self) -> None:
         session.connect()
         metrics = self.run_dir / "metrics.jsonl"
         before = _size(metrics)
-        # By the file itself: it is followed only once the tracking server has answered, and steps may be done before.
+        # The file's size counts: `_follow` starts once the tracking server has answered, perhaps after the first steps.
         with shutdown_notice.awaited(
             str(self.run_dir), self.config.train.grace_s, lambda: _size(metrics) > before
         ) as noticed:
-            outcome = self._outcome(self._follow(noticed), noticed)
+            outcome = self._run_workers(self._follow(noticed), noticed)
         if "error" in outcome.return_value:
             raise TrainingError(outcome.return_value["error"])
         if "interrupted" in outcome.return_value:
             raise InterruptedRunError(outcome.return_value["interrupted"])
 
-    def _outcome(self, following: Iterator[None], noticed: Notice) -> ray.train.Result:
-        """Of the workers, while what they write is handed on."""
+    def _run_workers(self, following: Iterator[None], noticed: Notice) -> ray.train.Result:
+        """Run the workers, and meanwhile report what they write. Returns their result."""
 
         def meanwhile(waiting: Waiting | None) -> None:
-            self._wait(waiting)
+            self._report_wait(waiting)
             next(following)
 
         try:
             with tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch:
                 outcome = self._trainer(meanwhile, scratch).fit()
         except ResourcesError as error:
-            raise ResourcesError(f"{error}; go on with: advise-ray train --resume {self.run_dir}") from None
+            raise ResourcesError(f"{error}; resume with: advise-ray train --resume {self.run_dir}") from None
         except (ray.exceptions.RayActorError, TrainingFailedError) as error:
-            if noticed.given:  # what was told to end with us was quicker
+            if noticed.given:  # Ray's processes got the same signal and ended first
                 raise KeyboardInterrupt from error
             if isinstance(error, ControllerError) and isinstance(error.controller_failure, AdviseRayError):
                 raise error.controller_failure from None
@@ -194,8 +197,12 @@ class _TrainingRun:
         next(following)
         return outcome
 
-    def _wait(self, waiting: Waiting | None) -> None:
-        """Say what the run waits for, as long as it does."""
+    def _report_wait(self, waiting: Waiting | None) -> None:
+        """Report what the run waits for, while it waits.
+
+        Raises:
+            ResourcesError: the wait took longer than `train.max_wait_s`.
+        """
         if waiting is None and self.waiting is None:
             return
         self.waiting = str(waiting) if waiting is not None else None
@@ -207,14 +214,14 @@ class _TrainingRun:
             refuse_longer(waiting, self.config.train.max_wait_s)
 
     def _follow(self, noticed: Notice) -> Iterator[None]:
-        """Hand on what the run has written, and to the run that it is to end, whenever asked."""
+        """At each `next`: report new metrics lines, write the status, and pass a shutdown notice on to the workers."""
         self._start_tracking()  # while the workers start
         metrics = self.run_dir / "metrics.jsonl"
         self.tracker.follow(metrics)
         noted_s = -math.inf
         for lines in follow(metrics):
             if time.monotonic() > noted_s + NOTE_EVERY_S:
-                with contextlib.suppress(OSError):  # the workers will tell of storage that is away
+                with contextlib.suppress(OSError):  # the workers report storage that does not answer
                     status.note(self.run_dir, self.plan.schedule.total_steps, self.waiting)
                 noted_s = time.monotonic()
             for line in lines:
@@ -224,7 +231,7 @@ class _TrainingRun:
             yield
 
     def _start_tracking(self) -> None:
-        """A server, or storage, that was there a moment ago is waited for."""
+        """Start tracking. Retries for PATIENCE_S: the server, or the storage, answered earlier in this run."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -234,19 +241,23 @@ class _TrainingRun:
                 lasting = self.config.tracking.uri is None and self.run_dir.exists()
                 if lasting or time.monotonic() > deadline_s:
                     raise TrackingError(f"{error}; then: advise-ray train --resume {self.run_dir}") from None
-                log.warning("%s; trying again", error)
+                log.warning("%s; retrying", error)
             time.sleep(PAUSE_S)
 
     def _trainer(self, meanwhile: Callable[[Waiting | None], None], scratch: str) -> RayTrainer:
-        """`scratch`: what Ray Train takes for its storage. It keeps nothing there, but makes the folder, and would
-        make a run's storage anew while that is away."""
+        """Create the trainer.
+
+        Args:
+            scratch: an empty folder as Ray Train's storage. Ray Train stores nothing there, but it creates the folder.
+                If it got the run's storage, it would create that folder anew while the storage is not mounted.
+        """
         config, shares = self.config, self.plan.shares
         videos = ray.put(self.plan.videos)
         spec = self.plan.worker_spec(self.run_dir, videos=videos, weights=ray.put(self.plan.weights()))
         run_dir, schedule = self.run_dir, self.plan.schedule
 
         def stream() -> ClipStream:
-            """Called at each start of the worker group: the stream begins where the last checkpoint stopped."""
+            """Called at each start of the worker group. The stream begins at the step of the last checkpoint."""
             last = patiently(lambda: checkpoint.latest_of_run(run_dir))
             state = patiently(lambda: checkpoint.read_state(last)) if last else checkpoint.State()
             owes = state.owes_validation(schedule.steps_per_epoch)
@@ -277,7 +288,7 @@ class _TrainingRun:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 where it is not there, or its storage is away."""
+    """Bytes of a file; 0 if it does not exist or its storage does not answer."""
     try:
         return path.stat().st_size
     except OSError:
@@ -285,12 +296,12 @@ def _size(path: Path) -> int:
 
 
 def _message(error: ray.exceptions.RayActorError | TrainingFailedError, run_dir: Path) -> str:
-    """The innermost cause in one line, and how to go on."""
-    go_on = f"go on with: advise-ray train --resume {run_dir}"
-    if isinstance(error, ray.exceptions.RayActorError):  # nobody starts Ray Train's controller again
+    """One line: the innermost cause, and the command that resumes the run."""
+    how_to_resume = f"resume with: advise-ray train --resume {run_dir}"
+    if isinstance(error, ray.exceptions.RayActorError):  # Ray Train does not restart its controller
         first_line = str(error).strip().split("\n", 1)[0]
-        return f"the run's controller died ({first_line}); {go_on}"
+        return f"the run's controller died ({first_line}); {how_to_resume}"
     failures = getattr(error, "worker_failures", {})
     cause = next(iter(failures.values()), error)
     last_line = str(cause).strip().splitlines()[-1]
-    return f"the workers kept failing: {last_line}; {go_on}"
+    return f"the workers kept failing: {last_line}; {how_to_resume}"

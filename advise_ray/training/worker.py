@@ -1,4 +1,4 @@
-"""One worker of a run, from its last checkpoint to the end: plain torch, whoever starts it."""
+"""One worker of a run: trains from the last checkpoint to the end. Plain torch, independent of Ray."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from advise_ray.video.manifest import Video
 
 @dataclass
 class _Epoch:
-    """What is summed up over an epoch on this worker."""
+    """The sums of one epoch on this worker."""
 
     started_s: float = field(default_factory=time.perf_counter)
     wait_s: float = 0.0
@@ -40,14 +40,15 @@ class _Epoch:
 
 
 class Worker:
-    """One worker of a run, from its last checkpoint on.
+    """One worker of a run. It continues from the last checkpoint of the run directory, if there is one.
 
     Args:
-        weights: state dict that the run begins with.
-        processes_on_node: that share the cores.
-        blocks: this worker's share of the batches (`ClipReader`); None: it reads them itself.
-        warned: whether a node of the run is about to be taken away; all workers ask it in step, and get one answer.
-        told: whether the run is to save and end; the first worker asks it for all.
+        weights: state dict with which the run starts.
+        processes_on_node: number of processes that share the cores of this machine.
+        blocks: this worker's share of the batches (`ClipReader`). If None, the worker reads the clips itself.
+        warned: whether a node of the run will soon be preempted. All workers call it at the same step and must get the
+            same answer.
+        told: whether the run must save and end. Only the first worker calls it.
     """
 
     def __init__(
@@ -91,11 +92,11 @@ class Worker:
         return self.state.owes_validation(self.schedule.steps_per_epoch)
 
     def epochs(self) -> Iterator[int]:
-        """Train to the end; after each epoch its number, from 0, while `state.metrics` are its own.
+        """Train to the end. Yields the number of each finished epoch, from 0; then `state.metrics` has its metrics.
 
         Raises:
-            TrainingError: see `MetricsWriter.flush`; or the frozen half has changed.
-            InterruptedRunError: on all workers alike, when the run was told to end; it is saved.
+            TrainingError: see `MetricsWriter.flush`; or the weights of the frozen image model have changed.
+            InterruptedRunError: the run was told to end, and is saved. All workers raise it.
         """
         begun = self.state.step // self.schedule.steps_per_epoch - self._owes_validation
         with contextlib.closing(self.blocks):
@@ -108,13 +109,13 @@ class Worker:
             raise TrainingError("the image model's weights changed during training: this is a bug, please report it")
 
     def result(self) -> dict[str, Any]:
-        """What the driver is told."""
+        """The values that the worker returns to the driver."""
         return {"clips_seen": self.state.clips_seen, "steps": self.state.step}
 
     def _train_epoch(self, epoch: int) -> bool:
-        """Whether the run is to end after it."""
+        """Train and validate one epoch. Returns whether the run must end after it."""
         totals = _Epoch()
-        self.state.metrics = {}  # a checkpoint in mid-epoch has none, so it cannot be taken for the best
+        self.state.metrics = {}  # so a checkpoint in mid-epoch has no metrics and is never the best
         while self.state.step < (epoch + 1) * self.schedule.steps_per_epoch:
             self._train_step(epoch, self._next(totals), totals)
         if self.schedule.validates(epoch):
@@ -146,7 +147,7 @@ class Worker:
         self.recorder.train_step(epoch, step + 1, self.learner.learning_rate(step), numbers)
         self.state.step = step + 1
         if self.state.step % self.schedule.steps_per_epoch == 0:
-            self._flush()  # the epoch's end sees to the rest
+            self._flush()  # `_end_epoch` saves
             return
         every_steps = self.config.train.checkpoint_every_steps
         saves = every_steps is not None and self.state.step % every_steps == 0
@@ -158,7 +159,7 @@ class Worker:
                 raise self._interrupted()
 
     def _flush(self) -> bool:
-        """Write what was noted; whether the run is to end."""
+        """Write the collected metrics. Returns whether the run must end."""
         summed, told = self.recorder.flush(self.rank == 0 and self.told())
         self.state.clips_seen += round(summed[2])
         self.state.epoch_totals = [a + float(b) for a, b in zip(self.state.epoch_totals, summed, strict=True)]
@@ -168,8 +169,8 @@ class Worker:
         return InterruptedRunError(f"the run was told to end; step {self.state.step} is saved")
 
     def _end_epoch(self, epoch: int, totals: _Epoch) -> bool:
-        """Whether the run is to end after it."""
-        told = self._flush()  # with rejects of the validation videos
+        """Write the epoch's metrics, and a checkpoint if it is due. Returns whether the run must end."""
+        told = self._flush()  # including the rejects of the validation videos
         loss, correct, clips = self.state.epoch_totals
         metrics = {"train/epoch_loss": loss / max(clips, 1), "train/epoch_top1": correct / max(clips, 1)}
         metrics |= self._validation(totals) | self._rates(totals)
@@ -226,7 +227,7 @@ class Worker:
 
 
 def _set_up_torch(config: Config, device: torch.device, processes_on_node: int) -> None:
-    torch.manual_seed(config.seed)  # the same first weights on all workers
+    torch.manual_seed(config.seed)  # the same initial weights on all workers
     if device.type == "cpu":
         process_env.use_cores(processes_on_node)
     with contextlib.suppress(RuntimeError):

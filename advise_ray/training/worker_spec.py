@@ -1,4 +1,4 @@
-"""What the driver sends to each worker. Light to import, since the controller process reads it and computes nothing."""
+"""The data that the driver sends to each worker. Imports quickly: Ray Train's controller imports it too."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def streams(config: Config) -> bool:
-    """Whether clips come by Ray Data; a local feature cache is mapped by the workers themselves."""
+    """Whether Ray Data streams the clips. If not, the workers read a local feature cache themselves."""
     return config.data.features is None or is_url(config.data.features)
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """A run as a worker sees it. The model's weights reach Ray's workers through the object store, once a node."""
+    """The specification of a run for its workers. Ray's object store sends the model's weights once to each node."""
 
     config: Config
     schedule: Schedule
@@ -31,15 +31,15 @@ class WorkerSpec:
     videos: Any
     """ObjectRef of list[Video]; None for a worker in this process."""
     weights: Any
-    """ObjectRef of the state dict that the run begins with, likewise."""
+    """ObjectRef of the initial state dict; None for a worker in this process."""
     ifm_sha256: str
     manifest_sha256: str
     use_gpu: bool
     cached: Identity | None
-    """Of the feature cache that takes the image model's place."""
+    """Identity of the feature cache that replaces the image model, or None."""
 
     def empty_model(self) -> AdViSe:
-        """The model, to be filled with `weights`."""
+        """Build the model, without weights. The caller loads `weights` into it."""
         from advise_ray.model.advise import cached_advise, empty_advise
 
         if self.cached is None:

@@ -174,7 +174,7 @@ def test_a_full_disk_ends_the_job_and_what_is_there_stays(
 
     monkeypatch.setattr(EncodePart, "__call__", full)
     monkeypatch.setattr("advise_ray.cache.store.write_index", _no_room)  # not even for what tells it
-    with pytest.raises(CacheError, match=r"No space left on device; \d+ of 24 videos are there and stay"):
+    with pytest.raises(CacheError, match=r"No space left on device; \d+ of 24 videos are kept"):
         CacheJob(configure("any"), str(tmp_path / "cache")).run()
     monkeypatch.undo()
     again = CacheJob(configure("any"), str(tmp_path / "cache"))
@@ -210,7 +210,7 @@ def test_a_cache_that_its_recipe_cannot_use_is_said_before_it_is_made(configure:
     (note,) = [
         n for n in CacheJob(configure("any", "cache.frame_step=2"), str(tmp_path / "x")).notes() if "frame_step" in n
     ]
-    assert "go on by 1 frames, and the cache has one in 2" in note
+    assert "a frame step of 1, but the cache has 2" in note
     assert not any("frame_step" in n for n in CacheJob(configure("any"), str(tmp_path / "y")).notes())
 
 

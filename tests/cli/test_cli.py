@@ -167,8 +167,8 @@ def test_more_workers_than_the_cpus_can_be_split_among(refused, train):
         "data.num_decode_actors=1",
     )
     assert said.startswith(
-        f"train.num_workers: {workers} workers and 1 decode actors need {NUM_CPUS + 0.25:g} CPUs, "
-        f"there are {NUM_CPUS}; at most {workers - 1} worker(s) beside one decode actor, or "
+        f"train.num_workers: {workers} workers and 1 decode actor need {NUM_CPUS + 0.25:g} CPUs, "
+        f"there are {NUM_CPUS}; at most {workers - 1} workers with one decode actor, or "
     )
 
 
@@ -176,7 +176,7 @@ def test_a_run_directory_that_exists_is_not_overwritten(refused, train, workplac
     there = workplace / "runs" / "there"
     there.mkdir(parents=True)
     assert refused(train, "tracking.run_name=there") == [
-        f"{there} exists; go on with it by `advise-ray train --resume {there}`, or choose another tracking.run_name"
+        f"{there} exists; resume it with `advise-ray train --resume {there}`, or choose another tracking.run_name"
     ]
 
 

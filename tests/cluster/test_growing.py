@@ -97,12 +97,12 @@ def test_a_node_that_never_comes(recipe: Recipe, provider: type, types: dict, as
     with growing(0, types, provider=provider) as cluster:
         path = recipe("never", "train.max_wait_s=25")
         done = run(cluster, "train", "--config", str(path))
-        line = rf"^error: waiting for {asked} free \({why}\), 0:\d\d, longer than train.max_wait_s=25; go on with: "
+        line = rf"^error: waiting for {asked} free \({why}\), 0:\d\d, longer than train.max_wait_s=25; resume with: "
         assert done.returncode == 1
         assert re.search(line, done.stderr, re.MULTILINE), done.stderr
         cached = run(cluster, "cache", "--config", str(path), "--out", str(path.with_name("features")))
         assert cached.returncode == 1
-        assert re.search(line.replace("; go on with: ", "$"), cached.stderr, re.MULTILINE), cached.stderr
+        assert re.search(line.replace("; resume with: ", "$"), cached.stderr, re.MULTILINE), cached.stderr
 
 
 def test_a_range_grows_and_its_decode_actors_with_it(recipe: Recipe, tmp_path: Path) -> None:

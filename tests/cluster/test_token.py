@@ -41,13 +41,13 @@ def advise_ray(*arguments: str, home: Path, token: str | None, **env: str) -> tu
     return done.returncode, done.stderr
 
 
-ADVICE = "put the one of its head (~/.ray/auth_token there) into ~/.ray/auth_token here"
+ADVICE = "copy ~/.ray/auth_token from the cluster's head to ~/.ray/auth_token on this machine"
 
 
 @pytest.mark.parametrize(
     ("token", "env", "said"),
     [
-        (None, {}, "asks for a token, and there is none here"),
+        (None, {}, "asks for a token, and this machine has none"),
         (OTHER, {}, "refuses the token in ~/.ray/auth_token"),
         (FITS, {"RAY_AUTH_TOKEN": OTHER}, "refuses the token in RAY_AUTH_TOKEN"),
     ],

@@ -177,7 +177,7 @@ def test_a_run_goes_on_by_its_own_configuration_alone(
     assert told == [0, 1]
     again = train_here(configure("alone", *own))
     assert (again["steps"], again["metrics"]) == (first["steps"], first["metrics"])
-    with pytest.raises(UsageError, match=r"alone is a run of another configuration"):
+    with pytest.raises(UsageError, match=r"alone is a run with another configuration"):
         train_here(configure("alone", *own, "optim.lr=0.5"))
     write_manifest(read_manifest(manifest).to_pylist()[1:], tmp_path / "m.parquet")
     with pytest.raises(UsageError, match=r"m.parquet has changed since the run began"):

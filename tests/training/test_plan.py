@@ -96,7 +96,7 @@ def test_a_refusal_in_its_own_words() -> None:
         share_cpus(config_of(8, 4), [(2, 0)])
     assert str(caught.value) == (
         "train.num_workers: 8 workers and 4 decode actors need 3 CPUs, there are 2; "
-        "at most 7 worker(s) beside one decode actor, or 7 decode actor(s) beside one worker"
+        "at most 7 workers with one decode actor, or 7 decode actors with one worker"
     )
 
 
@@ -146,7 +146,7 @@ def test_who_gets_what_on_a_cluster(workers: int, nodes: list[tuple[float, float
 
 
 def test_a_worker_that_fits_no_node_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"do not fit the nodes \(2 of 4 CPUs\), since none is split between two"):
+    with pytest.raises(UsageError, match=r"do not fit the nodes \(2 of 4 CPUs\): a process cannot use two nodes"):
         share_cpus(config_of(1, per_worker=6), [(4, 0), (4, 0)])
 
 
@@ -268,12 +268,12 @@ def plan_of(
         ([15, 99], []),
         (
             [14, 15, 3],
-            ["2 validation videos are shorter than the 15 frames that the fastest rate takes and are left out"],
+            ["leaving out 2 validation videos shorter than 15 frames, the span of a clip at the fastest rate"],
         ),
         (
             [14, 3],
             [
-                "2 validation videos are shorter than the 15 frames that the fastest rate takes and are left out; none "
+                "leaving out 2 validation videos shorter than 15 frames, the span of a clip at the fastest rate; none "
                 "is long enough: val/top1 will be absent"
             ],
         ),
@@ -325,7 +325,7 @@ def test_a_few_videos_without_labels_are_left_out_of_actions_and_told(tmp_path: 
     videos = {"train": [30] * 9, "test": [30, 30]}
     summary = plan_of(tmp_path, tiny, videos, "task=action", label=lambda index: index or None).summary()
     assert (summary["train_videos"], summary["val_videos"]) == (8, 1)
-    assert summary["notes"] == ["2 videos have no label and are left out"]
+    assert summary["notes"] == ["leaving out 2 videos without a label"]
 
 
 def test_rates_that_no_training_video_can_show_are_refused(tmp_path: Path, tiny: tuple[str, ...]) -> None:
@@ -333,23 +333,23 @@ def test_rates_that_no_training_video_can_show_are_refused(tmp_path: Path, tiny:
         plan_of(tmp_path, tiny, {"train": [4, 5], "val": [99]})
     assert str(caught.value) == (
         "data.clip: no training video can be played at more than one of the rates; the longest has 5 frames, and ×2 "
-        "takes 6; lower num_frames, frame_stride or rates (or raise sample_fps), or take longer videos"
+        "takes 6; lower num_frames, frame_stride or rates (or raise sample_fps), or use longer videos"
     )
     few, *_ = plan_of(tmp_path, tiny, {"train": [4, 6], "val": [99]}, "data.val_split=val").notes()
-    assert few.startswith("a step takes 4 videos and 2 are there to train on")
+    assert few.startswith("a step takes 4 videos, but only 2 can be trained on")
 
 
 def test_that_another_split_is_validated_on_is_said(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     plan = plan_of(tmp_path, tiny, {"train": [30] * 9, "val": [99]}, "data.val_split=test")
     assert plan.summary()["val_videos"] == 1
-    assert plan.notes() == ["no video has split 'test' (data.val_split): 'val' is taken"]
+    assert plan.notes() == ["no video has split 'test' (data.val_split): using 'val' instead"]
 
 
 def test_what_makes_little_sense_is_said(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     odd = ["model.freeze_tmm=true", "model.ifm.compile=true", "train.use_gpu=false"]
     compiled, frozen = plan_of(tmp_path, tiny, {"train": [30] * 9, "test": [99]}, *odd).notes()
     assert compiled == "model.ifm.compile: on CPUs this makes most image models slower"
-    assert frozen.startswith("model.freeze_tmm without model.init_from: the temporal module stays as it was drawn")
+    assert frozen.startswith("model.freeze_tmm without model.init_from: the temporal module keeps its random")
 
 
 def pretrained(run_dir: Path, config: Config) -> Path:
@@ -410,5 +410,5 @@ def test_a_temporal_module_that_learnt_on_other_weights_is_refused(tmp_path: Pat
     state = checkpoint.read_state(path)
     state.ifm_sha256 = "another"
     (path / "state.json").write_text(json.dumps(vars(state)))
-    with pytest.raises(ConfigError, match=r"^model.ifm.weights: not those that the TMM of model.init_from was trained"):
+    with pytest.raises(ConfigError, match=r"^model.ifm.weights: the TMM of model.init_from was trained with other"):
         plan_of(tmp_path, tiny, VIDEOS, f"model.init_from={path}")

@@ -170,7 +170,7 @@ def test_two_workers_that_are_told_to_end_go_on_where_they_were(pretrained: Run,
 
     config = configure("two-told", *LOGGED, "train.num_workers=2", "train.checkpoint_every_epochs=5")
     run_dir = Path(config.storage.path) / "two-told"
-    with pytest.raises(InterruptedRunError, match=r"interrupted; step \d+ is saved; go on with: advise-ray train"):
+    with pytest.raises(InterruptedRunError, match=r"interrupted; step \d+ is saved; resume with: advise-ray train"):
         train(config, on_line=tell)
     ended = json.loads((run_dir / "result.json").read_text())
     assert (ended["status"], ended["steps"]) == ("KILLED", len(losses(run_dir)))
