@@ -5,7 +5,7 @@
 The way of a clip:
 
     video/manifest.py             which videos there are, with labels and splits
-    training/schedule.py          which videos make up each batch
+    training/batch_schedule.py          which videos make up each batch
     video/sampling.py             which frames of a video a clip shows, and at which playback rate
     training/clip_stream.py       Ray Data sends the plan to decode actors and the clips to the workers
     training/clip_reader.py       an actor decodes and resizes (video/decode.py), or reads cached features
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from advise_ray.config import Config
     from advise_ray.deploy.load import load
-    from advise_ray.evaluation.protocols import evaluate
+    from advise_ray.evaluation.evaluate_run import evaluate
     from advise_ray.sweep.tuner import tune
     from advise_ray.training.trainer import train
 
@@ -33,7 +33,7 @@ __all__ = ["Config", "__version__", "evaluate", "load", "train", "tune"]
 
 _HOMES = {
     "Config": "advise_ray.config",
-    "evaluate": "advise_ray.evaluation.protocols",
+    "evaluate": "advise_ray.evaluation.evaluate_run",
     "load": "advise_ray.deploy.load",
     "train": "advise_ray.training.trainer",
     "tune": "advise_ray.sweep.tuner",

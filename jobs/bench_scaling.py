@@ -33,7 +33,7 @@ from advise_ray.tracking import RunTracker
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
 from advise_ray.training.clip_reader import clip_bytes
-from advise_ray.training.optim import build_optimizer
+from advise_ray.training.optimizer import build_optimizer
 
 ROUNDS = 3
 CLIPS_PER_STEP = 32

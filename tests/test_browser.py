@@ -15,7 +15,7 @@ import pytest
 
 from advise_ray import tracking
 from advise_ray.config import Config, load
-from advise_ray.evaluation.protocols import evaluate
+from advise_ray.evaluation.evaluate_run import evaluate
 from advise_ray.sweep.tuner import tune
 from advise_ray.training.trainer import train
 from tests.cluster.heads import free_port

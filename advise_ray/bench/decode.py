@@ -27,8 +27,8 @@ from advise_ray.backend.reservation import Room, reserved
 from advise_ray.backend.resources import LEAST_CPUS, Shares
 from advise_ray.bench.machine import Row, machine
 from advise_ray.config import Config, load, played_clip
+from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.training.clip_stream import ClipStream
-from advise_ray.training.schedule import build_schedule
 from advise_ray.video.decode import probe
 from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import read_manifest, videos, write_manifest

@@ -28,9 +28,9 @@ from advise_ray.cache.writer import CacheJob
 from advise_ray.config import Config, load
 from advise_ray.model.advise import build_advise
 from advise_ray.storage.jsonl import read_lines
+from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.training.clip_reader import ClipReader
 from advise_ray.training.learner import Learner
-from advise_ray.training.schedule import build_schedule
 from advise_ray.training.trainer import train
 from advise_ray.video.manifest import read_manifest, videos
 

@@ -74,8 +74,8 @@ def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
     import torch
 
     from advise_ray.model.advise import build_advise
+    from advise_ray.training.batch_schedule import Schedule
     from advise_ray.training.learner import Learner
-    from advise_ray.training.schedule import Schedule
 
     config = step_config(kind, ifm, clips, precision)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

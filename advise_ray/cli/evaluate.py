@@ -67,14 +67,14 @@ def evaluate(
     To evaluate only the image model: --set model.tmm.arch=none --set model.sfu.temporal_centering=false.
     """
     from advise_ray.cli import progress
-    from advise_ray.evaluation import protocols
-    from advise_ray.evaluation.actions import Settings
+    from advise_ray.evaluation import evaluate_run
+    from advise_ray.evaluation.action_protocols import Settings
 
     if attentive and protocol != "linear":
         raise click.UsageError("--attentive needs --protocol linear")
     settings = Settings(clips, crops, k, temperature, attentive)
     with progress.counting("encoding videos") as on_progress:
-        result = protocols.evaluate(
+        result = evaluate_run.evaluate(
             target,
             protocol,  # type: ignore[arg-type]
             manifest=manifest and manifest.absolute(),

@@ -18,11 +18,11 @@ from advise_ray.config import Config, worker_counts
 from advise_ray.cost.predict import Rates, predict, workload
 from advise_ray.errors import TrainingError, VideoDecodeError
 from advise_ray.model.advise import AdViSe
+from advise_ray.training.batch_schedule import Schedule
 from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.clip_reader import ClipReader, DecodedFrames
 from advise_ray.training.learner import Learner
 from advise_ray.training.plan import Plan
-from advise_ray.training.schedule import Schedule
 from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import Video
 

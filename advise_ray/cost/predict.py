@@ -17,7 +17,7 @@ import yaml
 from advise_ray.cache.identity import Identity
 from advise_ray.config import Config
 from advise_ray.errors import UsageError
-from advise_ray.training.schedule import Schedule
+from advise_ray.training.batch_schedule import Schedule
 
 Row = dict[str, Any]
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
 from advise_ray.evaluation.labels import labelled_split, num_official_splits
-from advise_ray.video.dealing import deal
 from advise_ray.video.manifest import SCHEMA, groups, read_manifest, write_manifest
+from advise_ray.video.random_split import deal
 from advise_ray.video.sampling import keyed_rng
 
 FOLDS = 2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advise_ray.training.schedule import Batch
+from advise_ray.training.batch_schedule import Batch
 
 Row = dict[str, NDArray[Any]]
 """A batch of one row in Ray Data's format `batch_format="numpy"`: each array has a leading axis of 1."""

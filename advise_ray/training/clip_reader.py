@@ -15,8 +15,8 @@ from advise_ray.cache.part_file import Features
 from advise_ray.cache.store import FeatureStore
 from advise_ray.config import Config, played_clip
 from advise_ray.errors import VideoDecodeError
+from advise_ray.training.batch_schedule import Batch, Schedule
 from advise_ray.training.clip_block import ClipBlock
-from advise_ray.training.schedule import Batch, Schedule
 from advise_ray.video import augment_draws
 from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import Video

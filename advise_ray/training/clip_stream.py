@@ -27,9 +27,9 @@ from advise_ray.backend.generator_source import row_by_row, rows
 from advise_ray.backend.reservation import Places
 from advise_ray.backend.resources import Shares
 from advise_ray.config import Config
+from advise_ray.training.batch_schedule import Batch, Schedule
 from advise_ray.training.clip_block import Row
 from advise_ray.training.clip_reader import ClipReader
-from advise_ray.training.schedule import Batch, Schedule
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from advise_ray.config import Config
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.norm import synchronise_batch_norm
 from advise_ray.model.precision import autocast
+from advise_ray.training.batch_schedule import Schedule
 from advise_ray.training.clip_block import ClipBlock
-from advise_ray.training.optim import build_optimizer, learning_rate
-from advise_ray.training.schedule import Schedule
+from advise_ray.training.optimizer import build_optimizer, learning_rate
 
 
 class Learner:

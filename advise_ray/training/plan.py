@@ -21,8 +21,8 @@ from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.model.ifm import IFM
 from advise_ray.model.precision import notes_for_cpu
 from advise_ray.training import checkpoint
+from advise_ray.training.batch_schedule import Schedule, build_schedule
 from advise_ray.training.clip_reader import clip_bytes
-from advise_ray.training.schedule import Schedule, build_schedule
 from advise_ray.training.worker_spec import WorkerSpec, streams
 from advise_ray.video.manifest import Video, check_videos_exist, frames_per_video, held_out_split, named_classes, videos
 from advise_ray.video.pool import hash_manifests, read_videos

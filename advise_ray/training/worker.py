@@ -18,12 +18,12 @@ from advise_ray.config import Config
 from advise_ray.errors import InterruptedRunError, TrainingError
 from advise_ray.storage.retry import patiently
 from advise_ray.training import checkpoint
+from advise_ray.training.batch_schedule import due
 from advise_ray.training.checkpoint import State
 from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.clip_reader import read_here
 from advise_ray.training.learner import Learner
 from advise_ray.training.metrics_writer import MetricsWriter
-from advise_ray.training.schedule import due
 from advise_ray.training.worker_spec import WorkerSpec
 from advise_ray.video.manifest import Video
 

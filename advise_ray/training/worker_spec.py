@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from advise_ray.config import Config
 from advise_ray.storage.remote import is_url
-from advise_ray.training.schedule import Schedule
+from advise_ray.training.batch_schedule import Schedule
 
 if TYPE_CHECKING:
     from advise_ray.cache.identity import Identity

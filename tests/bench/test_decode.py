@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from advise_ray.bench import decode as bench
+from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.training.clip_reader import read_here
-from advise_ray.training.schedule import build_schedule
 from advise_ray.video.manifest import read_manifest, videos
 
 

@@ -28,7 +28,7 @@ from advise_ray.backend.peak_memory import status_bytes
 from advise_ray.model.advise import cached_advise
 from advise_ray.training.learner import Learner
 from advise_ray.training.clip_reader import read_here
-from advise_ray.training.schedule import build_schedule
+from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.video.manifest import read_manifest, videos
 
 manifest, cache, how = sys.argv[1:]

@@ -19,11 +19,11 @@ from advise_ray.cache.part_encoder import EncodePart
 from advise_ray.cache.store import FeatureStore
 from advise_ray.cache.writer import CacheJob
 from advise_ray.errors import CacheError, ConfigError, InterruptedRunError, UsageError
-from advise_ray.evaluation.actions import Settings
-from advise_ray.evaluation.protocols import evaluate
+from advise_ray.evaluation.action_protocols import Settings
+from advise_ray.evaluation.evaluate_run import evaluate
+from advise_ray.training.batch_schedule import Batch
 from advise_ray.training.clip_reader import ClipReader
 from advise_ray.training.local import train_here
-from advise_ray.training.schedule import Batch
 from advise_ray.training.trainer import train
 from advise_ray.video.manifest import read_manifest, write_manifest
 from tests.conftest import Configure

@@ -14,7 +14,7 @@ from advise_ray.errors import UsageError
 from advise_ray.model.advise import build_advise
 from advise_ray.training import checkpoint
 from advise_ray.training.checkpoint import State
-from advise_ray.training.optim import build_optimizer
+from advise_ray.training.optimizer import build_optimizer
 
 Trained = tuple[nn.Module, torch.optim.Optimizer]
 

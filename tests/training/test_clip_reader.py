@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from advise_ray.config import Config, flatten, load
+from advise_ray.training.batch_schedule import Batch
 from advise_ray.training.clip_reader import GREY, ClipReader
-from advise_ray.training.schedule import Batch
 from advise_ray.video import augment_draws
 from advise_ray.video.manifest import Video
 

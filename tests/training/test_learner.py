@@ -15,9 +15,9 @@ import torch
 from advise_ray.config import Config, load
 from advise_ray.model.advise import build_advise
 from advise_ray.model.norm import synchronise_batch_norm
+from advise_ray.training.batch_schedule import Schedule
 from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.learner import Learner
-from advise_ray.training.schedule import Schedule
 from advise_ray.video.augment_draws import draw
 from advise_ray.video.sampling import keyed_rng
 

@@ -16,7 +16,7 @@ from advise_ray.config import Config, load
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import build_advise
 from advise_ray.training import checkpoint
-from advise_ray.training.optim import build_optimizer
+from advise_ray.training.optimizer import build_optimizer
 from advise_ray.training.plan import Plan, make_plan
 from advise_ray.video.manifest import write_manifest
 

@@ -14,12 +14,12 @@ import pyarrow as pa
 from advise_ray.backend import nodes
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
-from advise_ray.evaluation import actions
-from advise_ray.evaluation.actions import Settings
+from advise_ray.evaluation import action_protocols
+from advise_ray.evaluation.action_protocols import Settings
 from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.labels import LabelledSplit, labelled_split, num_official_splits, refuse_seen
 from advise_ray.evaluation.outcome import Outcome
-from advise_ray.evaluation.pretext import pretext
+from advise_ray.evaluation.pretext_protocol import pretext
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
 from advise_ray.evaluation.write_report import leave
 from advise_ray.video.manifest import held_out_split, split_videos, videos
@@ -92,10 +92,10 @@ def score(
         return encoder, {which: pretext(encoder, rows, on_progress)}, {"videos": len(rows)}
     chosen = _splits(subject, protocol, table, split)
     protocols = {
-        "multiview": actions.multiview,
-        "linear": actions.linear,
-        "knn": actions.knn,
-        "retrieval": actions.retrieval,
+        "multiview": action_protocols.multiview,
+        "linear": action_protocols.linear,
+        "knn": action_protocols.knn,
+        "retrieval": action_protocols.retrieval,
     }
     found = protocols[protocol](encoder, list(chosen.values()), settings, on_progress)
     counts = {"videos": sum(len(each.test) for each in chosen.values())}

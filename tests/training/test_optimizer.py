@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from advise_ray.config import OptimConfig, load
 from advise_ray.model.advise import build_advise
-from advise_ray.training.optim import build_optimizer, learning_rate
+from advise_ray.training.optimizer import build_optimizer, learning_rate
 
 LR = 1e-3
 

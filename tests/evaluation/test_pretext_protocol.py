@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from advise_ray.config import ClipConfig
-from advise_ray.evaluation.pretext import POLICIES, _play, report
+from advise_ray.evaluation.pretext_protocol import POLICIES, _play, report
 from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import fits_every_rate, keyed_rng, plan_val_clips
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advise_ray.config import load
-from advise_ray.training.schedule import Batch, Schedule, build_schedule
+from advise_ray.training.batch_schedule import Batch, Schedule, build_schedule
 from advise_ray.video.manifest import SCHEMA
 
 
