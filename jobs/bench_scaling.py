@@ -110,7 +110,7 @@ def mlflow_lines_per_s(config: Config, folder: Path) -> float:
     lines = [
         {"time_s": time.time(), "epoch": 0, "step": n, "values": dict.fromkeys(names, 0.5)} for n in range(NUM_LINES)
     ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     started_s = time.perf_counter()
     tracker.finish("FINISHED")
     return NUM_LINES / (time.perf_counter() - started_s)

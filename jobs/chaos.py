@@ -70,7 +70,7 @@ class Case:
             self.port = 20000 + os.getpid() % 20000
             own.append(f"tracking.uri=http://127.0.0.1:{self.port}")
         self.recipe = self.folder / "recipe.yaml"
-        self.recipe.write_text(to_yaml(load(None, [*RECIPE, *own])))
+        self.recipe.write_text(to_yaml(load(None, [*RECIPE, *own])), encoding="utf-8")
 
     def run(self) -> Row:
         started_s = time.monotonic()
@@ -96,7 +96,7 @@ class Case:
                 codes.append(self._train(cluster, "--resume", str(self.run_dir)).wait(600))
             self.clips, self.metrics = last_clips(self.run_dir), train_lines(self.run_dir)
             result = self.run_dir / "result.json"
-            status = json.loads(result.read_text())["status"] if result.exists() else "no result.json"
+            status = json.loads(result.read_text(encoding="utf-8"))["status"] if result.exists() else "no result.json"
         row = {"kind": self.kind, "moment": self.moment, "exit_codes": codes, "status": status}
         return row | {"wall_s": round(time.monotonic() - started_s, 1)}
 
@@ -174,7 +174,7 @@ class Case:
         """Number of steps whose loss MLflow has."""
         from mlflow import MlflowClient
 
-        run_id = json.loads((self.run_dir / "tracking.json").read_text())["run_id"]
+        run_id = json.loads((self.run_dir / "tracking.json").read_text(encoding="utf-8"))["run_id"]
         history = MlflowClient(f"sqlite:///{self.folder / 'server.db'}").get_metric_history(run_id, "train/loss")
         return len({metric.step for metric in history})
 
@@ -210,7 +210,7 @@ def _find(name: str, cluster: Cluster) -> int:
             with contextlib.suppress(OSError):
                 if not (process / "cmdline").read_bytes().startswith(b"ray::" + name.encode()):
                     continue
-                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                parent = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
                 if session.encode() in Path(f"/proc/{parent}/cmdline").read_bytes():
                     return int(process.name)
         time.sleep(0.01)
@@ -301,7 +301,7 @@ def main() -> None:
     root.mkdir(parents=True, exist_ok=True)
     kinds, moments = tuple(options.kind or KINDS), tuple(options.moment or MOMENTS)
     rows = chaos(root, kinds, moments, lambda row: print(json.dumps(row), flush=True))
-    (root / "chaos.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (root / "chaos.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(f"{sum(bool(row['passed']) for row in rows[1:])} of {len(rows) - 1} case(s) passed", file=sys.stderr)
     sys.exit(any(row["passed"] is False for row in rows))
 

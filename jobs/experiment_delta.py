@@ -193,8 +193,8 @@ def main(
     if laps:
         summary["rival"] = [asdict(lap) | {"wall_s": lap.wall_s} for lap in laps]
         table += "\n" + as_table(laps)
-    (out / "delta.json").write_text(json.dumps(summary, indent=2) + "\n")
-    (out / "delta.md").write_text(table)
+    (out / "delta.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (out / "delta.md").write_text(table, encoding="utf-8")
     results_page.draw(summary, experiment, out / "delta.png")
     click.echo(table)
     _record(
@@ -213,7 +213,7 @@ def _record(config: Config, out: Path, summary: results_page.Summary) -> None:
     """Log the whole experiment as one MLflow run."""
     run_dir = out / "delta"
     run_dir.mkdir(exist_ok=True)
-    (run_dir / "config.yaml").write_text(to_yaml(config))
+    (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     tracker = RunTracker(config, run_dir)
     tracker.start(device="cpu")
     tracker.finish(

@@ -42,12 +42,14 @@ class Run:
         self.directory = directory
         if not (directory / "config.yaml").is_file():
             raise SystemExit(f"error: {directory} is not a run directory (it has no config.yaml)")
-        self.config = dict(_flat(yaml.safe_load((directory / "config.yaml").read_text())))
+        self.config = dict(_flat(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))))
         result = directory / "result.json"
-        self.result: Row = json.loads(result.read_text()) if result.exists() else {"status": "RUNNING", "metrics": {}}
+        self.result: Row = (
+            json.loads(result.read_text(encoding="utf-8")) if result.exists() else {"status": "RUNNING", "metrics": {}}
+        )
         self.lines = read_lines(directory / "metrics.jsonl")
         self.evaluations = {
-            path.parent.name: json.loads(path.read_text())
+            path.parent.name: json.loads(path.read_text(encoding="utf-8"))
             for path in sorted(directory.glob("evaluation/*/result.json"))
         }
 
@@ -155,7 +157,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     options = parser.parse_args()
-    options.out.write_text(page([Run(path) for path in options.runs]))
+    options.out.write_text(page([Run(path) for path in options.runs]), encoding="utf-8")
     print(options.out)
 
 

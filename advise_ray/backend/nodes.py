@@ -167,7 +167,11 @@ def _growth_by_the_monitor(address: str) -> Growth | None:
         given = dict(part.split("=", 1) for part in command if "=" in part)
         if any(part.endswith("monitor.py") for part in command) and given.get("--gcs-address", "").endswith(f":{port}"):
             file = given.get("--autoscaling-config")
-            return growth_of(yaml.safe_load(Path(file).expanduser().read_text())) if file else NOTHING_COMES
+            return (
+                growth_of(yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8")))
+                if file
+                else NOTHING_COMES
+            )
     return None if "KUBERNETES_SERVICE_HOST" in os.environ else NOTHING_COMES
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 def status_bytes(name: str, pid: int | str = "self") -> int:
     """A process's resident memory in bytes, from Linux: `VmRSS` is the present value, `VmHWM` the peak."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
@@ -31,7 +31,7 @@ class PeakMemory:
         else:
             _trim()
             with contextlib.suppress(OSError):  # some sandboxes do not have this file
-                Path("/proc/self/clear_refs").write_text("5")
+                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def peak(self) -> dict[str, int]:
         """A dict with `peak_bytes`, or an empty dict if the system does not report it."""

@@ -15,7 +15,7 @@ def machine() -> Row:
     """The entries `machine` and `versions` of every benchmark's JSON."""
     import torch
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     return {
         "machine": {

@@ -58,7 +58,7 @@ def lock(location: str) -> Iterator[None]:
     path = Path(location) / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("w")
+        opened = path.open("w", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--out: {location}: {error.strerror}; name a writable folder") from None
     with opened as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -47,6 +48,9 @@ class _Main(click.Group):
 @click.version_option(__version__, prog_name="advise-ray")
 def main(verbose: bool, quiet: bool) -> None:
     """Train video models on Ray: a small temporal module on a frozen image model, with playback-rate prediction."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a run
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     if verbose:
         logging.getLogger("advise_ray").setLevel(logging.DEBUG)

@@ -51,7 +51,7 @@ def read_cluster(path: Path) -> Address | Launcher:
         ConfigError: every problem that the launcher's schema finds.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--cluster: cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -108,7 +108,7 @@ def schema_problems(tree: dict[str, Any]) -> list[str]:
     import jsonschema
     import ray.autoscaler
 
-    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text(encoding="utf-8"))
     found = jsonschema.Draft7Validator(schema).iter_errors(tree)
     problems = [f"{'.'.join(map(str, error.absolute_path)) or 'file'}: {error.message}" for error in found]
     provider, types = tree.get("provider") or {}, tree.get("available_node_types") or {}

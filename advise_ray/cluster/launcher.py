@@ -91,7 +91,7 @@ def tunnel(cluster: Launcher) -> Iterator[str]:
 def _check_mount(cluster: Launcher, local: Path) -> None:
     """Refuse a missing mount now. The launcher would fail only after machines are running."""
     is_token = local == Path(auth_token.TOKEN).expanduser()
-    if is_token and not (local.is_file() and local.read_text().strip()):
+    if is_token and not (local.is_file() and local.read_text(encoding="utf-8").strip()):
         raise UsageError(
             f"{cluster.path}: no token in {auth_token.TOKEN}, but the cluster needs one; make one: ray get-auth-token "
             "--generate"

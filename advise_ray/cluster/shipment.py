@@ -38,9 +38,9 @@ def pack(folder: Path, config: Config | None) -> int:
     about = metadata.distribution(packages.NAME)
     described = folder / f"advise_ray-{about.version}.dist-info" / "METADATA"
     described.parent.mkdir()
-    described.write_text(about.read_text("METADATA") or "")
+    described.write_text(about.read_text("METADATA") or "", encoding="utf-8")
     if config is not None:
-        (folder / RECIPE).write_text(to_yaml(config))
+        (folder / RECIPE).write_text(to_yaml(config), encoding="utf-8")
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -56,8 +56,8 @@ def install_from(folder: Path) -> None:
         new = Path(filling) / folder.name
         new.mkdir()
         wheel = _wheel(new)
-        (new / "constraints.txt").write_text("".join(f"{line}\n" for line in packages.constraints()))
-        (new / "requirements.txt").write_text(f"--constraint constraints.txt\n./{wheel.name}\n")
+        (new / "constraints.txt").write_text("".join(f"{line}\n" for line in packages.constraints()), encoding="utf-8")
+        (new / "requirements.txt").write_text(f"--constraint constraints.txt\n./{wheel.name}\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 
@@ -71,8 +71,8 @@ def _wheel(folder: Path) -> Path:
         pack(root, None)
         described = root / f"{name}.dist-info"
         tags = {"Wheel-Version": "1.0", "Generator": packages.NAME, "Root-Is-Purelib": "true", "Tag": "py3-none-any"}
-        (described / "WHEEL").write_text("".join(f"{tag}: {value}\n" for tag, value in tags.items()))
-        (described / "entry_points.txt").write_text(about.read_text("entry_points.txt") or "")
+        (described / "WHEEL").write_text("".join(f"{tag}: {value}\n" for tag, value in tags.items()), encoding="utf-8")
+        (described / "entry_points.txt").write_text(about.read_text("entry_points.txt") or "", encoding="utf-8")
         files = {
             path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
         }

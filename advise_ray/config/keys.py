@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import types
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,15 @@ def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[
             yield from fields(info.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name, info
+
+
+def unknown_key(key: str) -> str:
+    """Describe a misspelled key: its nearest key, preferring one with the same last part."""
+    names = [name for name, _ in fields()]
+    leaves = [name for name in names if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    near = leaves or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "`advise-ray config schema --markdown` lists all keys"
+    return f"{key}: unknown key; {hint}"
 
 
 _ABOUT = (

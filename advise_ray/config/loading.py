@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from advise_ray.config.keys import fields
+from advise_ray.config.keys import fields, unknown_key
 from advise_ray.config.reading import read_tree, read_value
 from advise_ray.config.schema import Config
 from advise_ray.errors import ConfigError
@@ -76,16 +75,8 @@ def _apply(tree: dict[str, Any], override: str) -> list[str]:
 def _describe(detail: Any) -> list[str]:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return [_unknown(key)]
+        return [unknown_key(key)]
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":  # raised by our validators; the message already contains the value
         return [line if line.split(":")[0] in dict(fields()) else f"{key}: {line}" for line in message.splitlines()]
     return [f"{key}: {message}, got {detail['input']!r}"]
-
-
-def _unknown(key: str) -> str:
-    names = [name for name, _ in fields()]
-    leaves = [name for name in names if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    near = leaves or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else "; `advise-ray config schema --markdown` lists all keys"
-    return f"{key}: unknown key{hint}"

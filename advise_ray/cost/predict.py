@@ -88,7 +88,7 @@ def read_rates(path: Path) -> Rates:
         UsageError: every problem of the file.
     """
     try:
-        given = yaml.safe_load(path.read_text())
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UsageError(f"--rates: {path} cannot be read: {' '.join(str(error).split())}") from None
     names = {field.name for field in fields(Rates)}

@@ -223,7 +223,7 @@ class _Journal:
 
     def __enter__(self) -> _Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("a")
+        self.file = self.path.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -239,8 +239,10 @@ class _Journal:
 
 def _whole_lines(path: Path) -> Iterator[Row]:
     if path.exists():
-        whole, _, _ = path.read_text().rpartition("\n")
-        path.write_text(whole + "\n" if whole else "")  # removes a half-written last line before more lines follow
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        path.write_text(
+            whole + "\n" if whole else "", encoding="utf-8"
+        )  # removes a half-written last line before more lines follow
         yield from map(json.loads, whole.splitlines())
 
 

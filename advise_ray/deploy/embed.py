@@ -271,7 +271,7 @@ def _refuse_other(parts: Path, model: VideoModel, manifest: Path, step_s: float 
     path = parts / "job.json"
     if not path.exists():
         write_whole(path, json.dumps(what))
-    differing = [key for key, value in json.loads(path.read_text()).items() if what[key] != value]
+    differing = [key for key, value in json.loads(path.read_text(encoding="utf-8")).items() if what[key] != value]
     if differing:
         raise UsageError(
             f"--out: {parts} is from a job with another {', '.join(differing)}; remove it, or choose another file name"

@@ -60,14 +60,14 @@ def export(source: Path | str, out: Path, kind: Format) -> Row:
 
 def _describe(model: VideoModel, path: Path, out: Path) -> None:
     """Write the model's part of the configuration, and its state."""
-    flat = yaml.safe_load((path / "config.yaml").read_text())
+    flat = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     kept = {section: flat[section] for section in KEPT}
     kept["model"] = {**kept["model"], "init_from": None}
     kept["data"] = {"clip": flat["data"]["clip"]}
     kept["train"] = {"precision": flat["train"]["precision"]}
-    (out / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False))
-    state = json.loads((path / "state.json").read_text())
-    (out / "state.json").write_text(json.dumps({**state, "classes": model.classes}))
+    (out / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    (out / "state.json").write_text(json.dumps({**state, "classes": model.classes}), encoding="utf-8")
 
 
 def _safetensors(model: VideoModel, out: Path) -> float:

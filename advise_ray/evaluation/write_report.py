@@ -69,7 +69,7 @@ def _log(subject: Subject, encoder: Encoder, name: str, metrics: dict[str, float
     is_new = tracker.run_id is None
     if is_new:  # an untrained recipe, or a run that was copied from another machine
         if not (subject.run_dir / "config.yaml").exists():
-            (subject.run_dir / "config.yaml").write_text(to_yaml(subject.config))
+            (subject.run_dir / "config.yaml").write_text(to_yaml(subject.config), encoding="utf-8")
         tracker.start(device="cuda" if encoder.use_gpu else "cpu")
     values = {f"eval/{name}/{key}": value for key, value in metrics.items()}
     complete = tracker.add(values, sorted(folder.iterdir()), f"evaluation/{name}")

@@ -152,7 +152,7 @@ def _summed_up(config: Config, store: FeatureStore, video: Video, statistic: Sta
 
 def _is_done(run_dir: Path) -> bool:
     result = run_dir / "result.json"
-    return result.exists() and json.loads(result.read_text())["status"] == "FINISHED"
+    return result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "FINISHED"
 
 
 def _for_steps(config: Config, steps: int) -> Config:

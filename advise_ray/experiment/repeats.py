@@ -99,7 +99,7 @@ class Results:
 
     def add(self, key: Key, value: Any) -> None:
         self.held[key] = value
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": asdict(key), "value": value}) + "\n")
 
     def of(self, figure: str, arm: str, seeds: int, labels: int | None = None) -> dict[str, dict[int, Correct]]:
@@ -191,7 +191,7 @@ def refuse_another(experiment: Experiment, path: Path) -> None:
     }
     for arm, recipe in experiment.pretrained.items():
         asked[f"arm {arm}"] = _settings(recipe, experiment.trainings.overrides)
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     differing = [name for name, value in asked.items() if name in known and known[name] != value]
     if differing:
         raise UsageError(

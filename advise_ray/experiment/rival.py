@@ -71,7 +71,7 @@ def race(trainings: Trainings, of: LabelledSet, recipe: str, lr: float, seed: in
         path = alone.out / f"{_slug(name)}-{of.name}-{seed}.json"
         if not path.exists():
             write_whole(path, json.dumps(asdict(_run(name, by, of, recipe, lr, seed, cache_s))))
-        return Lap(**json.loads(path.read_text()))
+        return Lap(**json.loads(path.read_text(encoding="utf-8")))
 
     ours = lap(OURS, alone, _encode(alone, of, recipe))
     equal_steps = lap(EQUAL_STEPS, theirs)
@@ -93,7 +93,7 @@ def _encode(trainings: Trainings, of: LabelledSet, recipe: str) -> float:
     CacheJob(config, str(trainings.features)).run()
     if not took.exists():
         write_whole(took, json.dumps(time.monotonic() - started_s))
-    return float(json.loads(took.read_text()))
+    return float(json.loads(took.read_text(encoding="utf-8")))
 
 
 def _run(name: str, by: Trainings, of: LabelledSet, recipe: str, lr: float, seed: int, cache_s: float) -> Lap:

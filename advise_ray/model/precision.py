@@ -20,7 +20,7 @@ def computes_in_bf16(device_type: str) -> bool:
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     with contextlib.suppress(OSError):
-        return not BF16_CPU_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+        return not BF16_CPU_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     return False
 
 

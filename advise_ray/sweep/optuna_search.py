@@ -63,7 +63,7 @@ class Study:
             number = int(path.parent.name)
             if number in self.taken:
                 continue
-            settings: Settings = json.loads(path.read_text())
+            settings: Settings = json.loads(path.read_text(encoding="utf-8"))
             params = as_asked(self.sweep.config.search, settings)
             self.numbers.setdefault(json.dumps(settings), []).append(number)
             self.taken.add(number)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from typing import Any
 
 from advise_ray.config import Config, Space, fields, flatten, load, recipes
+from advise_ray.config.keys import unknown_key
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.sweep.space import Settings, countable, draw, grid, problems_of_dependence
 
@@ -111,7 +111,7 @@ def _refuse_space(config: Config) -> None:
     for key, space in config.search.items():
         name = key.removeprefix(FINETUNE)
         if name not in known:
-            problems.append(f"search.{key}: {_unknown(name)}")
+            problems.append(f"search.{key}: {unknown_key(name).removeprefix(f'{name}: ')}")
         elif name.startswith(NOT_SEARCHED):
             problems.append(f"search.{key}: this key must be the same for all trials; it cannot be searched")
         elif name != key and name.startswith(SHARED):
@@ -141,11 +141,6 @@ def _problems_of_finetune(recipe: str) -> list[str]:
         if task == "action"
         else [f"tune.finetune: {recipe} has task {task}; a fine-tuning recipe must have task action"]
     )
-
-
-def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, [name for name, _ in fields()], n=1, cutoff=0.5)
-    return f"unknown key{f'; did you mean {near[0]}?' if near else ''}"
 
 
 def _refuse(config: Config, every: list[Settings]) -> None:

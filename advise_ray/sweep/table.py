@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 def read_trials(sweep_dir: Path) -> list[Row]:
     """The trials that have ended, sorted by number."""
-    rows = [json.loads(path.read_text()) for path in sweep_dir.glob(f"trials/*/{ENDED}")]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sweep_dir.glob(f"trials/*/{ENDED}")]
     return sorted(rows, key=lambda row: row["number"])
 
 
@@ -55,7 +55,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Write one line for each trial: number, status, settings, and the union of all trials' values."""
     settings = list(dict.fromkeys(key for row in rows for key in row["settings"]))
     values = list(dict.fromkeys(key for row in rows for key in row["values"]))
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["number", "status", *settings, *values, "error"])
         for row in rows:

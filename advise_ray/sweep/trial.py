@@ -112,7 +112,7 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
             # The last epoch is reported with the final values, because stopping there would save nothing.
             if done or (sweep.config.tune.judged_by in values and epochs_told < epochs < last):
                 report = {**known, "epochs": epochs, "done": done}
-                with path.open("a") as file:
+                with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(report) + "\n")
                 yield report
 
@@ -188,7 +188,7 @@ class _Lines:
 
     def copy(self) -> None:
         new = read_lines(self.source)[self.copied :]
-        with self.target.open("a") as file:
+        with self.target.open("a", encoding="utf-8") as file:
             for line in new:
                 values = {self.prefix + name: value for name, value in line["values"].items()}
                 file.write(json.dumps({**line, "values": values, "stage": self.prefix}) + "\n")

@@ -151,7 +151,7 @@ def _metric_names(tracker: RunTracker) -> set[str]:
 def _cause(trial: Any) -> str:
     """The innermost error in one line, from the error file that Tune writes immediately."""
     try:
-        lines = Path(trial.error_file).read_text().strip().splitlines()
+        lines = Path(trial.error_file).read_text(encoding="utf-8").strip().splitlines()
     except (OSError, TypeError):
         return "the trial's process died"
     named = [line for line in lines if re.match(r"([a-z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt)\b", line)]

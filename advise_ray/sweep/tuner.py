@@ -162,7 +162,7 @@ class _SweepRun:
         if best is not None:
             for name, recipe in winner(self.sweep, best["number"]).items():
                 recipes.append(self.directory / f"best_{name}.yaml")
-                recipes[-1].write_text(to_yaml(recipe))
+                recipes[-1].write_text(to_yaml(recipe), encoding="utf-8")
         drawn = plots.draw(self.config, rows, self.directory / "figures") if rows else []
         result: Row = {
             "run_name": self.directory.name,

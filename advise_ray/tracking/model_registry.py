@@ -103,7 +103,7 @@ def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path
     name = model_name(config)
     with contextlib.suppress(MlflowException):  # the registered model exists already
         client.create_registered_model(name)
-    score = json.loads((checkpoint / "state.json").read_text())["metrics"].get(METRIC, 0.0)
+    score = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["metrics"].get(METRIC, 0.0)
     version = client.create_model_version(name, uri, run_id, model_id=uri.removeprefix("models:/")).version
     client.set_model_version_tag(name, version, METRIC, f"{score:.6g}")
     try:

@@ -45,7 +45,7 @@ class RunTracker:
         self._path = run_dir / "tracking.json"
         self._state: dict[str, Any] = {"run_id": None, "sent_bytes": 0, "end": None, "complete": False}
         if self._path.is_file():
-            self._state |= json.loads(self._path.read_text())
+            self._state |= json.loads(self._path.read_text(encoding="utf-8"))
         self._unreachable = self._abandoned = False
         self._tags: dict[str, str] = {}  # tags that are not sent yet
         self._saving = threading.Lock()
@@ -192,7 +192,7 @@ class RunTracker:
             return
         result = run_dir / "result.json"
         if tracker._state["end"] is None and result.is_file():  # the driver died before it called `finish`
-            found = json.loads(result.read_text())
+            found = json.loads(result.read_text(encoding="utf-8"))
             cards = [str(path) for path in run_dir.glob("*_card.md")]
             tracker._state["end"] = {
                 "status": found["status"],

@@ -108,7 +108,7 @@ def best(run_dir: Path) -> Path | None:
 
 def read_state(path: Path) -> State:
     """The progress that a checkpoint holds."""
-    return State(**json.loads((path / "state.json").read_text()))
+    return State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
 def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> State:

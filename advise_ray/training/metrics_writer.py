@@ -203,7 +203,7 @@ def _last_written(path: Path) -> tuple[int, int, int]:
     require_folder(path.parent)
     if not path.exists():
         return last_step, last_epoch, 0
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         os.truncate(path, len(whole.encode()))

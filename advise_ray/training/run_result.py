@@ -104,4 +104,4 @@ def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: st
 def read_result(run_dir: Path) -> RunResult | None:
     """Read `result.json` of a run. None if the run has not ended."""
     path = run_dir / "result.json"
-    return cast("RunResult", json.loads(path.read_text())) if path.is_file() else None
+    return cast("RunResult", json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

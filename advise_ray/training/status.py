@@ -95,4 +95,4 @@ def _eta_s(steps: list[MetricsLine], total: int | None) -> float | None:
 
 
 def _json(path: Path) -> Row:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

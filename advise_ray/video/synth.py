@@ -73,7 +73,7 @@ def synthesize(
     for name, text in to.texts(placed, names).items():
         path = out_dir / to.lists / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, newline="")
+        path.write_text(text, newline="", encoding="utf-8")
 
 
 def _write_video(path: Path, motion: Path2D, rng: np.random.Generator) -> None:

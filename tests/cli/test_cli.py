@@ -23,7 +23,7 @@ from advise_ray.config import load
 from advise_ray.video.decode import probe
 from advise_ray.video.manifest import read_manifest, write_manifest
 from advise_ray.video.synth import synthesize
-from tests.runs import set_options
+from tests.runs import command, set_options
 
 NUM_CPUS = len(os.sched_getaffinity(0))
 MAKE = "make one with `advise-ray data index`"
@@ -297,3 +297,15 @@ def test_in_a_log_progress_is_a_line_for_each_tenth(capsys: pytest.CaptureFixtur
         for done in range(201):
             on_progress(done, 200)
     assert capsys.readouterr().err.splitlines() == [f"encoding: {done} of 200" for done in range(20, 201, 20)]
+
+
+def test_text_is_utf_8_in_any_locale(tmp_path: Path) -> None:
+    """A locale without Unicode changes neither what is read nor whether the command ends well."""
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    recipe = tmp_path / "recipe_é.yaml"
+    recipe.write_text("storage: {path: été ×}\n", encoding="utf-8")
+    shown = subprocess.run(
+        [*command("config", "show", "--config"), recipe], env=env, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "storage:" in shown.stdout
