@@ -19,7 +19,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from advise_ray.backend import nodes, resource_wait, session
 from advise_ray.backend.nodes import View
 from advise_ray.backend.resource_wait import Waiting, refuse_longer
-from advise_ray.backend.resources import NOTHING_COMES, Growth, Shares, share_cpus
+from advise_ray.backend.resources import share_cpus
+from advise_ray.backend.shares import NOTHING_COMES, Growth, Shares
 from advise_ray.config import Config, worker_counts
 from advise_ray.errors import UsageError
 

@@ -6,8 +6,9 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from advise_ray.backend.shares import NOTHING_COMES, Growth, Node, Shares, count
 from advise_ray.config import Config, worker_counts
 from advise_ray.errors import UsageError
 
@@ -19,74 +20,6 @@ SHRINK = 0.9
 """Factor by which shares are reduced until they fit on the nodes."""
 DECODERS_PER_GPU = 16
 """CPU-only nodes are added for this many decode actors for each GPU, if the configuration does not set the number."""
-Node = tuple[float, float]
-"""(CPUs, GPUs) of a machine."""
-
-
-@dataclass(frozen=True)
-class NodeType:
-    """A type of node that an autoscaler may add."""
-
-    name: str
-    cpus: float
-    gpus: float
-    most: int
-    """At most this many nodes of this type."""
-
-
-@dataclass(frozen=True)
-class Growth:
-    """The nodes that an autoscaler may add."""
-
-    types: tuple[NodeType, ...] = ()
-    most: int = 0
-    """At most this many nodes of all types together."""
-
-    @property
-    def nodes(self) -> list[Node]:
-        """All nodes that may be added, limited by type. `most` limits how many of them can exist at once."""
-        return [(kind.cpus, kind.gpus) for kind in self.types for _ in range(min(kind.most, self.most))]
-
-
-NOTHING_COMES = Growth()
-
-
-@dataclass(frozen=True)
-class Shares:
-    """The processes of a run, and the CPUs and GPUs that each reserves."""
-
-    num_workers: int
-    cpus_per_worker: float
-    num_decode_actors: int
-    cpus_per_decode_actor: float
-    use_gpu: bool
-
-    @property
-    def worker_bundle(self) -> dict[str, float]:
-        """The resources that a worker reserves, with Ray's names."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": 1.0} if self.use_gpu else {})
-
-    @property
-    def bundles(self) -> list[dict[str, float]]:
-        """The resources of each process, workers first."""
-        return [self.worker_bundle] * self.num_workers + [{"CPU": self.cpus_per_decode_actor}] * self.num_decode_actors
-
-    @property
-    def cpus(self) -> float:
-        """CPUs of all processes together."""
-        return self.num_workers * self.cpus_per_worker + self.num_decode_actors * self.cpus_per_decode_actor
-
-    def __str__(self) -> str:
-        gpu = "1 GPU, " if self.use_gpu else ""
-        words = f"{_count(self.num_workers, 'worker')} of {gpu}{_count(self.cpus_per_worker, 'CPU')}"
-        if self.num_decode_actors:
-            decoders = _count(self.num_decode_actors, "decode actor")
-            words += f" and {decoders} of {_count(self.cpus_per_decode_actor, 'CPU')}"
-        return words
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 
 def share_cpus(
@@ -203,7 +136,7 @@ def _split(
     if actors > room:
         least = workers * least_worker + actors * least_actor
         raise UsageError(
-            f"train.num_workers: {_count(workers, 'worker')} and {_count(actors, 'decode actor')} need {least:g} CPUs, "
+            f"train.num_workers: {count(workers, 'worker')} and {count(actors, 'decode actor')} need {least:g} CPUs, "
             f"{has} {cpus:g}; {_what_fits(config, cpus)}"
         )
     equal_share = cpus / (workers + actors)
@@ -300,7 +233,7 @@ def _what_fits(config: Config, cpus: float) -> str:
     if workers < 1:
         return "not even one worker fits with one decode actor"
     actors = int((cpus - least_worker) / least_actor + ROUNDING)
-    most = _count(workers, "worker"), _count(actors, "decode actor")
+    most = count(workers, "worker"), count(actors, "decode actor")
     return f"at most {most[0]} with one decode actor, or {most[1]} with one worker"
 
 

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from advise_ray.backend import session
 from advise_ray.backend.reservation import Room, reserved
-from advise_ray.backend.resources import LEAST_CPUS, Shares
+from advise_ray.backend.resources import LEAST_CPUS
+from advise_ray.backend.shares import Shares
 from advise_ray.bench.machine import Row, machine
 from advise_ray.config import Config, load, played_clip
 from advise_ray.training.batch_schedule import build_schedule

@@ -11,7 +11,7 @@ import ray.data
 
 from advise_ray.backend import session
 from advise_ray.backend.reservation import await_room
-from advise_ray.backend.resources import Shares
+from advise_ray.backend.shares import Shares
 from advise_ray.config import TrainConfig
 from advise_ray.errors import VideoDecodeError
 from advise_ray.video.decode import Limits

@@ -38,3 +38,11 @@ def write_synced(path: Path, content: bytes | memoryview) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes of a file; 0 if it does not exist or its storage does not answer."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

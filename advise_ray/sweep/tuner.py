@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from advise_ray.backend import nodes, resource_wait, session
 from advise_ray.backend.reservation import await_room
-from advise_ray.backend.resources import Node, Shares
+from advise_ray.backend.shares import Node, Shares
 from advise_ray.config import Config, load, recipes, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
 from advise_ray.storage.atomic import write_whole

@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import torch
 
-from advise_ray.backend.resources import Shares
+from advise_ray.backend.shares import Shares
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
 from advise_ray.model.ifm import IFM

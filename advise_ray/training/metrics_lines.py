@@ -46,5 +46,5 @@ def follow(path: Path) -> Iterator[list[MetricsLine]]:
 
 def _typed(line: dict[str, Any]) -> MetricsLine:
     """Add `kind` to lines of runs that an earlier version of this package started."""
-    kind = "epoch" if "train/epoch_loss" in line["values"] else "step"
+    kind = "step" if "train/loss" in line["values"] else "epoch"
     return cast("MetricsLine", {"kind": kind, **line})

@@ -33,7 +33,7 @@ from advise_ray.errors import (
     TrainingError,
     UsageError,
 )
-from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.atomic import size_bytes, write_whole
 from advise_ray.storage.retry import PATIENCE_S, PAUSE_S, patiently
 from advise_ray.tracking import RunTracker
 from advise_ray.training import cards, checkpoint, status
@@ -165,10 +165,10 @@ class _TrainingRun:
     def _fit(self) -> None:
         session.connect()
         metrics = self.run_dir / "metrics.jsonl"
-        before = _size(metrics)
+        before = size_bytes(metrics)
         # The file's size counts: `_follow` starts once the tracking server has answered, perhaps after the first steps.
         with shutdown_notice.awaited(
-            str(self.run_dir), self.config.train.grace_s, lambda: _size(metrics) > before
+            str(self.run_dir), self.config.train.grace_s, lambda: size_bytes(metrics) > before
         ) as noticed:
             outcome = self._run_workers(self._follow(noticed), noticed)
         if "error" in outcome.return_value:
@@ -285,14 +285,6 @@ class _TrainingRun:
             datasets={"clips": stream} if streams(config) else {},
             dataset_config=StreamConfig(),
         )
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 if it does not exist or its storage does not answer."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _message(error: ray.exceptions.RayActorError | TrainingFailedError, run_dir: Path) -> str:

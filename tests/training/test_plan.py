@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from advise_ray.backend.resources import Growth, NodeType, Shares, share_cpus
+from advise_ray.backend.resources import share_cpus
+from advise_ray.backend.shares import Growth, NodeType, Shares
 from advise_ray.config import Config, load
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import build_advise
