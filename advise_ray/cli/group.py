@@ -6,7 +6,8 @@ import io
 import logging
 import signal
 import sys
-from typing import Any, NoReturn
+import threading
+from typing import Any, NoReturn, TextIO, cast
 
 import click
 
@@ -42,6 +43,20 @@ class _Main(click.Group):
             raise
 
 
+class _ResultStream:
+    """Standard output for results alone: text from other threads goes to stderr. Ray prints its warnings in threads."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        in_main = threading.current_thread() is threading.main_thread()
+        return (self._out if in_main else sys.stderr).write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
+
+
 @click.group(cls=_Main, context_settings=SETTINGS)
 @click.option("-v", "--verbose", is_flag=True, help="Show Ray's messages and the tracebacks of errors.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, only results, warnings and errors.")
@@ -52,6 +67,7 @@ def main(verbose: bool, quiet: bool) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a run
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    sys.stdout = cast("TextIO", _ResultStream(sys.stdout))
     if verbose:
         logging.getLogger("advise_ray").setLevel(logging.DEBUG)
     if quiet:

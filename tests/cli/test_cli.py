@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -309,3 +310,19 @@ def test_text_is_utf_8_in_any_locale(tmp_path: Path) -> None:
     )
     assert shown.returncode == 0, shown.stderr
     assert "storage:" in shown.stdout
+
+
+def test_what_other_threads_print_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray prints its warnings in a thread, at any time."""
+
+    def weights_are_here(_model: object) -> bool:
+        thread = threading.Thread(target=print, args=("(raylet) a warning",))
+        thread.start()
+        thread.join()
+        return True
+
+    monkeypatch.setattr("advise_ray.model.catalogue.weights_are_here", weights_are_here)
+    shown = run("models", "--json")
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout)["image_models"]
+    assert "(raylet) a warning" in shown.stderr
