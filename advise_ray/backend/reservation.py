@@ -128,9 +128,10 @@ class Room:
         return False
 
     def _request_more(self, better: Shares) -> None:
-        workers = better.num_workers - self.shares.num_workers
-        if workers > 0 and self.more is None:
-            decoders = max(0, better.num_decode_actors - self.shares.num_decode_actors)
+        """Request what `better` has beyond the present shares, so that the autoscaler adds nodes for it."""
+        workers = max(0, better.num_workers - self.shares.num_workers)
+        decoders = max(0, better.num_decode_actors - self.shares.num_decode_actors)
+        if self.more is None and workers + decoders > 0 and _is_better(better, self.shares):
             added = replace(better, num_workers=workers, num_decode_actors=decoders)
             self.more = placement_group(added.bundles, strategy="PACK")
 

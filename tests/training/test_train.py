@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from ray.util.state import list_actors
 
@@ -98,7 +99,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(pretrained: Run, config
 
     def kill_in_second_epoch(line: dict[str, Any], _total_steps: int) -> None:
         if line["epoch"] == 1 and not killed:
-            (worker,) = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+            alive = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+            (worker,) = list_actors(address=ray.get_runtime_context().gcs_address, filters=alive)
             killed.append(worker.pid)
             os.kill(worker.pid, signal.SIGKILL)
 
