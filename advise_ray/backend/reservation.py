@@ -34,7 +34,7 @@ MUCH_MORE = 2.0
 
 
 @dataclass
-class Room:
+class Reservation:
     """The processes of a run and their reservation.
 
     Attributes:
@@ -52,7 +52,7 @@ class Room:
     group: PlacementGroup | None = None
     waiting: Waiting | None = None
     more: PlacementGroup | None = field(default=None, repr=False)
-    """A request for additional workers of a run that is already training."""
+    """A request for more workers and decode actors of a run that is already training."""
     broken_since_s: float | None = field(default=None, repr=False)
     ask: Callable[[set[str]], None] | None = field(default_factory=lambda: ask_newcomers, repr=False)
     """See `ask_newcomers`. It is a field because this object is pickled and sent to other processes."""
@@ -77,7 +77,7 @@ class Room:
                 self._request(wanted)
             if not self._is_placed(0.0):
                 since_s = self.waiting.since_s if self.waiting else time.time() - wait_s
-                self.waiting = Waiting(told(self.shares, view), since_s)
+                self.waiting = Waiting(describe_wait(self.shares, view), since_s)
                 return False
         self.waiting = None
         if self.ask is not None and self.group is not None:
@@ -108,7 +108,7 @@ class Room:
     def could_be_better(self, group: PlacementGroup) -> bool:
         """Whether a run with a range of workers could have more than its `group`. If so, `shares` is set to that.
 
-        If the autoscaler would have to add nodes for more workers, this requests them.
+        If the autoscaler would have to add nodes for that, this requests them.
         """
         if self.config is None:
             return False
@@ -180,7 +180,7 @@ def _places_of(group: PlacementGroup) -> Iterator[tuple[str, dict[str, float]]]:
             yield table["bundles_to_node_id"][index], bundle
 
 
-def told(shares: Shares, view: View) -> str:
+def describe_wait(shares: Shares, view: View) -> str:
     """A line that says what the run waits for, and why."""
     gpus = shares.use_gpu and sum(gpus for _, gpus in view.free.values()) < shares.num_workers
     total, free = (sum(node[gpus] for node in there.values()) for there in (view.total, view.free))
@@ -191,22 +191,22 @@ def told(shares: Shares, view: View) -> str:
     return line + (f" ({', '.join(reasons)})" if reasons else "")
 
 
-def await_room(shares: Shares, max_wait_s: float, on_wait: Callable[[str | None], None] | None = None) -> None:
+def await_resources(shares: Shares, max_wait_s: float, on_wait: Callable[[str | None], None] | None = None) -> None:
     """Wait until the cluster, with nodes from its autoscaler, has room for processes that the caller will place."""
     if not session.is_our_own():
-        with reserved(Room(shares), max_wait_s, on_wait):
+        with reserved(Reservation(shares), max_wait_s, on_wait):
             pass
 
 
-def for_run(config: Config, planned: Shares, *, decodes: bool = True) -> Room:
-    """The `Room` of a configuration: as planned (`nodes.plan`), or adapted to what the cluster has."""
+def for_run(config: Config, planned: Shares, *, decodes: bool = True) -> Reservation:
+    """The `Reservation` of a configuration: as planned (`nodes.plan`), or adapted to what the cluster has."""
     train = config.train.model_copy(update={"use_gpu": planned.use_gpu})  # fixed for the whole run
-    return Room(planned, config.model_copy(update={"train": train}), decodes, nodes.growth_for(config))
+    return Reservation(planned, config.model_copy(update={"train": train}), decodes, nodes.growth_for(config))
 
 
 @contextlib.contextmanager
 def reserved(
-    room: Room, max_wait_s: float, on_wait: Callable[[str | None], None] | None = None
+    room: Reservation, max_wait_s: float, on_wait: Callable[[str | None], None] | None = None
 ) -> Iterator[tuple[Shares, PlacementGroup]]:
     """Wait for the reservation, report the wait, and hold the reservation inside the `with` block.
 

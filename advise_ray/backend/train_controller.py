@@ -19,7 +19,7 @@ from ray.train.v2._internal.util import time_monotonic
 from ray.util.placement_group import PlacementGroup
 
 from advise_ray.backend import session
-from advise_ray.backend.reservation import Room
+from advise_ray.backend.reservation import Reservation
 from advise_ray.backend.resource_wait import Waiting
 from advise_ray.backend.shares import Shares
 
@@ -42,7 +42,7 @@ class _Policy(ScalingPolicy):
     Ray's own policies count only the CPUs of workers and leave none for decode actors.
     """
 
-    def __init__(self, scaling_config: Any, room: Room, resize_check_s: float) -> None:
+    def __init__(self, scaling_config: Any, room: Reservation, resize_check_s: float) -> None:
         super().__init__(scaling_config)
         self.room, self.resize_check_s = room, resize_check_s
         self.elastic = scaling_config.elasticity_enabled
@@ -122,7 +122,7 @@ class RayTrainer(TorchTrainer):
     def __init__(
         self,
         *args: Any,
-        room: Room,
+        room: Reservation,
         resize_check_s: float,
         meanwhile: Callable[[Waiting | None], None],
         **kwargs: Any,

@@ -23,7 +23,7 @@ import ray
 from numpy.typing import NDArray
 
 from advise_ray.backend import session
-from advise_ray.backend.reservation import Room, reserved
+from advise_ray.backend.reservation import Reservation, reserved
 from advise_ray.backend.resources import LEAST_CPUS
 from advise_ray.backend.shares import Shares
 from advise_ray.bench.machine import Row, machine
@@ -137,7 +137,7 @@ def pipeline_clips_per_s(config: Config, num_actors: int | None = None) -> float
     table = read_manifest(Path(str(config.data.manifest)))
     schedule = build_schedule(config, table)
     share = processes() / (processes() + 1)  # leaves CPU time for the reader
-    room, times, pace = Room(Shares(1, LEAST_CPUS, num_actors, round(share, 2), use_gpu=False)), [], None
+    room, times, pace = Reservation(Shares(1, LEAST_CPUS, num_actors, round(share, 2), use_gpu=False)), [], None
     with reserved(room, config.train.max_wait_s) as (shares, group):
         (iterator,) = ClipStream(config, schedule, ray.put(videos(table)), 0, shares, group).open(1)
         for taken, block in enumerate(iterator.iter_batches(batch_size=None, batch_format="numpy"), 1):

@@ -89,12 +89,12 @@ def counting(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _by_tenths(description: str) -> Callable[[int, int], None]:
-    told = 0
+    shown_tenths = 0
 
     def on_progress(done: int, total: int) -> None:
-        nonlocal told
-        if total and 10 * done // total > told:
-            told = 10 * done // total
+        nonlocal shown_tenths
+        if total and 10 * done // total > shown_tenths:
+            shown_tenths = 10 * done // total
             tell(f"{description}: {done:,} of {total:,}")
 
     return on_progress

@@ -40,7 +40,7 @@ def await_nodes(hosts: tuple[str, ...], least_nodes: int, wait_s: float, on_line
         least_nodes: minimum number of nodes.
     """
     deadline_s = time.monotonic() + wait_s
-    told = False
+    reported = False
     while True:
         joined = {node["NodeManagerAddress"] for node in _alive()}
         missing = [host for host in hosts if host not in joined]
@@ -51,9 +51,9 @@ def await_nodes(hosts: tuple[str, ...], least_nodes: int, wait_s: float, on_line
         if time.monotonic() > deadline_s:
             on_line(f"warning: nodes that have not joined within {wait_s:g} s: {names}; continuing without them")
             return
-        if not told:
+        if not reported:
             on_line(f"waiting for nodes: {names}")
-            told = True
+            reported = True
         time.sleep(POLL_S)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import ray.data
 
 from advise_ray.backend import session
-from advise_ray.backend.reservation import await_room
+from advise_ray.backend.reservation import await_resources
 from advise_ray.backend.shares import Shares
 from advise_ray.config import TrainConfig
 from advise_ray.errors import VideoDecodeError
@@ -45,7 +45,7 @@ def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, limits: Limi
     if not files:
         return
     session.connect()
-    await_room(Shares(1, 1.0, 0, 0.0, use_gpu=False), TrainConfig().max_wait_s)
+    await_resources(Shares(1, 1.0, 0, 0.0, use_gpu=False), TrainConfig().max_wait_s)
     table = pa.Table.from_pylist(list(files), schema=PROBED)
     blocks = [table.slice(start, FILES_PER_BLOCK) for start in range(0, len(table), FILES_PER_BLOCK)]
     probed = ray.data.from_arrow(blocks).map_batches(
@@ -71,6 +71,6 @@ def _probe_block(block: pa.Table, timeout_s: float, limits: Limits) -> pa.Table:
             info = _decoder(timeout_s).probe(row["path"], row["video_id"], limits)
             rows.append({**row, **vars(info), "reason": None})
         except VideoDecodeError as error:
-            told = {"reason": error.reason, "lasting": error.lasting, "detail": error.detail}
-            rows.append({**row, **(vars(error.part) if error.part is not None else {}), **told})
+            failure = {"reason": error.reason, "lasting": error.lasting, "detail": error.detail}
+            rows.append({**row, **(vars(error.part) if error.part is not None else {}), **failure})
     return pa.Table.from_pylist(rows, schema=PROBED)

@@ -49,12 +49,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         tree = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch and safetensors raise many kinds of errors
-        told = one_line(error)
-        if "weights_only" in told:  # torch's own message explains how to execute code in the file
-            told = "it contains pickled objects, which could execute code; save only the state dict"
-        elif isinstance(error, KeyError) or told.isdecimal():  # raised by pickle for other files
-            told = "it was not written by torch or safetensors"
-        raise ConfigError([f"model.ifm.weights: {path} is not a checkpoint of tensors: {told}"]) from None
+        reason = one_line(error)
+        if "weights_only" in reason:  # torch's own message explains how to execute code in the file
+            reason = "it contains pickled objects, which could execute code; save only the state dict"
+        elif isinstance(error, KeyError) or reason.isdecimal():  # raised by pickle for other files
+            reason = "it was not written by torch or safetensors"
+        raise ConfigError([f"model.ifm.weights: {path} is not a checkpoint of tensors: {reason}"]) from None
     for key in ("state_dict", "model"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]

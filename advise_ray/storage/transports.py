@@ -124,11 +124,11 @@ def _arrow_files(bucket: str, query: str) -> tuple[Any, str]:
 
     endpoint = urllib.parse.urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     if bucket.startswith("s3://") and endpoint.netloc and "endpoint_override" not in query:
-        told = urllib.parse.urlencode({"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme})
-        query = f"{query}&{told}" if query else told
+        setting = urllib.parse.urlencode({"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme})
+        query = f"{query}&{setting}" if query else setting
     if bucket.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in query:
-        told = f"retry_limit_seconds={GCS_PATIENCE_S}"  # otherwise Google's client retries for 15 minutes
-        query = f"{query}&{told}" if query else told
+        setting = f"retry_limit_seconds={GCS_PATIENCE_S}"  # otherwise Google's client retries for 15 minutes
+        query = f"{query}&{setting}" if query else setting
 
     def connect() -> tuple[Any, str]:
         try:
@@ -160,4 +160,4 @@ def _final_reason(error: Exception) -> str | None:
         return "no such file or folder"
     if isinstance(error, PermissionError) or status in (401, 403):
         return "access denied"
-    return next((reason for reason, told in FINAL_REASONS.items() if re.search(told, str(error))), None)
+    return next((reason for reason, pattern in FINAL_REASONS.items() if re.search(pattern, str(error))), None)

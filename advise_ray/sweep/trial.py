@@ -51,7 +51,7 @@ class Sweep:
     def device(self) -> torch.device:
         return torch.device("cuda" if self.use_gpu else "cpu")
 
-    def told_to_end(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the sweep was told to save and end."""
         return shutdown_notice.was_given(str(self.directory))
 
@@ -92,14 +92,14 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
         AdviseRayError: the configuration is invalid, or a training fails.
         InterruptedRunError: the sweep was told to end; the trial has saved its state.
     """
-    if sweep.told_to_end():
+    if sweep.should_stop():
         raise InterruptedRunError("the sweep was told to end before this trial started")
     trial_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(trial_dir / ".lock", timeout=LONGEST_WAIT_S):  # a process of a killed sweep can still hold it
         path = trial_dir / "reports.jsonl"
-        told = read_lines(path)
-        yield from told
-        known: Values = dict(told[-1]) if told else {}
+        reports = read_lines(path)
+        yield from reports
+        known: Values = dict(reports[-1]) if reports else {}
         if known.get("done"):
             return
         if (trial_dir / ENDED).exists():  # the trial was stopped early
@@ -151,7 +151,7 @@ def train_stage(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> I
         AdviseRayError: as `training.trainer.train`.
     """
     plan, worker = open_here(
-        config, ifm=_ifm_of(config), processes_on_node=sweep.processes_on_node, told=sweep.told_to_end
+        config, ifm=_ifm_of(config), processes_on_node=sweep.processes_on_node, should_stop=sweep.should_stop
     )
     lines = _Lines(worker.spec.run_dir / "metrics.jsonl", trial_dir / "metrics.jsonl", prefix)
     epochs = worker.epochs()
@@ -162,9 +162,9 @@ def train_stage(sweep: Sweep, config: Config, trial_dir: Path, prefix: str) -> I
     memory.forget_peak()
     for epoch in epochs:
         lines.copy()
-        told = {name: value for name, value in worker.state.metrics.items() if not name.startswith("rate/")}
-        told |= memory.peak()
-        yield epoch, {prefix + name.replace("epoch_", ""): value for name, value in told.items()}
+        values = {name: value for name, value in worker.state.metrics.items() if not name.startswith("rate/")}
+        values |= memory.peak()
+        yield epoch, {prefix + name.replace("epoch_", ""): value for name, value in values.items()}
 
 
 def judge(run_dir: Path, protocol: Protocol) -> float:

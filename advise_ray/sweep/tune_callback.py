@@ -85,8 +85,8 @@ class TrialCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         self.running.discard(trial.trial_id)
-        told = read_lines(self._of(trial)[0] / "reports.jsonl")
-        self._end(trial, "FINISHED" if told and told[-1]["done"] else "PRUNED", None)
+        reports = read_lines(self._of(trial)[0] / "reports.jsonl")
+        self._end(trial, "FINISHED" if reports and reports[-1]["done"] else "PRUNED", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         self.running.discard(trial.trial_id)
@@ -111,8 +111,8 @@ class TrialCallback(tune.Callback):
             return
         if not (trial_dir / "config.yaml").exists():  # the process died before the trial started
             self._begin(trial_dir, settings)
-        told = read_lines(trial_dir / "reports.jsonl")
-        values = {name: value for name, value in (told[-1] if told else {}).items() if name not in HIDDEN}
+        reports = read_lines(trial_dir / "reports.jsonl")
+        values = {name: value for name, value in (reports[-1] if reports else {}).items() if name not in HIDDEN}
         row = {"number": int(trial_dir.name), "settings": settings, "status": status, "values": values, "error": error}
         write_whole(trial_dir / ENDED, json.dumps(row))
         if trial.trial_id in self.trackers:
@@ -136,8 +136,8 @@ def _finish(tracker: RunTracker, row: dict[str, Any] | None = None) -> None:
     if row is None:
         tracker.finish("KILLED")
         return
-    told = _metric_names(tracker)
-    summary = {name: value for name, value in row["values"].items() if is_number(value) and name not in told}
+    logged = _metric_names(tracker)
+    summary = {name: value for name, value in row["values"].items() if is_number(value) and name not in logged}
     tags = {"trial.state": row["status"].lower()} | ({"trial.error": row["error"]} if row["error"] else {})
     status = "FAILED" if row["status"] == "FAILED" else "FINISHED"
     tracker.finish(status, [tracker.run_dir / "settings.json"], summary, tags)

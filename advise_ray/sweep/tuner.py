@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from advise_ray.backend import nodes, resource_wait, session
-from advise_ray.backend.reservation import await_room
+from advise_ray.backend.reservation import await_resources
 from advise_ray.backend.shares import Node, Shares
 from advise_ray.config import Config, load, recipes, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
@@ -125,7 +125,7 @@ class _SweepRun:
             if todo:
                 self.on_event(f"running {len(todo)} trial(s), {self.concurrent} at a time, in {self.directory}")
                 make_features(self.trained, self.directory, self.on_event)
-                await_room(self.trial, self.config.train.max_wait_s, self._wait)
+                await_resources(self.trial, self.config.train.max_wait_s, self._wait)
                 run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, self.trial.worker_bundle)
         except (KeyboardInterrupt, InterruptedRunError):
             recorder.leave()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from advise_ray.config import Config, flatten, load
 from advise_ray.storage.atomic import write_whole
 from advise_ray.tracking import model_registry
-from advise_ray.tracking.server import connect, reason_of, redact, told, tracking_uri
+from advise_ray.tracking.server import connect, reason_of, redact, tracking_errors, tracking_uri
 from advise_ray.tracking.tags import tags_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class RunTracker:
         Raises:
             TrackingError: the server or the store cannot be reached.
         """
-        with told(self.config):
+        with tracking_errors(self.config):
             self._client, experiment_id = connect(self.config)
             known = self._client.search_runs([experiment_id], f"attributes.run_id = '{self.run_id}'")
             run = known[0] if known else self._client.create_run(experiment_id, run_name=name or self.run_dir.name)
@@ -201,7 +201,7 @@ class RunTracker:
                 "values": {},
                 "model": found.get("best_checkpoint") if found["status"] == "FINISHED" else None,
             }
-        with told(tracker.config):
+        with tracking_errors(tracker.config):
             tracker._advance(run_dir / "metrics.jsonl")
 
     def _watch_machine(self) -> None:

@@ -59,7 +59,7 @@ def check(config: Config) -> None:
     """Raise TrackingError unless the server or the store answers. Does not create a missing SQLite store."""
     db = _sqlite_file(tracking_uri(config))
     if db is None or db.exists():
-        with told(config):
+        with tracking_errors(config):
             _client(tracking_uri(config)).search_experiments(max_results=1)
 
 
@@ -128,7 +128,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 @contextmanager
-def told(config: Config) -> Iterator[None]:
+def tracking_errors(config: Config) -> Iterator[None]:
     """Convert the different errors of MLflow, SQLAlchemy and requests to a TrackingError with one clear line."""
     try:
         yield

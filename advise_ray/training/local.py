@@ -72,14 +72,18 @@ def train_here(
 
 
 def open_here(
-    config: Config, *, ifm: IFM | None = None, processes_on_node: int = 1, told: Callable[[], bool] = lambda: False
+    config: Config,
+    *,
+    ifm: IFM | None = None,
+    processes_on_node: int = 1,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Plan, Worker]:
     """Return the plan of a run and its only worker, with the last checkpoint loaded.
 
     Args:
         ifm: see `model.advise.build_advise`.
         processes_on_node: number of processes that share the cores of this machine.
-        told: see `Worker`.
+        should_stop: see `Worker`.
 
     Raises:
         UsageError, ConfigError: the run cannot start. Nothing has been written.
@@ -97,6 +101,6 @@ def open_here(
         weights=plan.weights(),
         device=torch.device("cuda" if use_gpu else "cpu"),
         processes_on_node=processes_on_node,
-        told=told,
+        should_stop=should_stop,
     )
     return plan, worker

@@ -85,27 +85,27 @@ class MetricsWriter:
                 }
             )
 
-    def flush(self, told: bool = False) -> tuple[NDArray[np.float64], bool]:
+    def flush(self, stop: bool = False) -> tuple[NDArray[np.float64], bool]:
         """Sum the records since the last flush over the workers, and write them.
 
         Args:
-            told: a yes or no that all workers must agree on. Only the value of the first worker counts.
+            stop: a yes or no that all workers must agree on. Only the value of the first worker counts.
 
         Returns:
-            float64[3]: loss sum, correct clips and clips of these steps; and `told` of the first worker.
+            float64[3]: loss sum, correct clips and clips of these steps; and `stop` of the first worker.
 
         Raises:
             TrainingError: a loss is not finite, or too many videos have failed. All workers raise it.
         """
         batch_s = (time.perf_counter() - self._looked_s) / max(self._batches, 1)
         first = float(self.rank == 0)
-        row = torch.tensor([[len(self._new_rejects), first * told, first * batch_s, 0]])
+        row = torch.tensor([[len(self._new_rejects), first * stop, first * batch_s, 0]])
         rows = torch.stack([totals for *_, totals in self._steps]) if self._steps else torch.zeros(0, 4)
         summed = torch.cat([rows, row.to(rows.device)])
         if self.num_workers > 1:
             dist.all_reduce(summed)
         numbers = summed.double().cpu().numpy()
-        _, told_first, batch_s, _ = numbers[-1]
+        _, stop_first, batch_s, _ = numbers[-1]
         self._batches, self._looked_s = 0, time.perf_counter()
         self._next_look = int(np.clip(LOOK_EVERY_S / max(batch_s, 1e-9), 1, LOOK_EVERY_BATCHES))
         if self.rank == 0:
@@ -121,7 +121,7 @@ class MetricsWriter:
                 "optim.grad_clip, or use train.precision=fp32"
             )
         self._steps.clear()
-        return numbers[:-1, :3].sum(axis=0), bool(told_first)
+        return numbers[:-1, :3].sum(axis=0), bool(stop_first)
 
     def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
         """Write the line of a finished epoch (from 0)."""

@@ -43,7 +43,7 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
             processes_on_node=context.get_local_world_size(),
             blocks=blocks,
             warned=lambda: ray.train.get_preemption_info() is not None,
-            told=lambda: shutdown_notice.was_given(str(spec.run_dir)),
+            should_stop=lambda: shutdown_notice.was_given(str(spec.run_dir)),
         )
         gauges = {
             name: Gauge(f"advise_ray_train_{name}", "Value of a run's last epoch, over all workers.", tag_keys=("run",))

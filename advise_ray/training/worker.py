@@ -48,7 +48,7 @@ class Worker:
         blocks: this worker's share of the batches (`ClipReader`). If None, the worker reads the clips itself.
         warned: whether a node of the run will soon be preempted. All workers call it at the same step and must get the
             same answer.
-        told: whether the run must save and end. Only the first worker calls it.
+        should_stop: whether the run must save and end. Only the first worker calls it.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class Worker:
         processes_on_node: int = 1,
         blocks: Generator[ClipBlock] | None = None,
         warned: Callable[[], bool] = lambda: False,
-        told: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.warned, self.told = warned, told
+        self.warned, self.should_stop = warned, should_stop
         self.spec, self.config, self.schedule = spec, spec.config, spec.schedule
         self.rank, self.device = rank, device
         _set_up_torch(self.config, device, processes_on_node)
         model = spec.empty_model()
         model.load_state_dict(weights)
         self.learner = Learner(self.config, self.schedule, model, device)
-        self.recorder = MetricsWriter(self.config, spec.run_dir, videos, rank, self.learner.num_workers)
+        self.writer = MetricsWriter(self.config, spec.run_dir, videos, rank, self.learner.num_workers)
         self.state = State(ifm_sha256=spec.ifm_sha256, manifest_sha256=spec.manifest_sha256, classes=spec.classes)
         last = patiently(lambda: checkpoint.latest_of_run(spec.run_dir))
         if last is not None:
@@ -101,9 +101,9 @@ class Worker:
         begun = self.state.step // self.schedule.steps_per_epoch - self._owes_validation
         with contextlib.closing(self.blocks):
             for epoch in range(begun, self.config.train.epochs):
-                told = self._train_epoch(epoch)
+                stop = self._train_epoch(epoch)
                 yield epoch
-                if told and epoch + 1 < self.config.train.epochs:
+                if stop and epoch + 1 < self.config.train.epochs:
                     raise self._interrupted()
         if self.config.data.features is None and self.learner.model.ifm.hash_weights() != self.spec.ifm_sha256:
             raise TrainingError("the image model's weights changed during training: this is a bug, please report it")
@@ -124,9 +124,9 @@ class Worker:
             totals.confusion = torch.zeros(classes, classes, device=self.device)
             for _ in range(self.schedule.val_batches):
                 block = self._next(totals)
-                self.recorder.block(block, self.state.step)
+                self.writer.block(block, self.state.step)
                 totals.val_loss += self.learner.val_step(block, totals.confusion)
-                if self.recorder.due and self._flush():
+                if self.writer.due and self._flush():
                     self._save()
                     raise self._interrupted()
         return self._end_epoch(epoch, totals)
@@ -143,38 +143,38 @@ class Worker:
         if not block.planned.train or block.planned.step != step:
             raise TrainingError(f"step {step} got the batch of step {block.planned.step}: this is a bug")
         numbers = self.learner.train_step(block, step)
-        self.recorder.block(block, step + 1)
-        self.recorder.train_step(epoch, step + 1, self.learner.learning_rate(step), numbers)
+        self.writer.block(block, step + 1)
+        self.writer.train_step(epoch, step + 1, self.learner.learning_rate(step), numbers)
         self.state.step = step + 1
         if self.state.step % self.schedule.steps_per_epoch == 0:
             self._flush()  # `_end_epoch` saves
             return
         every_steps = self.config.train.checkpoint_every_steps
         saves = every_steps is not None and self.state.step % every_steps == 0
-        if saves or self.recorder.due:
-            told, warned = self._flush(), self.warned()
-            if saves or told or warned:
+        if saves or self.writer.due:
+            stop, warned = self._flush(), self.warned()
+            if saves or stop or warned:
                 self._save()
-            if told:
+            if stop:
                 raise self._interrupted()
 
     def _flush(self) -> bool:
         """Write the collected metrics. Returns whether the run must end."""
-        summed, told = self.recorder.flush(self.rank == 0 and self.told())
+        summed, stop = self.writer.flush(self.rank == 0 and self.should_stop())
         self.state.clips_seen += round(summed[2])
         self.state.epoch_totals = [a + float(b) for a, b in zip(self.state.epoch_totals, summed, strict=True)]
-        return told
+        return stop
 
     def _interrupted(self) -> InterruptedRunError:
         return InterruptedRunError(f"the run was told to end; step {self.state.step} is saved")
 
     def _end_epoch(self, epoch: int, totals: _Epoch) -> bool:
         """Write the epoch's metrics, and a checkpoint if it is due. Returns whether the run must end."""
-        told = self._flush()  # including the rejects of the validation videos
+        stop = self._flush()  # including the rejects of the validation videos
         loss, correct, clips = self.state.epoch_totals
         metrics = {"train/epoch_loss": loss / max(clips, 1), "train/epoch_top1": correct / max(clips, 1)}
         metrics |= self._validation(totals) | self._rates(totals)
-        self.recorder.epoch(epoch, self.state.step, metrics)
+        self.writer.epoch(epoch, self.state.step, metrics)
         self.state.metrics = metrics
         self.state.epoch_totals = [0.0, 0.0, 0.0]
         every_steps = self.config.train.checkpoint_every_steps
@@ -182,10 +182,10 @@ class Worker:
             due(epoch + 1, self.config.train.checkpoint_every_epochs, self.config.train.epochs)
             or (every_steps is not None and self.state.step % every_steps == 0)
             or self.warned()
-            or told
+            or stop
         ):
             self._save()
-        return told
+        return stop
 
     def _validation(self, totals: _Epoch) -> dict[str, float]:
         if totals.confusion is None or totals.val_loss is None:

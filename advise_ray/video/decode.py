@@ -215,9 +215,9 @@ def _damage(seen: _Seen, num_frames_told: int, is_truncated: bool) -> str | None
         raise VideoDecodeError("", "the video stream is empty")
     if is_truncated or seen.is_damaged or seen.num_frames == 0:
         whole = min(seen.num_frames, seen.num_packets - seen.num_damaged)
-        told = max(num_frames_told, seen.num_packets)
+        num_expected = max(num_frames_told, seen.num_packets)
         kind = "truncated" if is_truncated or seen.partial_packet else "damaged"
-        return f"{kind}: {f'{whole} of {told}' if told > whole else whole} frames decode"
+        return f"{kind}: {f'{whole} of {num_expected}' if num_expected > whole else whole} frames decode"
     return None
 
 

@@ -139,7 +139,7 @@ def test_a_run_that_is_told_to_end_loses_nothing(
     """Neither a step in mid-epoch nor the validation after an epoch's last step."""
     monkeypatch.setattr("advise_ray.training.metrics_writer.LOOK_EVERY_S", 0.0)
     config = configure(f"told-{told_at}", f"data.features={features}", *CACHED, "train.epochs=4")
-    _, begun = open_here(config, told=lambda: begun.state.step >= told_at)
+    _, begun = open_here(config, should_stop=lambda: begun.state.step >= told_at)
     with pytest.raises(InterruptedRunError, match=f"step {told_at} is saved"):
         list(begun.epochs())
     result = train_here(config)

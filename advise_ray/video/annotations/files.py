@@ -142,17 +142,17 @@ def checked(listing: Listing, files: Files) -> Listing:
         listing.notes.append(f"{path} cannot be read ({why}){and_others}")
     if hidden := [path for path in files.hidden if is_video(path) and path not in files.placed]:
         tops = sorted({path.split("/")[0] for path in hidden})
-        told = f"{', '.join(tops[:3])}{', …' if len(tops) > 3 else ''}"
+        message = f"{', '.join(tops[:3])}{', …' if len(tops) > 3 else ''}"
         count = "1 video that is" if len(hidden) == 1 else f"{len(hidden)} videos that are"
-        listing.notes.append(f"skipped {count} hidden or in a system folder: {told}")
+        listing.notes.append(f"skipped {count} hidden or in a system folder: {message}")
     lost, num_found = files.unplaced, len(listing.found)
     if len(lost) > num_found:
         count = f"{'none' if not num_found else f'only {num_found}'} of the {len(lost) + num_found}"
-        told = f"{count} listed videos {'is' if num_found < 2 else 'are'} in {files.root} (missing: {lost[0]}, …)"
-        told += f"; {suggest(lost, files.root, sorted(files.stored))}"
+        message = f"{count} listed videos {'is' if num_found < 2 else 'are'} in {files.root} (missing: {lost[0]}, …)"
+        message += f"; {suggest(lost, files.root, sorted(files.stored))}"
         if not num_found:
-            raise UsageError(f"--videos: {told}")
-        listing.notes.append(told)
+            raise UsageError(f"--videos: {message}")
+        listing.notes.append(message)
     if not num_found:
         where, what = next(iter((listing.problems | listing.skipped).items()), ("the lists", "no entries"))
         raise UsageError(f"--videos, --annotations: found no usable video; {where}: {what}")

@@ -120,8 +120,8 @@ def _by_header(first: str, rows: Sequence[str], files: Files, where: Path) -> Fo
             kind: next((names.index(name) for name in every if name in names), None) for kind, every in COLUMNS.items()
         }
         plain = not any("/" in name or suffix_of(name) or name.isdigit() for name in names)
-        told = plain and (known["path"] is not None or known["label"] is not None)
-        if told and (len(names) > 1 or not rows or names[0] in COLUMNS["path"]) and files.find(first) is None:
+        is_header = plain and (known["path"] is not None or known["label"] is not None)
+        if is_header and (len(names) > 1 or not rows or names[0] in COLUMNS["path"]) and files.find(first) is None:
             return _with_header(delimiter, names, known, rows, files, where)
     if not rows or "." in first.replace(suffix_of(first), "") or any(letter.isdigit() for letter in first):
         return None
