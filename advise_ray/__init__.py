@@ -5,14 +5,16 @@
 The way of a clip:
 
     video/manifest.py             which videos there are, with labels and splits
-    training/batch_schedule.py          which videos make up each batch
+    training/batch_schedule.py    which videos make up each batch
     video/sampling.py             which frames of a video a clip shows, and at which playback rate
     training/clip_stream.py       Ray Data sends the plan to decode actors and the clips to the workers
     training/clip_reader.py       an actor decodes and resizes (video/decode.py), or reads cached features
-    training/ray_worker.py        a Ray Train worker takes the clips; training/worker.py runs the epochs
+    training/ray_worker.py        a Ray Train worker takes the clips; training/worker.py trains on them
     training/learner.py           augmentation, image model, SFU, TMM, head, loss, optimizer
-    training/metrics_writer.py    metrics.jsonl, which training/trainer.py sends to MLflow (tracking/)
+    training/metrics_writer.py    metrics.jsonl, which the driver sends to MLflow (tracking/)
 
+From the command to the optimizer: cli/train.py → training/trainer.py → training/worker_group.py (Ray Train) →
+training/ray_worker.py → `Worker.epochs` → `Learner.train_step`.
 `training/local.py` does all of it in one process, on one page.
 """
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 def _refuse_misuse(
     *,
     recipe: str | None,
-    overrides: tuple[str, ...],
     videos: str | None,
     run_dir: Path | None,
     dry_run: bool,
@@ -39,8 +38,8 @@ def _refuse_misuse(
     **_: Any,
 ) -> None:
     if run_dir is not None:
-        if recipe is not None or overrides or videos is not None:
-            raise click.UsageError("--resume uses the run's own configuration; remove --config, --set and --videos")
+        if recipe is not None or videos is not None:
+            raise click.UsageError("--resume uses the run's own configuration; remove --config and --videos")
         if dry_run:
             raise click.UsageError(f"--resume has no --dry-run; use --config {run_dir / 'config.yaml'} --dry-run")
     elif rates is not None and not dry_run:
@@ -51,7 +50,12 @@ def _refuse_misuse(
 @config_option
 @set_option
 @click.option("--videos", metavar="DIR_OR_URL", help="Train on this folder of videos; labels are not needed.")
-@click.option("--resume", "run_dir", type=UserPath(), help="Continue this run.")
+@click.option(
+    "--resume",
+    "run_dir",
+    type=UserPath(),
+    help="Continue this run; --set: other places, more epochs.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and the predicted time; write nothing.")
 @rates_option
 @json_option
@@ -76,7 +80,7 @@ def train(
         from advise_ray.training.trainer import resume
 
         with progress.training() as on_line:
-            result = resume(run_dir, on_line=on_line)
+            result = resume(run_dir, overrides, on_line=on_line)
         _print_result(result, as_json)
         return
     config = _with_manifest(recipe, overrides, videos, dry_run)

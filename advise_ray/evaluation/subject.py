@@ -11,6 +11,7 @@ from advise_ray.errors import UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.model.ifm import IFM
 from advise_ray.training import checkpoint
+from advise_ray.training.run_dir import read_config
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ def find_subject(target: Path | str, overrides: list[str], ifm: IFM | None = Non
     if not folder.is_dir():
         return _untrained(str(target), overrides)
     path = checkpoint.find(folder.absolute(), "CHECKPOINT_OR_RUN")
-    theirs, config = load(path / "config.yaml"), load(path / "config.yaml", overrides)
-    is_ifm_alone = config.model.tmm.arch == "none" != theirs.model.tmm.arch
     run_dir = path.parents[1] if path.parent.name == "checkpoints" else path
+    file = path / "config.yaml"
+    theirs, config = load(file), read_config(run_dir, overrides, file=file)
+    is_ifm_alone = config.model.tmm.arch == "none" != theirs.model.tmm.arch
     num_classes = checkpoint.num_classes(path)
     model = build_advise(config, num_classes, ifm)
     if is_ifm_alone:

@@ -36,7 +36,7 @@ class State:
         epoch_totals: sums over the training steps of the unfinished epoch: loss, correct clips, clips.
         metrics: metrics of the epoch that ended at this step; empty otherwise.
         ifm_sha256: hash of the image model's weights with which the TMM was trained.
-        manifest_sha256: hash of the manifest file; the order of the clips depends on the manifest.
+        manifest_sha256: hash of the manifest's rows (`pool.hash_videos`), on which the order of the clips depends.
         classes: class names of the head, in the order of its outputs.
     """
 

@@ -29,7 +29,7 @@ from advise_ray.errors import UsageError
 from advise_ray.model.ifm import IFM
 from advise_ray.training import checkpoint
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
-from advise_ray.training.run_dir import begin, run_dir_of
+from advise_ray.training.run_dir import run_dir_of, write_config
 from advise_ray.training.run_result import RunResult, write_result
 from advise_ray.training.worker import Worker
 
@@ -94,7 +94,8 @@ def open_here(
     last = checkpoint.latest(run_dir)
     plan = make_plan(config, begun=last is not None, ifm=ifm, shares=alone)
     refuse_other_manifest(plan, last)
-    begin(config, run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_config(config, run_dir)
     worker = Worker(
         plan.worker_spec(run_dir),
         videos=plan.videos,

@@ -25,7 +25,7 @@ from advise_ray.training.batch_schedule import Schedule, build_schedule
 from advise_ray.training.clip_reader import clip_bytes
 from advise_ray.training.worker_spec import WorkerSpec, streams
 from advise_ray.video.manifest import Video, check_videos_exist, frames_per_video, held_out_split, named_classes, videos
-from advise_ray.video.pool import hash_manifests, read_videos
+from advise_ray.video.pool import hash_manifests, hash_videos, read_videos
 from advise_ray.video.sampling import longest_span_frames, num_playable, span_frames, stride_frames
 
 
@@ -169,7 +169,7 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
         UsageError, ConfigError: the manifest, the weights, the model or the requested CPUs or GPUs are not usable.
     """
     manifest = read_videos(config.data)
-    manifest_sha256 = hash_manifests(config.data)
+    manifest_sha256 = hash_videos(manifest)
     schedule = build_schedule(config, manifest)
     if config.data.features is None:
         check_videos_exist(manifest, schedule.train_videos)
@@ -191,7 +191,11 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
 
 def refuse_other_manifest(plan: Plan, last: Path | None) -> None:
     """Raise UsageError if a run would resume from checkpoint `last` with a manifest that has changed."""
-    if last is not None and checkpoint.read_state(last).manifest_sha256 not in ("", plan.manifest_sha256):
+    if last is None:
+        return
+    # Checkpoints of earlier versions have the hash of the manifest's file, or none.
+    known = ("", plan.manifest_sha256, hash_manifests(plan.config.data))
+    if checkpoint.read_state(last).manifest_sha256 not in known:
         raise UsageError(
             f"--resume: {_names(plan.config)} has changed since the run began, so the order of the clips would "
             "differ; start a new run, or restore the manifest"

@@ -1,13 +1,27 @@
-"""Creates the directory of a run, with its first files."""
+"""The directory of a run: creates it, and reads its configuration, also after the directory was moved."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from advise_ray.config import Config, to_yaml
+from advise_ray.config import Config, flatten, load, to_yaml
+from advise_ray.errors import ConfigError, UsageError
 from advise_ray.storage.atomic import write_whole
 from advise_ray.video.manifest import write_rejects
+
+log = logging.getLogger("advise_ray")
+
+PLACES = ("data.manifest", "data.features", "model.init_from", "model.ifm.weights", "storage.path")
+"""Keys with paths. They follow a run directory that was moved together with them."""
+MACHINE = ("train.num_workers", "train.cpus_per_worker", "train.use_gpu", "train.max_wait_s", "train.max_failures")
+CHANGEABLE = (*PLACES, "tracking.uri", "tracking.experiment", *MACHINE, "train.grace_s", "train.epochs")
+"""Keys that a resumed run may change."""
 
 
 def run_dir_of(config: Config) -> Path:
@@ -16,9 +30,121 @@ def run_dir_of(config: Config) -> Path:
     return Path(config.storage.path) / name
 
 
-def begin(config: Config, run_dir: Path) -> None:
-    """Create the directory with the configuration and an empty list of rejects. An existing list is kept."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+def create(config: Config) -> Path:
+    """Create the directory of a new run, with its configuration, and return its path.
+
+    Raises:
+        UsageError: a run of this name exists, or another process has just created it.
+    """
+    first = run_dir = run_dir_of(config)
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(2):
+            try:
+                run_dir.mkdir()
+                break
+            except FileExistsError:
+                refuse_existing(config)
+                run_dir = first.with_name(f"{first.name}-{number}")
+    except OSError as error:
+        raise UsageError(f"storage.path: cannot create {run_dir}: {error.strerror}") from None
+    write_config(config, run_dir)
+    return run_dir
+
+
+def refuse_existing(config: Config) -> None:
+    """Raise UsageError if the configuration names a run that exists."""
+    run_dir = run_dir_of(config)
+    if config.tracking.run_name is not None and run_dir.exists():
+        raise UsageError(
+            f"{run_dir} exists; resume it with `advise-ray train --resume {run_dir}`, or choose another "
+            "tracking.run_name"
+        )
+
+
+def write_config(config: Config, run_dir: Path) -> None:
+    """Write the configuration, and an empty list of rejects if there is none."""
     write_whole(run_dir / "config.yaml", to_yaml(config))
     if not (run_dir / "rejects.parquet").exists():
         write_rejects([], run_dir / "rejects.parquet")
+
+
+def read_config(run_dir: Path, overrides: Sequence[str] = (), *, file: Path | None = None) -> Config:
+    """Read the configuration of a run.
+
+    If the directory was moved, `storage.path` becomes its new parent. Other paths that do not exist any more are
+    replaced if a file or folder exists at the same place relative to the run directory.
+
+    Args:
+        run_dir: absolute path of the run directory.
+        file: the file to read, for example that of a checkpoint. None: `config.yaml` of the run directory.
+    """
+    file = file or run_dir / "config.yaml"
+    moved = _moved_paths(load(file), run_dir)
+    return load(file, [*(f"{key}={json.dumps(value)}" for key, value in moved.items()), *overrides])
+
+
+def _moved_paths(config: Config, run_dir: Path) -> dict[str, str | list[str]]:
+    old = Path(config.storage.path)
+    if run_dir.resolve().is_relative_to(old.resolve()):
+        return {}
+
+    def follow(path: str) -> str:
+        if not Path(path).is_absolute() or Path(path).exists():
+            return path
+        there = os.path.normpath(run_dir.parent / os.path.relpath(path, old))
+        if not Path(there).exists():
+            return path
+        log.warning("note: %s was moved with the run: using %s", path, there)
+        return there
+
+    moved: dict[str, str | list[str]] = {}
+    values = flatten(config)
+    for key in PLACES:
+        value = values.get(key)
+        if isinstance(value, str | list):
+            moved[key] = follow(value) if isinstance(value, str) else [follow(each) for each in value]
+    return moved | {"storage.path": str(run_dir.parent)}
+
+
+def resumed_config(run_dir: Path, overrides: Sequence[str], *, is_finished: bool) -> Config:
+    """The configuration with which a run resumes.
+
+    Args:
+        run_dir: absolute path of the run directory.
+        overrides: `key=value` changes. They may say where things are and with what the run computes; `train.epochs` may
+            be raised if the learning rates of the finished steps do not depend on it, or if the run is finished.
+
+    Raises:
+        UsageError: this is not a run directory.
+        ConfigError: a change would make another run of it.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        raise UsageError(f"--resume: {run_dir} is not a run directory (it has no config.yaml)")
+    before, config = read_config(run_dir), read_config(run_dir, overrides)
+    problems = list(_refusals(before, config, run_dir, is_finished=is_finished))
+    if problems:
+        raise ConfigError(problems)
+    if config.train.epochs > before.train.epochs and config.optim.schedule == "cosine":
+        log.warning(
+            "note: train.epochs: the run has finished %d epochs, and its learning rate has fallen to 0. It now follows "
+            "the cosine of %d epochs, so it rises again; a run of %d epochs from the start would differ",
+            *(before.train.epochs, config.train.epochs, config.train.epochs),
+        )
+    return config
+
+
+def _refusals(before: Config, config: Config, run_dir: Path, *, is_finished: bool) -> Iterator[str]:
+    old, new = flatten(before), flatten(config)
+    for key in (key for key in new if new[key] != old.get(key) and key not in CHANGEABLE):
+        yield f"{key}: a resumed run keeps its value, {old.get(key)}; for another value start a new run"
+    if Path(config.storage.path).resolve() != run_dir.parent.resolve():
+        yield f"storage.path: the run is in {run_dir.parent}; move the run's directory instead"
+    epochs, had = config.train.epochs, before.train.epochs
+    if epochs < had:
+        yield f"train.epochs: the run has {had}, which can be raised, but not lowered; stop the run instead"
+    if epochs > had and config.optim.schedule == "cosine" and not is_finished:
+        yield (
+            f"train.epochs: the learning rates of the steps so far depend on it (optim.schedule=cosine); finish the "
+            f"run's {had} epochs first, or start a new run"
+        )

@@ -98,10 +98,18 @@ class Worker:
             TrainingError: see `MetricsWriter.flush`; or the weights of the frozen image model have changed.
             InterruptedRunError: the run was told to end, and is saved. All workers raise it.
         """
-        begun = self.state.step // self.schedule.steps_per_epoch - self._owes_validation
+        first = self.state.step // self.schedule.steps_per_epoch - self._owes_validation
         with contextlib.closing(self.blocks):
-            for epoch in range(begun, self.config.train.epochs):
-                stop = self._train_epoch(epoch)
+            for epoch in range(first, self.config.train.epochs):
+                totals = _Epoch()
+                self.state.metrics = {}  # so a checkpoint in mid-epoch has no metrics and is never the best
+                while self.state.step < (epoch + 1) * self.schedule.steps_per_epoch:
+                    block = self._next(totals)
+                    numbers = self.learner.train_step(block, self._step_of(block))
+                    self._end_step(epoch, block, numbers)
+                if self.schedule.validates(epoch):
+                    self._validate(totals)
+                stop = self._end_epoch(epoch, totals)
                 yield epoch
                 if stop and epoch + 1 < self.config.train.epochs:
                     raise self._interrupted()
@@ -112,25 +120,6 @@ class Worker:
         """The values that the worker returns to the driver."""
         return {"clips_seen": self.state.clips_seen, "steps": self.state.step}
 
-    def _train_epoch(self, epoch: int) -> bool:
-        """Train and validate one epoch. Returns whether the run must end after it."""
-        totals = _Epoch()
-        self.state.metrics = {}  # so a checkpoint in mid-epoch has no metrics and is never the best
-        while self.state.step < (epoch + 1) * self.schedule.steps_per_epoch:
-            self._train_step(epoch, self._next(totals), totals)
-        if self.schedule.validates(epoch):
-            classes = len(self.spec.classes)
-            totals.val_loss = torch.zeros((), device=self.device)
-            totals.confusion = torch.zeros(classes, classes, device=self.device)
-            for _ in range(self.schedule.val_batches):
-                block = self._next(totals)
-                self.writer.block(block, self.state.step)
-                totals.val_loss += self.learner.val_step(block, totals.confusion)
-                if self.writer.due and self._flush():
-                    self._save()
-                    raise self._interrupted()
-        return self._end_epoch(epoch, totals)
-
     def _next(self, totals: _Epoch) -> ClipBlock:
         started_s = time.perf_counter()
         block = next(self.blocks)
@@ -138,11 +127,19 @@ class Worker:
         totals.clips += float(block.weights.sum())
         return block
 
-    def _train_step(self, epoch: int, block: ClipBlock, totals: _Epoch) -> None:
+    def _step_of(self, block: ClipBlock) -> int:
+        """The number of optimizer steps done before this block, which must be the block of that step."""
+        if not block.planned.train or block.planned.step != self.state.step:
+            raise TrainingError(f"step {self.state.step} got the batch of step {block.planned.step}: this is a bug")
+        return self.state.step
+
+    def _end_step(self, epoch: int, block: ClipBlock, numbers: torch.Tensor) -> None:
+        """Collect the step's metrics. Write them, and a checkpoint, if they are due.
+
+        Raises:
+            InterruptedRunError: the run was told to end.
+        """
         step = self.state.step
-        if not block.planned.train or block.planned.step != step:
-            raise TrainingError(f"step {step} got the batch of step {block.planned.step}: this is a bug")
-        numbers = self.learner.train_step(block, step)
         self.writer.block(block, step + 1)
         self.writer.train_step(epoch, step + 1, self.learner.learning_rate(step), numbers)
         self.state.step = step + 1
@@ -156,6 +153,23 @@ class Worker:
             if saves or stop or warned:
                 self._save()
             if stop:
+                raise self._interrupted()
+
+    def _validate(self, totals: _Epoch) -> None:
+        """Score the validation clips.
+
+        Raises:
+            InterruptedRunError: the run was told to end.
+        """
+        classes = len(self.spec.classes)
+        totals.val_loss = torch.zeros((), device=self.device)
+        totals.confusion = torch.zeros(classes, classes, device=self.device)
+        for _ in range(self.schedule.val_batches):
+            block = self._next(totals)
+            self.writer.block(block, self.state.step)
+            totals.val_loss += self.learner.val_step(block, totals.confusion)
+            if self.writer.due and self._flush():
+                self._save()
                 raise self._interrupted()
 
     def _flush(self) -> bool:
@@ -173,7 +187,7 @@ class Worker:
         stop = self._flush()  # including the rejects of the validation videos
         loss, correct, clips = self.state.epoch_totals
         metrics = {"train/epoch_loss": loss / max(clips, 1), "train/epoch_top1": correct / max(clips, 1)}
-        metrics |= self._validation(totals) | self._rates(totals)
+        metrics |= self._val_metrics(totals) | self._rates(totals)
         self.writer.epoch(epoch, self.state.step, metrics)
         self.state.metrics = metrics
         self.state.epoch_totals = [0.0, 0.0, 0.0]
@@ -187,7 +201,7 @@ class Worker:
             self._save()
         return stop
 
-    def _validation(self, totals: _Epoch) -> dict[str, float]:
+    def _val_metrics(self, totals: _Epoch) -> dict[str, float]:
         if totals.confusion is None or totals.val_loss is None:
             return {}
         confusion = self._sum_over_workers(torch.cat([totals.confusion.flatten(), totals.val_loss[None]]))

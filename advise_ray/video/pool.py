@@ -70,10 +70,21 @@ def read_each(data: DataConfig) -> list[pa.Table]:
 
 
 def hash_manifests(data: DataConfig) -> str:
-    """Return the SHA-256 of the manifest files. The order of the clips depends on these files."""
+    """Return the SHA-256 of the manifest files."""
     digest = hashlib.sha256()
     for path in data.manifests:
         digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def hash_videos(table: pa.Table) -> str:
+    """Return the SHA-256 of the rows of `read_videos`, without the places and the times of the files.
+
+    The order of the clips depends on these rows. Videos that were moved and indexed again have the same hash.
+    """
+    digest = hashlib.sha256()
+    for name in (name for name in table.column_names if name not in ("path", "modified_ns")):
+        digest.update(repr((name, table.column(name).to_pylist())).encode())
     return digest.hexdigest()
 
 

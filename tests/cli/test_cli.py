@@ -193,8 +193,8 @@ def test_only_a_run_can_be_resumed(refused, workplace, name):
     ("arguments", "message"),
     [
         (
-            ["train", "--resume", "runs/a", "--set", "seed=1"],
-            "--resume uses the run's own configuration; remove --config, --set and --videos",
+            ["train", "--resume", "runs/a", "--config", "quickstart"],
+            "--resume uses the run's own configuration; remove --config and --videos",
         ),
         (
             ["train", "--resume", "runs/a", "--dry-run"],

@@ -16,7 +16,7 @@ import torch
 from ray.util.state import list_actors
 
 from advise_ray import tracking
-from advise_ray.config import flatten, load, to_yaml
+from advise_ray.config import flatten, load
 from advise_ray.errors import InterruptedRunError, TrainingError, UsageError
 from advise_ray.model.advise import build_advise
 from advise_ray.model.ifm import build_ifm
@@ -134,9 +134,29 @@ def test_a_run_does_not_go_on_with_another_manifest(pretrained: Run, manifest: P
     shutil.copytree(pretrained["run_dir"], run_dir)
     (run_dir / "result.json").unlink()
     write_manifest(read_manifest(manifest).to_pylist()[1:], changed)
-    (run_dir / "config.yaml").write_text(to_yaml(load(run_dir / "config.yaml", [f"data.manifest={changed}"])))
     with pytest.raises(UsageError, match=r"m.parquet has changed since the run began"):
-        resume(run_dir)
+        resume(run_dir, [f"data.manifest={changed}"])
+
+
+def test_a_finished_run_goes_on_elsewhere_for_more_epochs(pretrained: Run, manifest: Path, tmp_path: Path) -> None:
+    """Its videos were moved, too, and indexed again."""
+    rows = read_manifest(manifest).to_pylist()
+    videos = tmp_path / "videos"
+    shutil.copytree(Path(pretrained["run_dir"]), tmp_path / "runs" / "moved")
+    for row in rows:
+        moved = videos / Path(row["path"]).parent.name / Path(row["path"]).name
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(row["path"], moved)
+        row |= {"path": str(moved), "modified_ns": moved.stat().st_mtime_ns}
+    write_manifest(rows, tmp_path / "m.parquet")
+    more = resume(tmp_path / "runs" / "moved", [f"data.manifest={tmp_path / 'm.parquet'}", "train.epochs=6"])
+    assert (more["status"], more["epochs"], more["steps"], more["clips_seen"]) == ("FINISHED", 6, 24, 6 * 16 * 2)
+    assert losses(more)[:20] == losses(pretrained)
+    assert Path(more["checkpoint"]).is_relative_to(tmp_path)
+    config = load(tmp_path / "runs" / "moved" / "config.yaml")
+    assert (config.train.epochs, config.storage.path) == (6, str(tmp_path / "runs"))
+    client, _ = tracking.connect(config)
+    assert len(client.get_metric_history(more["mlflow_run_id"], "train/loss")) == 24
 
 
 def test_a_finished_run_is_only_reported_again(pretrained: Run) -> None:

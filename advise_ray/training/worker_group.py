@@ -1,0 +1,189 @@
+"""Runs the workers with Ray Train. Meanwhile the driver reports what they write, and what the run waits for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+
+from advise_ray.backend import process_env, resource_wait, session, shutdown_notice
+from advise_ray.backend.reservation import for_run
+from advise_ray.backend.resource_wait import Waiting, refuse_longer
+from advise_ray.backend.shutdown_notice import Notice
+from advise_ray.backend.train_controller import RESIZE_CHECK_S, RayTrainer, held
+from advise_ray.config import worker_counts
+from advise_ray.errors import AdviseRayError, InterruptedRunError, ResourcesError, TrackingError, TrainingError
+from advise_ray.storage.atomic import size_bytes
+from advise_ray.storage.retry import PATIENCE_S, PAUSE_S, patiently
+from advise_ray.tracking import RunTracker
+from advise_ray.training import checkpoint, ray_worker, status
+from advise_ray.training.clip_stream import ClipStream, StreamConfig
+from advise_ray.training.metrics_lines import MetricsLine, follow
+from advise_ray.training.plan import Plan
+from advise_ray.training.worker_spec import streams
+
+log = logging.getLogger("advise_ray")
+
+NOTE_EVERY_S = 10.0
+OnLine = Callable[[MetricsLine, int], None]
+
+
+def run_workers(plan: Plan, run_dir: Path, tracker: RunTracker, on_line: OnLine) -> None:
+    """Run the workers of a run, from its last checkpoint to the end of the training.
+
+    Args:
+        tracker: the run in MLflow; it is started here, while the workers start.
+        on_line: see `trainer.train`.
+
+    Raises:
+        ResourcesError, TrackingError, TrainingError, InterruptedRunError, KeyboardInterrupt: see `trainer.train`.
+    """
+    session.connect()
+    metrics = run_dir / "metrics.jsonl"
+    before = size_bytes(metrics)
+    # The file's size counts: lines are reported once the tracking server has answered, perhaps after the first steps.
+    with (
+        shutdown_notice.awaited(
+            str(run_dir), plan.config.train.grace_s, lambda: size_bytes(metrics) > before
+        ) as noticed,
+        tempfile.TemporaryDirectory(prefix="advise-ray-") as scratch,
+    ):
+        report = _Report(plan, run_dir, tracker, on_line, noticed)
+        try:
+            ended = _trainer(plan, run_dir, report, scratch).fit().return_value
+        except ResourcesError as error:
+            raise ResourcesError(f"{error}; {_how_to_resume(run_dir)}") from None
+        except (ray.exceptions.RayActorError, TrainingFailedError) as error:
+            if noticed.given:  # Ray's processes got the same signal and ended first
+                raise KeyboardInterrupt from error
+            if isinstance(error, ControllerError) and isinstance(error.controller_failure, AdviseRayError):
+                raise error.controller_failure from None
+            raise TrainingError(_message(error, run_dir)) from error
+        report(None)
+    if "error" in ended:
+        raise TrainingError(ended["error"])
+    if "interrupted" in ended:
+        raise InterruptedRunError(ended["interrupted"])
+
+
+class _Report:
+    """Called regularly by the driver while the workers run. The argument is what the run waits for, or None."""
+
+    def __init__(self, plan: Plan, run_dir: Path, tracker: RunTracker, on_line: OnLine, noticed: Notice) -> None:
+        self.plan, self.run_dir, self.tracker = plan, run_dir, tracker
+        self.on_line, self.noticed = on_line, noticed
+        self.lines: Iterator[list[MetricsLine]] | None = None
+        self.waiting: str | None = None
+        self.tagged_s = self.noted_s = -math.inf
+
+    def __call__(self, waiting: Waiting | None) -> None:
+        """Report the wait and new metrics lines, write the status, and pass a shutdown notice on to the workers."""
+        if waiting is not None or self.waiting is not None:
+            self._report_wait(waiting)
+        if self.lines is None:
+            metrics = self.run_dir / "metrics.jsonl"
+            self._start_tracking()
+            self.tracker.follow(metrics)
+            self.lines = follow(metrics)
+        total_steps = self.plan.schedule.total_steps
+        if time.monotonic() > self.noted_s + NOTE_EVERY_S:
+            with contextlib.suppress(OSError):  # the workers report storage that does not answer
+                status.note(self.run_dir, total_steps, self.waiting)
+            self.noted_s = time.monotonic()
+        for line in next(self.lines):
+            self.on_line(line, total_steps)
+        if self.noticed.given:
+            self.noticed.pass_on()
+
+    def _report_wait(self, waiting: Waiting | None) -> None:
+        """Report what the run waits for, or that it does not wait any more.
+
+        Raises:
+            ResourcesError: the wait took longer than `train.max_wait_s`.
+        """
+        self.waiting = str(waiting) if waiting is not None else None
+        resource_wait.show(self.waiting)
+        if time.monotonic() > self.tagged_s + NOTE_EVERY_S or waiting is None:
+            self.tracker.tag("waiting", self.waiting or "no")
+            self.tagged_s = time.monotonic()
+        if waiting is not None:
+            refuse_longer(waiting, self.plan.config.train.max_wait_s)
+
+    def _start_tracking(self) -> None:
+        """Start tracking. Retries for PATIENCE_S: the server, or the storage, answered earlier in this run."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")
+                return
+            except TrackingError as error:
+                lasting = self.plan.config.tracking.uri is None and self.run_dir.exists()
+                if lasting or time.monotonic() > deadline_s:
+                    raise TrackingError(f"{error}; then: advise-ray train --resume {self.run_dir}") from None
+                log.warning("%s; retrying", error)
+            time.sleep(PAUSE_S)
+
+
+def _trainer(plan: Plan, run_dir: Path, report: Callable[[Waiting | None], None], scratch: str) -> RayTrainer:
+    """Create the trainer.
+
+    Args:
+        scratch: an empty folder as Ray Train's storage. Ray Train stores nothing there, but it creates the folder.
+            If it got the run's storage, it would create that folder anew while the storage is not mounted.
+    """
+    config, shares, schedule = plan.config, plan.shares, plan.schedule
+    videos = ray.put(plan.videos)
+
+    def stream() -> ClipStream:
+        """Called at each start of the worker group. The stream begins at the step of the last checkpoint."""
+        last = patiently(lambda: checkpoint.latest_of_run(run_dir))
+        state = patiently(lambda: checkpoint.read_state(last)) if last else checkpoint.State()
+        owes = state.owes_validation(schedule.steps_per_epoch)
+        return ClipStream(config, schedule, videos, state.step, *held(), owes)
+
+    counts = worker_counts(config)
+    return RayTrainer(
+        ray_worker.run,
+        room=for_run(config, shares, decodes=streams(config)),
+        resize_check_s=RESIZE_CHECK_S,
+        meanwhile=report,
+        train_loop_config={"spec": plan.worker_spec(run_dir, videos=videos, weights=ray.put(plan.weights()))},
+        torch_config=TorchConfig(backend="nccl" if shares.use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=(counts[-1], counts[0]) if len(counts) > 1 else counts[0],
+            use_gpu=shares.use_gpu,
+            resources_per_worker=shares.worker_bundle,
+        ),
+        run_config=ray.train.RunConfig(
+            name=run_dir.name,
+            storage_path=scratch,
+            worker_runtime_env=session.environment(process_env.ENVIRONMENT),
+            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+        ),
+        datasets={"clips": stream} if streams(config) else {},
+        dataset_config=StreamConfig(),
+    )
+
+
+def _message(error: ray.exceptions.RayActorError | TrainingFailedError, run_dir: Path) -> str:
+    """One line: the innermost cause, and the command that resumes the run."""
+    if isinstance(error, ray.exceptions.RayActorError):  # Ray Train does not restart its controller
+        first_line = str(error).strip().split("\n", 1)[0]
+        return f"the run's controller died ({first_line}); {_how_to_resume(run_dir)}"
+    failures = getattr(error, "worker_failures", {})
+    cause = next(iter(failures.values()), error)
+    last_line = str(cause).strip().splitlines()[-1]
+    return f"the workers kept failing: {last_line}; {_how_to_resume(run_dir)}"
+
+
+def _how_to_resume(run_dir: Path) -> str:
+    return f"resume with: advise-ray train --resume {run_dir}"
