@@ -8,6 +8,7 @@ from typing import Any
 
 from advise_ray.dataset.probing import TIMEOUT_S, probe_all
 from advise_ray.errors import UsageError
+from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.video.decode import LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
 
@@ -40,6 +41,8 @@ def check(
     if len({path.resolve() for path in (manifest, *written)}) <= len(written):
         raise UsageError("--out, --drop: the manifest, the rejects and the clean manifest must be different files")
     table = read_manifest(manifest)
+    for path in written:
+        refuse_unwritable(path, "--out, --drop")
     rows = {row["video_id"]: row for row in table.to_pylist()}
     bad = []
     for done, probed in enumerate(probe_all(list(rows.values()), timeout_s, limits), 1):

@@ -17,6 +17,7 @@ from advise_ray.dataset.probing import PROBED, TIMEOUT_S, Row, probe_all
 from advise_ray.dataset.summary import describe
 from advise_ray.errors import UsageError
 from advise_ray.storage import remote
+from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.storage.transports import StoredFile
 from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101, root_and_file
 from advise_ray.video.decode import FEWEST_READABLE, LIMITS, Limits
@@ -60,6 +61,7 @@ def index(
     """
     if out.is_dir():
         raise UsageError(f"--out: {out} is a folder; give a file name, such as {out / 'manifest.parquet'}")
+    refuse_unwritable(out, "--out")
     files = [_file(str(root), listing.stored[video.path]) for video in listing.found]
     rejects_path = out.with_name(out.name + ".rejects.parquet")
     with _Journal(out.with_name(out.name + ".partial.jsonl")) as journal:

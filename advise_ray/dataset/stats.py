@@ -18,6 +18,7 @@ from PIL import Image
 from advise_ray.config import Config
 from advise_ray.dataset.summary import describe
 from advise_ray.errors import UsageError, VideoDecodeError
+from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.video.augment_draws import centre_crop
 from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import Video, frames_per_video, read_manifest, videos
@@ -41,6 +42,7 @@ def write_report(manifest: Path, out: Path, config: Config) -> dict[str, Any]:
     """
     if out.resolve() == manifest.resolve():
         raise UsageError("--out: this file is the manifest; give another file name")
+    refuse_unwritable(out, "--out")
     table = read_manifest(manifest)
     facts = {
         "videos": table.num_rows,

@@ -27,7 +27,7 @@ from advise_ray.deploy.load import VideoModel, load
 from advise_ray.errors import InterruptedRunError, UsageError
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.precision import autocast
-from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.atomic import refuse_unwritable, write_whole
 from advise_ray.video.augment_draws import centre
 from advise_ray.video.frames import Wanted, group_of
 from advise_ray.video.manifest import Video, read_manifest, read_rejects, videos
@@ -80,6 +80,7 @@ def embed(
     started_s = time.monotonic()
     if out.exists():
         raise UsageError(f"--out: {out} exists; choose another file name, or remove the file")
+    refuse_unwritable(out, "--out")
     model = load(source)
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)

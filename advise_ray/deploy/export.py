@@ -14,6 +14,7 @@ import yaml
 
 from advise_ray.deploy.load import VideoModel, load, locate
 from advise_ray.errors import ExportError, UsageError
+from advise_ray.storage.atomic import refuse_unwritable
 
 Format = Literal["safetensors", "onnx"]
 Row = dict[str, Any]
@@ -38,6 +39,7 @@ def export(source: Path | str, out: Path, kind: Format) -> Row:
     """
     if out.exists():
         raise UsageError(f"--out: {out} exists; choose a new directory")
+    refuse_unwritable(out, "--out")
     found = locate(source, "CHECKPOINT_OR_RUN")
     model = load(found)
     partial = out.with_name(out.name + ".partial")

@@ -22,6 +22,7 @@ from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.pretext_protocol import pretext
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
 from advise_ray.evaluation.write_report import leave
+from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.video.manifest import held_out_split, split_videos, videos
 from advise_ray.video.pool import read_videos
 
@@ -57,8 +58,9 @@ def evaluate(
     started_s = time.monotonic()
     manifest_key = [f"data.manifest={json.dumps(str(manifest))}"] if manifest else []
     subject = find_subject(target, [*overrides, *manifest_key])
-    encoder, outcomes, counts = score(subject, protocol, split=split, settings=settings, on_progress=on_progress)
     name = _name(subject, protocol, settings, split, manifest)
+    refuse_unwritable(subject.run_dir / "evaluation" / name / "result.json", str(target))
+    encoder, outcomes, counts = score(subject, protocol, split=split, settings=settings, on_progress=on_progress)
     return leave(subject, encoder, protocol, name, outcomes, counts, started_s)
 
 

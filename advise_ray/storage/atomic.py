@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
+
+from advise_ray.errors import UsageError
 
 
 def require_folder(path: Path) -> None:
     """Raise FileNotFoundError if a folder is missing, so that storage that is not mounted does not look empty."""
     if not path.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def refuse_unwritable(path: Path, option: str) -> None:
+    """Raise UsageError unless a file can be written at `path`, in folders that may still be missing. Creates nothing.
+
+    Work that takes long calls this before it starts.
+
+    Args:
+        option: what named the path, for the message.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{option}: cannot write {path}: {error.strerror}") from None
 
 
 def write_whole(path: Path, text: str) -> None:
