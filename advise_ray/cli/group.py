@@ -41,6 +41,8 @@ class _Main(click.Group):
             if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C interrupted Ray while it held a lock
                 _end_interrupted()
             raise
+        finally:
+            sys.stdout = sys.stderr  # Ray prints workers' last lines while it shuts down; they are not results
 
 
 class _ResultStream:

@@ -326,3 +326,14 @@ def test_what_other_threads_print_is_no_result(monkeypatch: pytest.MonkeyPatch) 
     assert shown.exit_code == 0
     assert json.loads(shown.stdout)["image_models"]
     assert "(raylet) a warning" in shown.stderr
+
+
+def test_what_is_printed_while_the_process_ends_is_no_result():
+    """Ray prints the last lines of its workers when it shuts down."""
+    program = (
+        "import atexit; from advise_ray.cli.main import main\n"
+        "atexit.register(print, '(RayTrainWorker) a last line'); main(['models', '--json'])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(shown.stdout)["image_models"]
+    assert "a last line" in shown.stderr
