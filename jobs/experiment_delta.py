@@ -29,7 +29,8 @@ os.environ.update(process_env.ENVIRONMENT | os.environ)
 
 import click
 
-from advise_ray.cache.writer import CacheJob
+from advise_ray.cache.cache_plan import plan_cache
+from advise_ray.cache.writer import write_cache
 from advise_ray.cli import progress
 from advise_ray.config import Config, load, recipes, to_yaml
 from advise_ray.errors import AdviseRayError, UsageError
@@ -181,7 +182,7 @@ def main(
         every = [str(path.absolute()) for path in (*pool, *manifests)]
         config = load(pretrained["pretrained"], [*overrides, f"data.manifest={json.dumps(every)}"])
         with progress.counting("encoding videos") as on_progress:
-            CacheJob(config, str(trainings.features)).run(on_progress)
+            write_cache(plan_cache(config, str(trainings.features)), on_progress)
         results = Results(out / "results.jsonl")
         chosen = run(experiment, results, _told)
         laps = [lap for each in raced for lap in race(trainings, each, pretrained["pretrained"], chosen["pretrained"])]

@@ -13,7 +13,8 @@ import torch
 
 from advise_ray import dataset
 from advise_ray.backend import session
-from advise_ray.cache.writer import CacheJob
+from advise_ray.cache.cache_plan import plan_cache
+from advise_ray.cache.writer import write_cache
 from advise_ray.config import Config, load
 from advise_ray.training.local import train_here
 from advise_ray.training.trainer import train
@@ -92,7 +93,7 @@ def manifest(synthesized: Path, local_ray: None) -> Path:
 def features(tiny: tuple[str, ...], manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the image model of `tiny` sees in every frame of `manifest`: runs without decoding start twice as fast."""
     out = tmp_path_factory.mktemp("caches") / "features"
-    result = CacheJob(load(None, [*tiny, f"data.manifest={manifest}"]), str(out)).run()
+    result = write_cache(plan_cache(load(None, [*tiny, f"data.manifest={manifest}"]), str(out)))
     assert (result["videos"], result["encoded"], result["failed_videos"]) == (24, 24, 0)
     assert result["bytes"] == sum(file.stat().st_size for file in out.glob("part-*"))
     return out

@@ -24,7 +24,8 @@ from advise_ray.backend import process_env
 from advise_ray.bench import decode
 from advise_ray.bench.machine import Row, machine
 from advise_ray.bench.plain import best_num_workers, plain_clips_per_s
-from advise_ray.cache.writer import CacheJob
+from advise_ray.cache.cache_plan import plan_cache
+from advise_ray.cache.writer import write_cache
 from advise_ray.config import Config, load
 from advise_ray.model.advise import build_advise
 from advise_ray.storage.jsonl import read_lines
@@ -90,7 +91,7 @@ def _arms(ifm: str, manifest: Path, folder: Path, settings: tuple[str, ...]) -> 
     storage = folder / ifm.replace(":", "-")
     config = bench_config(ifm, manifest, storage, *settings)
     cache = storage / "cache"
-    CacheJob(config, str(cache)).run()
+    write_cache(plan_cache(config, str(cache)))
     schedule = build_schedule(config, read_manifest(manifest))
     reader = ClipReader(config, videos(read_manifest(manifest)))
     block = reader(next(schedule.batches()))

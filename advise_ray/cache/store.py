@@ -1,12 +1,10 @@
-"""Reads a cache: the index of its pieces, and the features of a clip's frames."""
+"""Reads a cache: its identity, its rejects, and the features of a clip's frames."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,24 +12,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from advise_ray.cache.identity import FORMAT, PIECE_FRAMES, Identity
-from advise_ray.cache.part_file import DESCRIBES, SCHEMA, Features, Part, described
+from advise_ray.cache.part_file import Features, Part
+from advise_ray.cache.piece_index import PieceRow, Pieces, read_index
 from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.storage import remote
 from advise_ray.video.manifest import REJECTS_SCHEMA, Video
 
 OPEN_PARTS = 256
 """Maximal number of files that are open, and mapped, at the same time."""
-INDEX_SCHEMA = pa.schema(
-    [
-        ("part", pa.string()),
-        ("part_bytes", pa.int64()),
-        ("row", pa.int64()),
-        ("first_frame", pa.int64()),
-        ("frames", pa.int64()),
-        *(SCHEMA.field(name) for name in (*DESCRIBES, "crc32")),
-    ]
-)
-Row = dict[str, Any]
 
 
 def read_identity(location: str) -> Identity:
@@ -58,59 +46,6 @@ def read_identity(location: str) -> Identity:
 def write_identity(location: str, identity: Identity) -> None:
     with remote.writing(remote.join(location, "cache.json")) as file:
         file.write(json.dumps(asdict(identity), indent=2).encode())
-
-
-def read_index(location: str) -> list[Row]:
-    """Read the index: one row for each piece.
-
-    Raises:
-        UsageError: there is no index, because the job that creates the cache has not ended.
-    """
-    try:
-        table = pq.read_table(pa.BufferReader(remote.read_file(remote.join(location, "index.parquet"))))
-    except (OSError, pa.ArrowInvalid):
-        raise UsageError(
-            f"data.features: {location} has no index: it was not finished; run its `advise-ray cache` command again"
-        ) from None
-    rows: list[Row] = table.to_pylist()
-    return rows
-
-
-def write_index(location: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    with remote.writing(remote.join(location, "index.parquet")) as file:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA), file)
-
-
-def rows_of(part: Part) -> Iterator[Row]:
-    """Yield the rows of the index for a part."""
-    for number in range(len(part)):
-        row = part.row(number)
-        frames = row.pop("frame_indices")
-        yield {**row, "part": part.name, "part_bytes": part.bytes, "row": number} | {
-            "first_frame": frames[0],
-            "frames": len(frames),
-        }
-
-
-class Pieces:
-    """The pieces of an index, by video (as described when it was cached) and by first frame.
-
-    A piece that is in two parts counts once: if a job stops within a video, the next job encodes the whole video again,
-    and the earlier parts stay.
-    """
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows: dict[tuple[Any, ...], dict[int, Row]] = defaultdict(dict)
-        for row in rows:
-            self._rows[tuple(row[name] for name in DESCRIBES)][row["first_frame"]] = row
-
-    def of(self, video: Video) -> dict[int, Row]:
-        """First frame → row of the pieces of a video. Empty if the video has changed since it was cached."""
-        return self._rows.get(described(video), {})
-
-    def complete(self, video: Video, identity: Identity) -> bool:
-        """Whether the cache has all frames of the present version of a video that it should keep."""
-        return sum(row["frames"] for row in self.of(video).values()) == len(identity.frames(video))
 
 
 def write_rejects(location: str, rejects: Mapping[str, str]) -> None:
@@ -191,7 +126,7 @@ class FeatureStore:
         self._checked.add(key)
         return features
 
-    def _open(self, row: Row) -> Part:
+    def _open(self, row: PieceRow) -> Part:
         name = row["part"]
         if name not in self._parts:
             if len(self._parts) >= OPEN_PARTS:

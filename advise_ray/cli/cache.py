@@ -40,17 +40,18 @@ def cache(
     if rates is not None and not dry_run:
         raise click.UsageError("--rates needs --dry-run")
     config = load(recipe or "quickstart", overrides)
-    from advise_ray.cache.writer import CacheJob
+    from advise_ray.cache.cache_plan import plan_cache
+    from advise_ray.cache.writer import write_cache
     from advise_ray.cli import progress
 
-    job = CacheJob(config, out)
+    plan = plan_cache(config, out)
     if dry_run:
         from advise_ray.training.plan import make_plan
 
         # The training that will use this cache has no features and no initial weights yet.
         config = load(recipe or "quickstart", (*overrides, "data.features=null"))
-        show_with_notes(job.summary() | {"cost": estimate(make_plan(config, begun=True), rates)}, as_json)
+        show_with_notes(plan.summary() | {"cost": estimate(make_plan(config, begun=True), rates)}, as_json)
         return
     with progress.counting("encoding videos") as on_progress:
-        result = job.run(on_progress)
+        result = write_cache(plan, on_progress)
     show(result, as_json)

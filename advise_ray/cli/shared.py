@@ -75,7 +75,7 @@ def estimate(plan: Plan, rates: Path | None) -> dict[str, Any] | None:
         return None
 
 
-def show(values: dict[str, Any], as_json: bool) -> None:
+def show(values: Mapping[str, Any], as_json: bool) -> None:
     """Print a result as one JSON object, or as a line for each value."""
     if as_json:
         click.echo(json.dumps(values))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from advise_ray.cache.writer import CacheJob
+from advise_ray.cache.cache_plan import plan_cache
+from advise_ray.cache.writer import write_cache
 from advise_ray.config import load
 from advise_ray.experiment.arms import Trainings
 from advise_ray.experiment.suite import LabelledSet
@@ -90,7 +91,7 @@ def _encode(trainings: Trainings, of: LabelledSet, recipe: str) -> float:
     took = trainings.out / "encoded_s.json"
     started_s = time.monotonic()
     config = load(recipe, [*trainings.overrides, f"data.manifest={json.dumps(str(of.manifest))}"])
-    CacheJob(config, str(trainings.features)).run()
+    write_cache(plan_cache(config, str(trainings.features)))
     if not took.exists():
         write_whole(took, json.dumps(time.monotonic() - started_s))
     return float(json.loads(took.read_text(encoding="utf-8")))

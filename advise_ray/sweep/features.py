@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from advise_ray.cache.cache_plan import plan_cache
 from advise_ray.cache.compatibility import COMPARED
 from advise_ray.cache.store import FeatureStore, read_rejects
-from advise_ray.cache.writer import CacheJob
+from advise_ray.cache.writer import write_cache
 from advise_ray.config import Config, flatten
 from advise_ray.errors import ConfigError
 from advise_ray.storage.remote import is_url
@@ -40,16 +41,15 @@ def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable
         on_event: called with a progress message before and after each cache.
 
     Raises:
-        UsageError, ConfigError, CacheError: see `cache.writer.CacheJob`.
+        UsageError, ConfigError, CacheError: see `cache_plan.plan_cache` and `writer.write_cache`.
     """
     wanted = {folder_of(config, sweep_dir): config for config in configs if takes_features(config)}
     for number, (folder, config) in enumerate(wanted.items(), 1):
-        job = CacheJob(config, str(folder))
-        planned = job.summary()
-        if planned["videos_to_encode"]:
-            size = f"{planned['videos_to_encode']} video(s), {planned['bytes'] / 1e6:.0f} MB"
+        plan = plan_cache(config, str(folder))
+        if plan.missing:
+            size = f"{len(plan.missing)} video(s), {plan.needed_bytes / 1e6:.0f} MB"
             on_event(f"feature cache {number} of {len(wanted)}: encoding {size} …")
-        made = job.run()
+        made = write_cache(plan)
         if made["encoded"]:
             on_event(f"feature cache {number} of {len(wanted)}: finished in {made['wall_s']:.0f} s")
 

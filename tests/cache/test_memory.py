@@ -12,6 +12,7 @@ import pytest
 from advise_ray.cache import store
 from advise_ray.cache.identity import Identity
 from advise_ray.cache.part_file import Part, Piece, write_part
+from advise_ray.cache.piece_index import rows_of, write_index
 from advise_ray.video.manifest import read_manifest, videos, write_manifest
 
 NUM_VIDEOS, FRAMES, GRID, CHANNELS = 64, 32, (7, 7), 768
@@ -69,8 +70,8 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     index = []
     for video in videos(read_manifest(folder / "manifest.parquet")):
         piece = Piece(video, np.arange(FRAMES), features)
-        index += store.rows_of(Part(str(cache), write_part(str(cache), [piece])))
-    store.write_index(str(cache), index)
+        index += rows_of(Part(str(cache), write_part(str(cache), [piece])))
+    write_index(str(cache), index)
     return folder / "manifest.parquet", cache
 
 

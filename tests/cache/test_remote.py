@@ -13,7 +13,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from advise_ray.cache.writer import CacheJob
+from advise_ray.cache.cache_plan import plan_cache
+from advise_ray.cache.writer import write_cache
 from advise_ray.config import Config, load
 from advise_ray.training.local import train_here
 from tests.runs import set_options
@@ -60,7 +61,7 @@ def test_a_cache_in_s3_is_streamed(
     assert command("cache", "--out", location)["encoded"] == 24
     assert command("cache", "--out", location)["encoded"] == 0
     streamed = command("train", data__features=location, tracking__run_name="streamed")
-    assert CacheJob(configure(), str(local)).run()["encoded"] == 24
+    assert write_cache(plan_cache(configure(), str(local)))["encoded"] == 24
     mapped = train_here(configure(f"data.features={local}", "tracking.run_name=mapped"))
     assert streamed["failed_videos"] == 0
     assert streamed["metrics"]["train/loss"] == pytest.approx(mapped["metrics"]["train/loss"], rel=1e-4)

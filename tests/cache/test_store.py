@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from advise_ray.cache import store
 from advise_ray.cache.identity import PIECE_FRAMES, Identity
 from advise_ray.cache.part_file import Part, Piece, write_part
+from advise_ray.cache.piece_index import read_index, rows_of, write_index
 from advise_ray.cache.sizes import cache_bytes, smaller
 from advise_ray.cache.store import FeatureStore
 from advise_ray.errors import UsageError, VideoDecodeError
@@ -39,8 +40,8 @@ def make(folder: Path, videos: list[Video], *, frame_step: int = 2, views: int =
         ]
         for piece in pieces:
             piece.features[...] += 0.25 * np.arange(views)[:, None, None, None, None]
-        index += store.rows_of(Part(str(folder), write_part(str(folder), pieces)))
-    store.write_index(str(folder), index)
+        index += rows_of(Part(str(folder), write_part(str(folder), pieces)))
+    write_index(str(folder), index)
     return FeatureStore(str(folder))
 
 
@@ -134,10 +135,10 @@ def test_what_was_cached_before_a_change_or_a_kill_is_never_shown(tmp_path: Path
     """Its parts stay: of a video before it changed, and the first piece of one that was done again as a whole."""
     now, before = video("a"), video("a", bytes=5)
     make(tmp_path, [before, now], frame_step=1, views=1)
-    index = store.read_index(str(tmp_path))
+    index = read_index(str(tmp_path))
     twice = [row for row in index if row["bytes"] == now.bytes and row["first_frame"] == 0]
     unfinished = [row for row in index if row["bytes"] == before.bytes][1:]  # its first piece failed
-    store.write_index(str(tmp_path), [*unfinished, *twice, *(row for row in index if row["bytes"] == now.bytes)])
+    write_index(str(tmp_path), [*unfinished, *twice, *(row for row in index if row["bytes"] == now.bytes)])
     cached = FeatureStore(str(tmp_path))
     assert cached.has(now)
     assert not cached.has(before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from advise_ray.cache.cache_plan import plan_cache
 from advise_ray.cache.part_encoder import EncodePart
 from advise_ray.cache.store import FeatureStore
-from advise_ray.cache.writer import CacheJob
+from advise_ray.cache.writer import CacheResult, write_cache
+from advise_ray.config import Config
 from advise_ray.errors import CacheError, ConfigError, InterruptedRunError, UsageError
 from advise_ray.evaluation.action_protocols import Settings
 from advise_ray.evaluation.evaluate_run import evaluate
@@ -30,6 +31,10 @@ from tests.conftest import Configure
 from tests.runs import clips_trained_on, eventually, losses, set_options
 
 PLAIN = ("augment.random_crop=false", "augment.flip=false", "augment.colour_jitter=0")
+
+
+def make(config: Config, folder: Path) -> CacheResult:
+    return write_cache(plan_cache(config, str(folder)))
 
 
 def test_cached_and_live_training_give_the_same_losses(configure: Configure, features: Path) -> None:
@@ -67,15 +72,14 @@ def test_views_are_drawn_once_and_all_of_them_are_shown(configure: Configure, ma
     write_manifest(read_manifest(manifest).to_pylist()[::3], few)
     given = (f"data.manifest={few}", "cache.views=3", "cache.frame_step=2")
     config = configure("views", *given, "data.clip.frame_stride=3")
-    job = CacheJob(config, str(tmp_path / "views"))
-    job.run()
-    store, video = FeatureStore(str(tmp_path / "views")), job.videos[0]
+    plan = plan_cache(config, str(tmp_path / "views"))
+    write_cache(plan)
+    store, video = FeatureStore(str(tmp_path / "views")), plan.videos[0]
     out = np.empty((3, 2, *store.identity.frame_shape), dtype=np.float16)
     store.read_into(out, video, np.tile([0, 50], (3, 1)), [0, 1, 2])
     assert not np.allclose(out[0], out[1])
     assert not np.allclose(out[1], out[2])
-    other_seed = CacheJob(configure("any", *given, "seed=5"), str(tmp_path / "again"))
-    other_seed.run()
+    make(configure("any", *given, "seed=5"), tmp_path / "again")
     again = np.empty_like(out)
     FeatureStore(str(tmp_path / "again")).read_into(again, video, np.tile([0, 50], (3, 1)), [0, 1, 2])
     np.testing.assert_array_equal(again, out)
@@ -83,7 +87,7 @@ def test_views_are_drawn_once_and_all_of_them_are_shown(configure: Configure, ma
     own = (*where, "data.clip.frame_stride=3", "data.log_clips=true")
     result = train_here(configure("views", *own))
     assert all(frame % 2 == 0 for *_, frames, _ in clips_trained_on(result) for frame in frames)
-    reader = ClipReader(configure("any", *own), job.videos)
+    reader = ClipReader(configure("any", *own), plan.videos)
     assert (views_shown(reader, store, train=True), views_shown(reader, store, train=False)) == ({0, 1, 2}, {0})
     with pytest.raises(ConfigError, match=r"would be shown twice.*\n.*does not fit"):
         train_here(configure("any", *where))
@@ -98,10 +102,6 @@ def test_a_cache_of_another_model_is_refused(configure: Configure, features: Pat
         "augment.crop_size_px: the cache has 96, the recipe 64",
         "model.sfu.spatial_size: the cache has 3, the recipe 2",
     )
-    with pytest.raises(ConfigError, match=r"cache.views: the cache has 1, the recipe 2\n.*holds another cache"):
-        CacheJob(configure("any", "cache.views=2"), str(features))
-    with pytest.raises(UsageError, match="is not a feature cache; name a new folder"):
-        CacheJob(configure("any"), str(features.parents[1]))
 
 
 def test_videos_are_added_and_changed_ones_done_again(configure: Configure, manifest: Path, tmp_path: Path) -> None:
@@ -110,11 +110,11 @@ def test_videos_are_added_and_changed_ones_done_again(configure: Configure, mani
     write_manifest(rows[:20], few)
     write_manifest([rows[0] | {"bytes": 1}, *rows[1:]], all_of_them)
     out = tmp_path / "cache"
-    assert CacheJob(configure("any", f"data.manifest={few}"), str(out)).run()["encoded"] == 20
+    assert make(configure("any", f"data.manifest={few}"), out)["encoded"] == 20
     with pytest.raises(UsageError, match=r"lacks 5 of 24 videos"):
         train_here(configure("any", f"data.manifest={all_of_them}", f"data.features={out}"))
-    assert CacheJob(configure("any", f"data.manifest={all_of_them}"), str(out)).run()["encoded"] == 5
-    assert CacheJob(configure("any", f"data.manifest={all_of_them}"), str(out)).run()["encoded"] == 0
+    assert make(configure("any", f"data.manifest={all_of_them}"), out)["encoded"] == 5
+    assert make(configure("any", f"data.manifest={all_of_them}"), out)["encoded"] == 0
     added = train_here(configure("added", f"data.manifest={all_of_them}", f"data.features={out}"))
     assert (added["status"], added["failed_videos"]) == ("FINISHED", 0)
 
@@ -124,14 +124,14 @@ def test_damaged_parts_are_masked_in_training_and_made_again_by_the_job(
 ) -> None:
     monkeypatch.setattr("advise_ray.cache.part_encoder.GROUP_BYTES", 2**23)  # several parts
     out = tmp_path / "cache"
-    CacheJob(configure("any"), str(out)).run()
+    make(configure("any"), out)
     part = next(iter(sorted(out.glob("part-*"), key=lambda path: path.stat().st_size)))
     part.write_bytes(part.read_bytes()[:-10])
     result = train_here(configure("damaged", f"data.features={out}", "data.max_failed_fraction=0.5"))
     assert result["failed_videos"] > 0
     rejects = pq.read_table(Path(result["run_dir"]) / "rejects.parquet").column("reason").to_pylist()
     assert all(part.name in reason for reason in rejects)
-    again = CacheJob(configure("any"), str(out)).run()
+    again = make(configure("any"), out)
     assert again["damaged_parts"] == [part.name]
     assert f"{part.name} is damaged" in caplog.text
     assert again["encoded"] > 0
@@ -147,14 +147,14 @@ def test_a_video_that_fails_is_a_reject_and_fails_in_training_too(
     rows[3]["path"] = str(broken)
     listed = tmp_path / "manifest.parquet"
     write_manifest(rows, listed)
-    result = CacheJob(configure("any", f"data.manifest={listed}"), str(tmp_path / "cache")).run()
+    result = make(configure("any", f"data.manifest={listed}"), tmp_path / "cache")
     assert (result["encoded"], result["failed_videos"]) == (23, 1)
     rejects = pq.read_table(tmp_path / "cache" / "rejects.parquet").to_pylist()
     assert [row["video_id"] for row in rejects] == [rows[3]["video_id"]]
     assert rejects[0]["reason"]
     others = tmp_path / "others.parquet"
     write_manifest(rows[4:], others)
-    assert CacheJob(configure("any", f"data.manifest={others}"), str(tmp_path / "cache")).run()["failed_videos"] == 0
+    assert make(configure("any", f"data.manifest={others}"), tmp_path / "cache")["failed_videos"] == 0
     result = train_here(configure("rejected", f"data.manifest={listed}", f"data.features={tmp_path / 'cache'}"))
     assert (result["failed_videos"], result["clips_seen"]) == (1, 2 * 15)
 
@@ -173,45 +173,13 @@ def test_a_full_disk_ends_the_job_and_what_is_there_stays(
         return real(self, *args)
 
     monkeypatch.setattr(EncodePart, "__call__", full)
-    monkeypatch.setattr("advise_ray.cache.store.write_index", _no_room)  # not even for what tells it
+    monkeypatch.setattr("advise_ray.cache.writer.write_index", _no_room)  # not even for what tells it
     with pytest.raises(CacheError, match=r"No space left on device; \d+ of 24 videos are kept"):
-        CacheJob(configure("any"), str(tmp_path / "cache")).run()
+        make(configure("any"), tmp_path / "cache")
     monkeypatch.undo()
-    again = CacheJob(configure("any"), str(tmp_path / "cache"))
-    missing = again.summary()["videos_to_encode"]
-    assert 0 < missing < 24
-    assert again.run()["encoded"] == missing
-
-
-def test_what_has_no_room_bars_no_smaller_cache_and_what_is_begun_is_not_proposed_otherwise(
-    configure: Configure, tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room = tmp_path / "small"
-    job = CacheJob(configure("any"), str(room))
-    whole = job.summary()["bytes"]
-    monkeypatch.setattr("advise_ray.cache.writer.free_bytes", lambda _location: whole // 2)
-    with pytest.raises(UsageError, match=r"what would fit: model\.sfu\.spatial_size=\d"):
-        job.run()
-    smaller = next(iter(job.summary()["would_fit"]))
-    assert CacheJob(configure("any", smaller), str(room)).summary()["fits"]
-    partly = tmp_path / "partly"
-    shutil.copytree(features, partly)
-    parts = sorted(partly.glob("part-*"))
-    parts[0].unlink()
-    (partly / "index.parquet").unlink()
-    monkeypatch.setattr("advise_ray.cache.writer.free_bytes", lambda _location: 1000)
-    begun = CacheJob(configure("any"), str(partly))
-    assert begun.summary()["would_fit"] == {}
-    with pytest.raises(UsageError, match=r"the \d+ of 24 videos that it lacks take"):
-        begun.run()
-
-
-def test_a_cache_that_its_recipe_cannot_use_is_said_before_it_is_made(configure: Configure, tmp_path: Path) -> None:
-    (note,) = [
-        n for n in CacheJob(configure("any", "cache.frame_step=2"), str(tmp_path / "x")).notes() if "frame_step" in n
-    ]
-    assert "a frame step of 1, but the cache has 2" in note
-    assert not any("frame_step" in n for n in CacheJob(configure("any"), str(tmp_path / "y")).notes())
+    again = plan_cache(configure("any"), str(tmp_path / "cache"))
+    assert 0 < len(again.missing) < 24
+    assert write_cache(again)["encoded"] == len(again.missing)
 
 
 def _no_room(*_: Any) -> str:
@@ -242,12 +210,11 @@ def test_an_interrupted_job_goes_on_to_the_same_features(
 
     out = str(tmp_path / "cache")
     with pytest.raises(InterruptedRunError, match=r"interrupted; \d+ of 24 videos are kept; the same command"):
-        CacheJob(configure("any"), out).run(interrupt)
-    again = CacheJob(configure("any"), out)
-    missing = again.summary()["videos_to_encode"]
-    assert 0 < missing <= 12
-    result = again.run()
-    assert (result["encoded"], result["failed_videos"], result["damaged_parts"]) == (missing, 0, [])
+        write_cache(plan_cache(configure("any"), out), interrupt)
+    again = plan_cache(configure("any"), out)
+    assert 0 < len(again.missing) <= 12
+    result = write_cache(again)
+    assert (result["encoded"], result["failed_videos"], result["damaged_parts"]) == (len(again.missing), 0, [])
     ours, theirs = FeatureStore(out), FeatureStore(str(features))
     for video in again.videos:
         frames, read = np.arange(120)[None], np.empty((2, 120, *ours.identity.frame_shape), dtype=np.float16)
