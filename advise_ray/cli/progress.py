@@ -17,6 +17,7 @@ from rich.status import Status
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from advise_ray.evaluation.write_report import EvaluationResult
     from advise_ray.training.metrics_lines import MetricsLine
     from advise_ray.training.run_result import RunResult
 
@@ -178,10 +179,10 @@ def status_table(found: dict[str, Any]) -> str:
     return "\n".join([f"{found['run_name']}: {found['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])
 
 
-def evaluation_table(result: dict[str, Any]) -> str:
+def evaluation_table(result: EvaluationResult) -> str:
     """Format the result of a protocol as a table: metrics (with deviations over several splits) and findings."""
     deviations = result["deviations"]
-    rows = {
+    rows: dict[str, Any] = {
         name: f"{value:.4g}" + (f" ± {deviations[name]:.2g}" if name in deviations else "")
         for name, value in result["metrics"].items()
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from advise_ray.errors import UsageError
 from advise_ray.evaluation import metrics as measure
 from advise_ray.evaluation.encoded_videos import Encoded, Encoder, Output
 from advise_ray.evaluation.labels import LabelledSplit
-from advise_ray.evaluation.outcome import Outcome
+from advise_ray.evaluation.outcome import Details, Outcome
+from advise_ray.evaluation.predictions import Prediction
 from advise_ray.evaluation.probes import probe
 from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import spread_clips
@@ -75,7 +75,7 @@ def linear(
             device=torch.device("cuda" if encoder.use_gpu else "cpu"),
         )
         validation_top1 = probed.validation_top1[probed.setting]
-        details = {
+        details: Details = {
             "lr": probed.setting.lr,
             "weight_decay": probed.setting.weight_decay,
             "validation_top1": None if np.isnan(validation_top1) else validation_top1,
@@ -101,7 +101,7 @@ def knn(
             settings.k,
             settings.temperature,
         )
-        details = {"k": settings.k, "temperature": settings.temperature}
+        details: Details = {"k": settings.k, "temperature": settings.temperature}
         yield _classified(encoder, split, encoded, test, scores, details)
 
 
@@ -118,7 +118,7 @@ def retrieval(
         )
         decoded = len(test) / len(split.test)  # a query that cannot be decoded counts as a miss
         found = measure.retrieval(nearest, split.labels[train], split.labels[test], ks)
-        rows = []
+        rows: list[Prediction] = []
         places = {int(row): index for index, row in enumerate(test)}
         for row in split.test:
             video = encoder.videos[row]
@@ -133,7 +133,7 @@ def retrieval(
                 }
             )
         left_out = [k for k in RETRIEVED if k > len(train)]
-        details = {"left_out": [f"R@{k}: there are only {len(train)} training video(s)" for k in left_out]}
+        details: Details = {"left_out": [f"R@{k}: there are only {len(train)} training video(s)" for k in left_out]}
         yield Outcome(
             {f"recall_at_{k}": value * decoded for k, value in found.items()}, rows, split.names, None, details
         )
@@ -205,7 +205,7 @@ def _classified(
     encoded: dict[int, Encoded],
     seen: NDArray[np.int64],
     scores: NDArray[np.float64],
-    details: dict[str, Any] | None = None,
+    details: Details | None = None,
 ) -> Outcome:
     """Compute the metrics and a row for every test video. A video that cannot be decoded counts as wrong."""
     targets, num_classes = split.labels[seen], len(split.names)
@@ -218,7 +218,7 @@ def _classified(
     metrics["mean_class_accuracy"] = measure.mean_class_accuracy(confusion, of_class)
     best = dict(zip(seen.tolist(), measure.best_k(scores, 5), strict=True))
     places = {row: index for index, row in enumerate(seen.tolist())}
-    predictions = []
+    predictions: list[Prediction] = []
     for row in split.test.tolist():
         top = best[row].tolist() if row in best else []
         predictions.append(

@@ -21,14 +21,13 @@ from advise_ray.evaluation.labels import LabelledSplit, labelled_split, num_offi
 from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.pretext_protocol import pretext
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
-from advise_ray.evaluation.write_report import leave
+from advise_ray.evaluation.write_report import EvaluationResult, VideoCounts, write_report
 from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.video.manifest import held_out_split, split_videos, videos
 from advise_ray.video.pool import read_videos
 
 Protocol = Literal["pretext", "multiview", "linear", "knn", "retrieval"]
 OnProgress = Callable[[int, int], None]
-Row = dict[str, Any]
 
 
 def evaluate(
@@ -40,7 +39,7 @@ def evaluate(
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     overrides: Sequence[str] = (),
     on_progress: OnProgress = lambda done, total: None,
-) -> Row:
+) -> EvaluationResult:
     """Evaluate a run (its best checkpoint), a checkpoint, or a recipe with a randomly initialised TMM.
 
     Args:
@@ -49,7 +48,7 @@ def evaluate(
         overrides: `key=value` changes of the run's configuration; `model.tmm.arch=none` removes the TMM.
 
     Returns:
-        The content of `result.json`, see `jobs/README.md`.
+        The content of `result.json`.
 
     Raises:
         UsageError, ConfigError: raised before any video is read.
@@ -61,7 +60,7 @@ def evaluate(
     name = _name(subject, protocol, settings, split, manifest)
     refuse_unwritable(subject.run_dir / "evaluation" / name / "result.json", str(target))
     encoder, outcomes, counts = score(subject, protocol, split=split, settings=settings, on_progress=on_progress)
-    return leave(subject, encoder, protocol, name, outcomes, counts, started_s)
+    return write_report(subject, encoder, protocol, name, outcomes, counts, started_s)
 
 
 def score(
@@ -71,7 +70,7 @@ def score(
     split: int | Literal["all"] | None = None,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     on_progress: OnProgress = lambda done, total: None,
-) -> tuple[Encoder, dict[str, Outcome], Row]:
+) -> tuple[Encoder, dict[str, Outcome], VideoCounts]:
     """Run a protocol and return its outcome for each split and the numbers of videos. Writes no files.
 
     Raises:
@@ -100,7 +99,7 @@ def score(
         "retrieval": action_protocols.retrieval,
     }
     found = protocols[protocol](encoder, list(chosen.values()), settings, on_progress)
-    counts = {"videos": sum(len(each.test) for each in chosen.values())}
+    counts: VideoCounts = {"videos": sum(len(each.test) for each in chosen.values())}
     if protocol != "multiview":
         counts["train_videos"] = sum(len(each.train) for each in chosen.values())
     return encoder, dict(zip(chosen, found, strict=True)), counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from advise_ray.config import ClipConfig
 from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.metrics import confusion_matrix, softmax
-from advise_ray.evaluation.outcome import Outcome
+from advise_ray.evaluation.outcome import Control, Details, Outcome
+from advise_ray.evaluation.predictions import Prediction
 from advise_ray.training.plan import rate_names
 from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import Clip, fits_every_rate, keyed_rng, plan_val_clips
@@ -62,7 +63,7 @@ def pretext(
     }
     clips = {row: np.stack([each.clip.frame_indices for each in every]) for row, every in played.items()}
     encoded = encoder.encode(clips, "logits", on_progress=on_progress)
-    predictions: list[dict[str, Any]] = []
+    predictions: list[Prediction] = []
     for row, every in played.items():
         values, video = encoded[row].values, encoder.videos[row]
         shares = None if values is None else softmax(values[:, 0])
@@ -83,9 +84,9 @@ def pretext(
     return report(predictions, rate_names(config))
 
 
-def report(predictions: list[dict[str, Any]], names: list[str]) -> Outcome:
+def report(predictions: list[Prediction], names: list[str]) -> Outcome:
     """Compute metrics from the predictions for clips. A clip that cannot be decoded counts as wrong."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
+    by_name: dict[str, list[Prediction]] = {}
     for row in predictions:
         by_name.setdefault(row["clips"], []).append(row)
     chance = 1 / len(names)
@@ -98,10 +99,10 @@ def report(predictions: list[dict[str, Any]], names: list[str]) -> Outcome:
             for index, name in enumerate(names):
                 if of_rate := [row for row in by_name[policy] if row["label"] == index]:
                     metrics[f"{prefix}top1_rate_{name[1:]}"] = _top1(of_rate)
-    controls, findings = {}, []
+    controls, findings = dict[str, Control](), list[str]()
     if honest:
         controls = dict(_controls(by_name))
-        metrics |= {f"control/{name}": top1 for name, (top1, _) in controls.items()}
+        metrics |= {f"control/{name}": control["top1"] for name, control in controls.items()}
         if metrics["top1"] <= chance + NEAR_CHANCE:
             findings = [f"top1 {metrics['top1']:.3f} is at chance ({chance:.3f}); the controls cannot be interpreted"]
         else:
@@ -110,8 +111,8 @@ def report(predictions: list[dict[str, Any]], names: list[str]) -> Outcome:
         findings = ["no video is long enough for every rate, so there is no honest metric"]
     decoded = [row for row in honest if row["prediction"] is not None]
     confusion = confusion_matrix(_column(decoded, "label"), _column(decoded, "prediction"), len(names))
-    details = {
-        "controls": {name: {"top1": top1, "honest_top1": against} for name, (top1, against) in controls.items()},
+    details: Details = {
+        "controls": controls,
         "clips": {name: len(rows) for name, rows in by_name.items()},
         "findings": findings,
     }
@@ -140,32 +141,34 @@ def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Ite
             yield _NamedClip(policy, placed(planned))
 
 
-def _controls(by_name: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, tuple[float, float]]]:
-    """For each control with clips: its top-1 and the honest top-1 at the same rates; each rate has the same weight."""
+def _controls(by_name: Mapping[str, list[Prediction]]) -> Iterator[tuple[str, Control]]:
+    """The controls that have clips. Each rate has the same weight."""
     groups = {name: by_name[name] for name in ("shuffled", "reversed", "still")}
     groups["wrapped"] = [row for row in by_name.get("wrap", []) if row["wraps"]]
     groups["held"] = [row for row in by_name.get("hold", []) if row["repeats"]]
     for name, rows in groups.items():
         rates = {row["label"] for row in rows}
         if rates:
-            yield name, (_balanced_top1(rows, rates), _balanced_top1(by_name["honest"], rates))
+            honest_top1 = _balanced_top1(by_name["honest"], rates)
+            yield name, Control(top1=_balanced_top1(rows, rates), honest_top1=honest_top1)
 
 
-def _findings(controls: Mapping[str, tuple[float, float]]) -> Iterator[str]:
-    for name, (top1, honest) in controls.items():
+def _findings(controls: Mapping[str, Control]) -> Iterator[str]:
+    for name, control in controls.items():
+        top1, honest = control["top1"], control["honest_top1"]
         has_shortcut = name in ("wrapped", "held")
         if top1 >= honest + OPEN_ABOVE if has_shortcut else top1 >= honest - GONE_WITHIN:
             yield f"{name}: top1 is {top1:.3f}, and {honest:.3f} on honest clips: {CONTROLS[name]}"
 
 
-def _balanced_top1(rows: list[dict[str, Any]], rates: set[int]) -> float:
+def _balanced_top1(rows: list[Prediction], rates: set[int]) -> float:
     """Mean top-1 over the rates. Each rate has the same weight, because wrapped clips are mostly fast ones."""
     return float(np.mean([_top1([row for row in rows if row["label"] == rate]) for rate in rates]))
 
 
-def _top1(rows: list[dict[str, Any]]) -> float:
+def _top1(rows: list[Prediction]) -> float:
     return float(np.mean([row["prediction"] == row["label"] for row in rows]))
 
 
-def _column(rows: list[dict[str, Any]], name: str) -> NDArray[np.int64]:
+def _column(rows: list[Prediction], name: Literal["label", "prediction"]) -> NDArray[np.int64]:
     return np.asarray([row[name] for row in rows], dtype=np.int64)

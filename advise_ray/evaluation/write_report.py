@@ -6,65 +6,125 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, Required, TypedDict
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from advise_ray.config import played_clip, to_yaml
 from advise_ray.evaluation import charts
 from advise_ray.evaluation.encoded_videos import Encoder
-from advise_ray.evaluation.outcome import Outcome
+from advise_ray.evaluation.outcome import Details, Outcome
+from advise_ray.evaluation.predictions import write_predictions
 from advise_ray.evaluation.subject import Subject
 from advise_ray.storage.atomic import write_whole
 from advise_ray.tracking import RunTracker
 from advise_ray.video.sampling import spread_clips
 
 MISTAKES_SHOWN = 10
-Row = dict[str, Any]
 
 
-def leave(
+class VideoCounts(TypedDict):
+    """Numbers of videos, summed over the splits.
+
+    Attributes:
+        videos: test videos.
+        train_videos: training videos of the protocol. Only with `linear`, `knn` and `retrieval`.
+    """
+
+    videos: int
+    train_videos: NotRequired[int]
+
+
+class SplitResult(Details):
+    """The result on one split.
+
+    Attributes:
+        metrics: see `Outcome`.
+    """
+
+    metrics: Required[dict[str, float]]
+
+
+class EvaluationResult(VideoCounts):
+    """The content of `result.json`, and the output of `evaluate --json`.
+
+    Attributes:
+        protocol: `pretext`, `multiview`, `linear`, `knn` or `retrieval`.
+        checkpoint: path of the checkpoint, or None.
+        ifm_alone: whether the TMM was removed.
+        manifest: paths of the manifests.
+        metrics: name → mean over the splits. The metrics are in [0, 1].
+        deviations: name → standard deviation over the splits; empty for a single split.
+        splits: name of the split → its result.
+        failed_videos: number of test videos that could not be decoded.
+        predictions: path of `predictions.parquet`.
+        figures: paths of the PNG files.
+        evaluation_dir: path of the directory with all these files.
+        wall_s: seconds that the evaluation took.
+        mlflow_run_id: None if the tracking server was never reached. Only in the output of `--json`, as the next one.
+        tracking_complete: whether MLflow has the complete evaluation.
+    """
+
+    protocol: str
+    checkpoint: str | None
+    ifm_alone: bool
+    manifest: str | tuple[str, ...] | None
+    metrics: dict[str, float]
+    deviations: dict[str, float]
+    splits: dict[str, SplitResult]
+    failed_videos: int
+    predictions: str
+    figures: list[str]
+    evaluation_dir: str
+    wall_s: float
+    mlflow_run_id: NotRequired[str | None]
+    tracking_complete: NotRequired[bool]
+
+
+def write_report(
     subject: Subject,
     encoder: Encoder,
     protocol: str,
     name: str,
     outcomes: dict[str, Outcome],
-    counts: Row,
+    counts: VideoCounts,
     started_s: float,
-) -> Row:
+) -> EvaluationResult:
     """Write predictions, figures and result under the run's directory, and log them to MLflow."""
     folder = subject.run_dir / "evaluation" / name
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.png"):
         stale.unlink()
-    predictions = [{"split": which, **row} for which, outcome in outcomes.items() for row in outcome.predictions]
-    pq.write_table(pa.Table.from_pylist(predictions), folder / "predictions.parquet")
+    predictions = {which: outcome.predictions for which, outcome in outcomes.items()}
+    write_predictions(predictions, folder / "predictions.parquet")
     for which, outcome in outcomes.items():
         _draw(folder, f"-{which}" if len(outcomes) > 1 else "", outcome, encoder, protocol)
     metrics, deviations = _summed_up([outcome.metrics for outcome in outcomes.values()])
-    details: Row = {which: {"metrics": outcome.metrics, **outcome.details} for which, outcome in outcomes.items()}
-    result: Row = {
+    failed = {row["video_id"] for rows in predictions.values() for row in rows if row["failure"] is not None}
+    result: EvaluationResult = {
         "protocol": protocol,
         "checkpoint": str(subject.path) if subject.path else None,
         "ifm_alone": subject.is_ifm_alone,
         "manifest": subject.config.data.manifest,
         "metrics": metrics,
         "deviations": deviations,
-        "splits": details,
-        **counts,
-        "failed_videos": len({row["video_id"] for row in predictions if row["failure"] is not None}),
+        "splits": {which: {"metrics": outcome.metrics, **outcome.details} for which, outcome in outcomes.items()},
+        **counts,  # type: ignore[typeddict-item]  # a VideoCounts could also hold the keys that are set below
+        "failed_videos": len(failed),
         "predictions": str(folder / "predictions.parquet"),
         "figures": sorted(str(path) for path in folder.glob("*.png")),
         "evaluation_dir": str(folder),
         "wall_s": round(time.monotonic() - started_s, 1),
     }
     write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    return result | _log(subject, encoder, name, metrics, folder)
+    result["mlflow_run_id"], result["tracking_complete"] = _log(subject, encoder, name, metrics, folder)
+    return result
 
 
-def _log(subject: Subject, encoder: Encoder, name: str, metrics: dict[str, float], folder: Path) -> Row:
+def _log(
+    subject: Subject, encoder: Encoder, name: str, metrics: dict[str, float], folder: Path
+) -> tuple[str | None, bool]:
+    """Log the files and metrics. Returns the id of the MLflow run, and whether MLflow has everything."""
     tracker = RunTracker(subject.config, subject.run_dir)
     is_new = tracker.run_id is None
     if is_new:  # an untrained recipe, or a run that was copied from another machine
@@ -75,7 +135,7 @@ def _log(subject: Subject, encoder: Encoder, name: str, metrics: dict[str, float
     complete = tracker.add(values, sorted(folder.iterdir()), f"evaluation/{name}")
     if is_new:
         complete = tracker.finish("FINISHED") and complete
-    return {"mlflow_run_id": tracker.run_id, "tracking_complete": complete}
+    return tracker.run_id, complete
 
 
 def _summed_up(metrics: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
@@ -99,16 +159,20 @@ def _draw(folder: Path, suffix: str, outcome: Outcome, encoder: Encoder, protoco
 
 def _mistakes(outcome: Outcome, encoder: Encoder, protocol: str) -> Iterator[charts.Mistake]:
     """The mistakes with the highest confidence: honest clips for `pretext`, else the middle clip of each video."""
-    rows = {video.video_id: video for video in encoder.videos}
-    wrong = [row for row in outcome.predictions if row["prediction"] not in (None, row["label"])]
-    wrong = [row for row in wrong if row.get("clips", "honest") == "honest"]
-    for row in sorted(wrong, key=lambda row: -row.get("score", 0))[:MISTAKES_SHOWN]:
-        video = rows[row["video_id"]]
-        clip = played_clip(encoder.config)
-        frames = np.asarray(row["frame_indices"]) if protocol == "pretext" else None
-        if frames is None:
+    by_id = {video.video_id: video for video in encoder.videos}
+    wrong = [
+        (row, predicted)
+        for row in outcome.predictions
+        if (predicted := row["prediction"]) is not None and predicted != row["label"]
+        if row.get("clips", "honest") == "honest"
+    ]
+    for row, predicted in sorted(wrong, key=lambda each: -(each[0].get("score") or 0))[:MISTAKES_SHOWN]:
+        video, clip = by_id[row["video_id"]], played_clip(encoder.config)
+        if protocol == "pretext":
+            frames = np.asarray(row["frame_indices"])
+        else:
             frames = spread_clips(len(video.frames), clip, 1, video.fps)[0] + video.frames.start
-        taken_for, is_really = outcome.names[row["prediction"]], outcome.names[row["label"]]
+        taken_for, is_really = outcome.names[predicted], outcome.names[row["label"]]
         sure = f", {row['score']:.2f}" if "score" in row else ""
         caption = f"{is_really}, predicted as {taken_for}{sure}: {video.video_id}"
         yield charts.Mistake(video, frames, caption)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from advise_ray.cache.cache_plan import CachePlan, plan_cache, refuse_too_large
+from advise_ray.cache.cache_plan import CachePlan, plan_cache
 from advise_ray.cache.part_file import Part, Piece, write_part
 from advise_ray.cache.piece_index import check_parts, rows_of, write_index
 from advise_ray.cache.store import write_identity
+from advise_ray.cache.writer import write_cache
 from advise_ray.config import load
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.video.manifest import write_manifest
@@ -78,7 +79,7 @@ def test_a_cache_that_does_not_fit_is_refused_with_those_that_would(
     monkeypatch.setattr("advise_ray.cache.cache_plan.free_bytes", lambda _location: needed_bytes // 2)
     plan = planned(tiny, manifest, folder)
     with pytest.raises(UsageError, match=r"what would fit: model\.sfu\.spatial_size=\d"):
-        refuse_too_large(plan)
+        write_cache(plan)
     smaller = next(iter(plan.summary()["would_fit"]))
     assert planned(tiny, manifest, folder, smaller).fits
 
@@ -91,7 +92,7 @@ def test_for_a_cache_that_is_begun_no_other_settings_are_proposed(
     plan = planned(tiny, manifest, folder)
     assert plan.summary()["would_fit"] == {}
     with pytest.raises(UsageError, match=r"the 3 of 4 videos that it lacks take"):
-        refuse_too_large(plan)
+        write_cache(plan)
 
 
 def test_another_cache_is_refused_only_if_it_has_features(tiny: tuple[str, ...], manifest: Path, folder: Path) -> None:

@@ -22,6 +22,7 @@ from advise_ray.config import Config
 from advise_ray.errors import CacheError, ConfigError, InterruptedRunError, UsageError
 from advise_ray.evaluation.action_protocols import Settings
 from advise_ray.evaluation.evaluate_run import evaluate
+from advise_ray.evaluation.predictions import read_predictions
 from advise_ray.training.batch_schedule import Batch
 from advise_ray.training.clip_reader import ClipReader
 from advise_ray.training.local import train_here
@@ -192,7 +193,7 @@ def test_evaluation_finds_the_same_in_what_is_cached(configure: Configure, featu
     found = []
     for overrides in ([], ["data.features=null"]):
         result = evaluate(run_dir, "knn", settings=Settings(num_clips=2, k=5), overrides=overrides)
-        found.append(pq.read_table(result["predictions"]).to_pylist())  # the next one writes to the same file
+        found.append(read_predictions(result["predictions"]))  # the next one writes to the same file
     for cached, live in zip(*found, strict=True):
         assert (cached["video_id"], cached["prediction"]) == (live["video_id"], live["prediction"])
         assert cached["score"] == pytest.approx(live["score"], abs=0.01)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from advise_ray.config import load, to_yaml
 from advise_ray.errors import AdviseRayError, ConfigError, EvaluationError, UsageError
 from advise_ray.evaluation.action_protocols import Settings
 from advise_ray.evaluation.evaluate_run import evaluate
+from advise_ray.evaluation.predictions import Prediction, read_predictions
 from advise_ray.model.advise import build_advise
 from advise_ray.training import checkpoint
 from advise_ray.video.decode import decode
@@ -44,11 +44,11 @@ def judge(pretrained: Run, features: Path) -> Evaluate:
     return judge
 
 
-def predictions(result: Run) -> list[dict[str, Any]]:
-    return pq.read_table(result["predictions"]).to_pylist()
+def predictions(result: Run) -> list[Prediction]:
+    return read_predictions(result["predictions"])
 
 
-def check(result: Run, manifest: Path) -> list[dict[str, Any]]:
+def check(result: Run, manifest: Path) -> list[Prediction]:
     """Each test video has one prediction, beside its own label, and `top1` is what they come to."""
     rows = predictions(result)
     test = {row["video_id"]: row for row in read_manifest(manifest).to_pylist() if row["split"] == "test"}
