@@ -18,6 +18,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from advise_ray.evaluation.write_report import EvaluationResult
+    from advise_ray.sweep.sweep_result import SweepResult
     from advise_ray.training.metrics_lines import MetricsLine
     from advise_ray.training.run_result import RunResult
 
@@ -193,7 +194,7 @@ def evaluation_table(result: EvaluationResult) -> str:
     return "\n".join([result["protocol"], *(f"  {k:<{width}}  {v}" for k, v in rows.items()), *findings])
 
 
-def sweep_table(result: dict[str, Any]) -> str:
+def sweep_table(result: SweepResult) -> str:
     """Format the result of a sweep as a table."""
     best = result["best"]
     rows: dict[str, Any] = {name: result[name] for name in ("trials", "finished", "pruned", "failed")}

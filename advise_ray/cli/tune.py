@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advise_ray.cli.cluster_option import cluster_option
 from advise_ray.cli.group import main
 from advise_ray.cli.shared import UserPath, checked_by, config_option, json_option, load, set_option, show_outcome
+
+if TYPE_CHECKING:
+    from advise_ray.sweep.sweep_result import SweepResult
 
 
 def _refuse_misuse(*, recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None, **_: Any) -> None:
@@ -47,7 +50,7 @@ def tune(recipe: str | None, overrides: tuple[str, ...], sweep_dir: Path | None,
     _print_result(result, as_json)
 
 
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
+def _print_result(result: SweepResult, as_json: bool) -> None:
     from advise_ray.cli import progress
 
     show_outcome(result, as_json, progress.sweep_table(result), f"advise-ray tune --resume {result['sweep_dir']}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -15,8 +16,8 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from advise_ray.sweep.space import Settings, as_asked, ask
-from advise_ray.sweep.table import read_trials
 from advise_ray.sweep.trial import Sweep
+from advise_ray.sweep.trial_result import TrialResult, read_trials
 
 NAME = "sweep"
 
@@ -73,12 +74,12 @@ class Study:
                 study.enqueue_trial(params)
 
 
-def as_study(sweep_rows: list[dict[str, Any]], metric: str, mode: str) -> optuna.Study:
+def as_study(trials: Sequence[TrialResult], metric: str, mode: str) -> optuna.Study:
     """An in-memory study of the finished trials, for Optuna's figures. It has only settings that all trials have."""
     study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
-    shared = [key for key in sweep_rows[0]["settings"] if all(key in row["settings"] for row in sweep_rows)]
-    spaces = {key: _distribution([row["settings"][key] for row in sweep_rows]) for key in shared}
-    for row in sweep_rows:
+    shared = [key for key in trials[0]["settings"] if all(key in row["settings"] for row in trials)]
+    spaces = {key: _distribution([row["settings"][key] for row in trials]) for key in shared}
+    for row in trials:
         params = {
             key: row["settings"][key] if not isinstance(spaces[key], CategoricalDistribution) else _label(row, key)
             for key in shared
@@ -87,7 +88,7 @@ def as_study(sweep_rows: list[dict[str, Any]], metric: str, mode: str) -> optuna
     return study
 
 
-def _label(row: dict[str, Any], key: str) -> str:
+def _label(row: TrialResult, key: str) -> str:
     return json.dumps(row["settings"][key])
 
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from advise_ray.config import Config
 from advise_ray.model.catalogue import imagenet_percent
 from advise_ray.sweep.optuna_search import as_study
-from advise_ray.sweep.table import Row, is_number
+from advise_ray.sweep.trial_result import TrialResult, is_number
 
 log = logging.getLogger("advise_ray")
 
@@ -52,7 +52,7 @@ class Axis:
     title: str
 
 
-def draw(config: Config, rows: Sequence[Row], folder: Path) -> list[Path]:
+def draw(config: Config, rows: Sequence[TrialResult], folder: Path) -> list[Path]:
     """Draw every figure for which there are enough finished trials, and return the paths."""
     folder.mkdir(exist_ok=True)
     metric = config.tune.judged_by
@@ -70,7 +70,7 @@ def draw(config: Config, rows: Sequence[Row], folder: Path) -> list[Path]:
     return drawn
 
 
-def axis_of(config: Config, rows: Sequence[Row], key: str) -> Axis:
+def axis_of(config: Config, rows: Sequence[TrialResult], key: str) -> Axis:
     """The x axis of a key, with evenly spaced values.
 
     Image models are placed by their ImageNet accuracy instead if it is known for all of them (paper, figure 1b).
@@ -88,7 +88,7 @@ def axis_of(config: Config, rows: Sequence[Row], key: str) -> Axis:
     return Axis(key, levels, [known[level] for level in levels], f"{key}, by ImageNet top-1 in %")
 
 
-def response(path: Path, rows: Sequence[Row], axis: Axis, metrics: Sequence[str]) -> None:
+def response(path: Path, rows: Sequence[TrialResult], axis: Axis, metrics: Sequence[str]) -> None:
     """Draw each metric's mean and deviation at each value, one line per data set, and time and memory next to it."""
     shown = [name for name in metrics if any(is_number(row["values"].get(name)) for row in rows)]
     shown.sort(key=lambda name: list(PANELS).index(name) if name in PANELS else len(PANELS))
@@ -113,7 +113,7 @@ def response(path: Path, rows: Sequence[Row], axis: Axis, metrics: Sequence[str]
     figure.savefig(path)
 
 
-def _line(axes: Axes, rows: Sequence[Row], axis: Axis, name: str, unit: float, label: str) -> None:
+def _line(axes: Axes, rows: Sequence[TrialResult], axis: Axis, name: str, unit: float, label: str) -> None:
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if is_number(row["values"].get(name)):
@@ -125,8 +125,8 @@ def _line(axes: Axes, rows: Sequence[Row], axis: Axis, name: str, unit: float, l
     axes.errorbar(places, means, yerr=deviations, marker="o", capsize=3, label=label)
 
 
-def _by_data_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    sets: dict[str, list[Row]] = defaultdict(list)
+def _by_data_set(rows: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
+    sets: dict[str, list[TrialResult]] = defaultdict(list)
     for row in rows:
         sets[_names(row["settings"].get("data.manifest"))].append(row)
     return sets
@@ -137,7 +137,7 @@ def _names(manifest: str | Sequence[str] | None) -> str:
     return "+".join(Path(path).stem for path in paths)
 
 
-def _level(row: Row, key: str) -> str:
+def _level(row: TrialResult, key: str) -> str:
     value = row["settings"][key]
     return json.dumps(float(f"{value:.3g}") if isinstance(value, float) else value)
 
@@ -153,11 +153,11 @@ def _shown(level: str) -> str:
     return "all" if value is None else str(value).rpartition(":")[2][:24]
 
 
-def _searched(rows: Sequence[Row], metric: str, mode: str, folder: Path) -> list[Path]:
+def _searched(rows: Sequence[TrialResult], metric: str, mode: str, folder: Path) -> list[Path]:
     """Draw Optuna's figures: the best value so far, trial by trial, and the importance of the settings."""
     from optuna.visualization import matplotlib as optuna_figures
 
-    study = as_study(list(rows), metric, mode)
+    study = as_study(rows, metric, mode)
     drawn = []
     figures: dict[str, Any] = {
         "history": optuna_figures.plot_optimization_history,

@@ -11,7 +11,6 @@ import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
@@ -28,13 +27,15 @@ from advise_ray.storage.jsonl import read_lines
 from advise_ray.sweep.features import folder_of, takes_features
 from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining
 from advise_ray.sweep.space import Settings
+from advise_ray.sweep.trial_result import has_ended
+from advise_ray.training import metrics_lines
 from advise_ray.training.local import open_here
 
 PROTOCOL = ProtocolSettings(num_crops=1)
 """Ten clips per video with the centre crop of each, because a feature cache has only the centre crop."""
-ENDED = "trial.json"
 LONGEST_WAIT_S = 60.0
-Values = dict[str, Any]
+Values = dict[str, float]
+"""Name → value. A report also has `epochs` (see `follow`) and `done`, whether it is the last one of its trial."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
         known: Values = dict(reports[-1]) if reports else {}
         if known.get("done"):
             return
-        if (trial_dir / ENDED).exists():  # the trial was stopped early
+        if has_ended(trial_dir):  # the trial was stopped early
             yield {**known, "done": True}
             return
         stages = sweep.stages(settings, trial_dir)
@@ -138,7 +139,7 @@ def _measure(sweep: Sweep, stages: dict[str, Config], trial_dir: Path) -> Iterat
 
 def _train_s(metrics: Path) -> float:
     """Training time in seconds of all epochs, including those before an interruption."""
-    every = [line["values"].items() for line in read_lines(metrics)]
+    every = [line["values"].items() for line in metrics_lines.read(metrics)]
     return float(sum(value for values in every for name, value in values if name.endswith("rate/epoch_s")))
 
 

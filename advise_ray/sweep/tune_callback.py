@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray import tune
 
@@ -18,10 +18,11 @@ from advise_ray.storage.atomic import write_whole
 from advise_ray.storage.jsonl import read_lines
 from advise_ray.sweep.settings import FINETUNE, as_text
 from advise_ray.sweep.space import Settings
-from advise_ray.sweep.table import is_number, read_trials
-from advise_ray.sweep.trial import ENDED, Sweep
+from advise_ray.sweep.trial import Sweep
+from advise_ray.sweep.trial_result import TrialResult, has_ended, is_number, read_trials, write_trial
 from advise_ray.tracking import RunTracker
 from advise_ray.tracking.run_tracker import log
+from advise_ray.training import metrics_lines
 
 HIDDEN = ("done", "epochs")
 """Keys of a report that are not metrics."""
@@ -54,7 +55,7 @@ class TrialCallback(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         trial_dir, settings = self._of(trial)
-        if self.left or (trial_dir / ENDED).exists() or trial.trial_id in self.trackers:
+        if self.left or has_ended(trial_dir) or trial.trial_id in self.trackers:
             return  # the trial repeats its reports, or is a retry
         self.running.add(trial.trial_id)
         config = self._begin(trial_dir, settings)
@@ -96,7 +97,7 @@ class TrialCallback(tune.Callback):
         """Stop recording the running trials. Their progress is kept, and a resumed sweep continues them."""
         self.left = True
         for tracker in list(self.trackers.values()):
-            if not (tracker.run_dir / ENDED).exists():
+            if not has_ended(tracker.run_dir):
                 self.sending.submit(_finish, tracker)
         self.sending.shutdown()
 
@@ -105,16 +106,16 @@ class TrialCallback(tune.Callback):
         """Whether MLflow has all data of the ended trials."""
         return all(tracker.complete for tracker in self.trackers.values())
 
-    def _end(self, trial: Any, status: str, error: str | None) -> None:
+    def _end(self, trial: Any, status: Literal["FINISHED", "PRUNED", "FAILED"], error: str | None) -> None:
         trial_dir, settings = self._of(trial)
-        if self.left or (trial_dir / ENDED).exists():
+        if self.left or has_ended(trial_dir):
             return
         if not (trial_dir / "config.yaml").exists():  # the process died before the trial started
             self._begin(trial_dir, settings)
         reports = read_lines(trial_dir / "reports.jsonl")
         values = {name: value for name, value in (reports[-1] if reports else {}).items() if name not in HIDDEN}
-        row = {"number": int(trial_dir.name), "settings": settings, "status": status, "values": values, "error": error}
-        write_whole(trial_dir / ENDED, json.dumps(row))
+        row = TrialResult(number=int(trial_dir.name), settings=settings, status=status, values=values, error=error)
+        write_trial(row, trial_dir)
         if trial.trial_id in self.trackers:
             self.sending.submit(_finish, self.trackers[trial.trial_id], row)
         self.ended += 1
@@ -129,7 +130,7 @@ class TrialCallback(tune.Callback):
         return self.sweep.trial_dir(given["number"]), given["settings"]
 
 
-def _finish(tracker: RunTracker, row: dict[str, Any] | None = None) -> None:
+def _finish(tracker: RunTracker, row: TrialResult | None = None) -> None:
     """End a trial's MLflow run with its result `row`. None: the trial was interrupted."""
     if tracker.run_id is None:  # the MLflow run could not be started
         return
@@ -145,7 +146,7 @@ def _finish(tracker: RunTracker, row: dict[str, Any] | None = None) -> None:
 
 def _metric_names(tracker: RunTracker) -> set[str]:
     """Names of the metrics in metrics.jsonl."""
-    return {name for line in read_lines(tracker.run_dir / "metrics.jsonl") for name in line["values"]}
+    return {name for line in metrics_lines.read(tracker.run_dir / "metrics.jsonl") for name in line["values"]}
 
 
 def _cause(trial: Any) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -23,26 +23,26 @@ from advise_ray.backend.shares import Node, Shares
 from advise_ray.config import Config, load, recipes, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
 from advise_ray.storage.atomic import write_whole
-from advise_ray.sweep import plots, table
 from advise_ray.sweep.features import FEATURE_KEYS, make_features, refuse_unfit
 from advise_ray.sweep.fit import run_trials
 from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining, resolve, settings_of
 from advise_ray.sweep.space import Settings, possible
-from advise_ray.sweep.trial import Sweep, winner
+from advise_ray.sweep.sweep_result import SweepResult, write_result
+from advise_ray.sweep.trial import Sweep
+from advise_ray.sweep.trial_result import is_number, read_trials
 from advise_ray.sweep.tune_callback import TrialCallback
-from advise_ray.tracking import RunTracker, ui_command
+from advise_ray.tracking import RunTracker
 from advise_ray.training import status
 
-Row = dict[str, Any]
 OnEvent = Callable[[str], None]
 """Called with a progress message."""
 
 
-def tune(config: Config, *, on_event: OnEvent = lambda line: None) -> Row:
+def tune(config: Config, *, on_event: OnEvent = lambda line: None) -> SweepResult:
     """Run a sweep in a new directory.
 
     Returns:
-        The content of `result.json`, see `jobs/README.md`.
+        The content of `result.json`.
 
     Raises:
         UsageError, ConfigError: every problem of the search space, before anything is written.
@@ -59,7 +59,7 @@ def tune(config: Config, *, on_event: OnEvent = lambda line: None) -> Row:
     return _SweepRun(config, directory, on_event).execute()
 
 
-def resume(directory: Path, *, on_event: OnEvent = lambda line: None) -> Row:
+def resume(directory: Path, *, on_event: OnEvent = lambda line: None) -> SweepResult:
     """Resume a sweep. Trials that have ended are not repeated.
 
     Raises:
@@ -88,7 +88,7 @@ class _SweepRun:
         self.tracker = RunTracker(config, directory)
         self.waited = False
 
-    def execute(self) -> Row:
+    def execute(self) -> SweepResult:
         fresh = not self.directory.exists()
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -113,7 +113,7 @@ class _SweepRun:
             self.sweep = dataclasses.replace(self.sweep, config=self.config)
         write_whole(self.directory / "config.yaml", to_yaml(self.config))
 
-    def _execute(self) -> Row:
+    def _execute(self) -> SweepResult:
         self.tracker.start(device=str(self.sweep.device))
         self.tracker.follow(self.directory / "metrics.jsonl")  # sends the tag `waiting`; a sweep has no metrics
         recorder = TrialCallback(self.sweep, str(self.tracker.run_id), self.num_trials, self.on_event)
@@ -139,7 +139,7 @@ class _SweepRun:
         recorder.leave()
         shutil.rmtree(self.directory / ".ray", ignore_errors=True)  # Tune's state is not used to resume
         result = self._end("FINISHED", recorder)
-        if (left := self.num_trials - len(table.read_trials(self.directory))) > 0:
+        if (left := self.num_trials - len(read_trials(self.directory))) > 0:
             command = f"advise-ray tune --resume {self.directory}"
             self.on_event(f"the time budget is used up; {left} trial(s) are left; resume with: {command}")
         elif result["best"] is None:
@@ -153,41 +153,18 @@ class _SweepRun:
             status.note(self.directory, 0, line)
         self.waited = line is not None
 
-    def _end(self, ended: str, recorder: TrialCallback) -> Row:
-        tuning = self.config.tune
-        rows = table.read_trials(self.directory)
-        table.write_csv(rows, self.directory / "trials.csv")
-        best = table.best_trial(rows, tuning.judged_by, tuning.mode)
-        recipes = []
-        if best is not None:
-            for name, recipe in winner(self.sweep, best["number"]).items():
-                recipes.append(self.directory / f"best_{name}.yaml")
-                recipes[-1].write_text(to_yaml(recipe), encoding="utf-8")
-        drawn = plots.draw(self.config, rows, self.directory / "figures") if rows else []
-        result: Row = {
-            "run_name": self.directory.name,
-            "sweep_dir": str(self.directory),
-            "mlflow_run_id": self.tracker.run_id,
-            "status": ended,
-            "trials": self.num_trials,
-            **{name.lower(): sum(row["status"] == name for row in rows) for name in ("FINISHED", "PRUNED", "FAILED")},
-            "metric": tuning.judged_by,
-            "best": best,
-            "recipes": [str(path) for path in recipes],
-            "table": str(self.directory / "trials.csv"),
-            "figures": [str(path) for path in drawn],
-            "mlflow_ui": ui_command(self.config),
-            "wall_s": round(time.monotonic() - self.started_s, 1),
-        }
-        write_whole(self.directory / "result.json", json.dumps(result, indent=2) + "\n")
+    def _end(self, ended: Literal["FINISHED", "FAILED", "KILLED"], recorder: TrialCallback) -> SweepResult:
+        result = write_result(self.sweep, self.tracker.run_id, ended, self.num_trials, self.started_s)
+        best = result["best"]
         summary, tags = {}, {}
         if best is not None:
-            summary = {f"best/{name}": value for name, value in best["values"].items() if table.is_number(value)}
+            summary = {f"best/{name}": value for name, value in best["values"].items() if is_number(value)}
             tags = {f"best.{key}": json.dumps(value) for key, value in best["settings"].items()}
             tags["best.trial"] = f"{best['number']:04d}"
-        artifacts = [self.directory / "trials.csv", *recipes, *drawn]
+        artifacts = [Path(path) for path in (result["table"], *result["recipes"], *result["figures"])]
         complete = self.tracker.finish(ended, artifacts, summary, tags)
-        return result | {"tracking_complete": complete and recorder.complete}
+        result["tracking_complete"] = complete and recorder.complete
+        return result
 
 
 def _one_trial(config: Config, cluster: list[Node]) -> tuple[Shares, list[int]]:
@@ -219,8 +196,8 @@ def _trained(config: Config, settings: list[Settings]) -> Iterator[Config]:
             yield finetuning(config, each, "model.init_from=null")
 
 
-def _why_none(result: Row, config: Config) -> str:
-    failed = [row for row in table.read_trials(Path(result["sweep_dir"])) if row["error"]]
+def _why_none(result: SweepResult, config: Config) -> str:
+    failed = [row for row in read_trials(Path(result["sweep_dir"])) if row["error"]]
     if failed:
         return f"no trial has finished; trial {failed[0]['number']} failed: {failed[0]['error']}"
     return (

@@ -1,4 +1,4 @@
-"""Results of a sweep's trials, read from their directories, which are the source of truth."""
+"""Writes and reads the results of a sweep's trials (`trial.json`), finds the best of them, and writes their table."""
 
 from __future__ import annotations
 
@@ -7,23 +7,50 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from advise_ray.sweep.trial import ENDED
-
-Row = dict[str, Any]
-"""Result of a trial: `number`, `settings`, `status` (FINISHED, PRUNED, FAILED), `values`, `error`."""
+from advise_ray.storage.atomic import write_whole
+from advise_ray.sweep.space import Settings
 
 
-def read_trials(sweep_dir: Path) -> list[Row]:
+class TrialResult(TypedDict):
+    """The content of a trial's `trial.json`, which is written when the trial ends.
+
+    Attributes:
+        number: number of the trial, from 0.
+        settings: searched key → value.
+        status: PRUNED means that the search has stopped the trial early.
+        values: name → last value: metrics of the trainings, results of the evaluations (`acc_ft`, `linear/top1`, …),
+            `train_s` (time of all trainings), `peak_bytes` (peak memory of the last one).
+        error: why the trial failed, in one line, or None.
+    """
+
+    number: int
+    settings: Settings
+    status: Literal["FINISHED", "PRUNED", "FAILED"]
+    values: dict[str, float]
+    error: str | None
+
+
+def has_ended(trial_dir: Path) -> bool:
+    return (trial_dir / "trial.json").exists()
+
+
+def write_trial(result: TrialResult, trial_dir: Path) -> None:
+    write_whole(trial_dir / "trial.json", json.dumps(result))
+
+
+def read_trials(sweep_dir: Path) -> list[TrialResult]:
     """The trials that have ended, sorted by number."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sweep_dir.glob(f"trials/*/{ENDED}")]
+    rows: list[TrialResult] = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sweep_dir.glob("trials/*/trial.json")
+    ]
     return sorted(rows, key=lambda row: row["number"])
 
 
-def best_trial(rows: Sequence[Row], metric: str, mode: Literal["max", "min"]) -> Row | None:
+def best_trial(rows: Sequence[TrialResult], metric: str, mode: Literal["max", "min"]) -> TrialResult | None:
     """The finished trial with the best value of a metric. The first trial wins a tie. None if no trial has the metric.
 
     Trials that differ only in the seed are compared by their mean, and the best of them represents the group.
@@ -41,7 +68,7 @@ def best_trial(rows: Sequence[Row], metric: str, mode: Literal["max", "min"]) ->
     )
 
 
-def _group(row: Row) -> str:
+def _group(row: TrialResult) -> str:
     """All settings except the seed, as JSON."""
     return json.dumps({key: value for key, value in row["settings"].items() if key != "seed"}, sort_keys=True)
 
@@ -51,7 +78,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
+def write_csv(rows: Sequence[TrialResult], path: Path) -> None:
     """Write one line for each trial: number, status, settings, and the union of all trials' values."""
     settings = list(dict.fromkeys(key for row in rows for key in row["settings"]))
     values = list(dict.fromkeys(key for row in rows for key in row["values"]))
@@ -59,6 +86,6 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["number", "status", *settings, *values, "error"])
         for row in rows:
-            cells = [json.dumps(row["settings"][key]) if key in row["settings"] else "" for key in settings]
+            cells: list[Any] = [json.dumps(row["settings"][key]) if key in row["settings"] else "" for key in settings]
             cells += [row["values"].get(key, "") for key in values]
             writer.writerow([row["number"], row["status"], *cells, row["error"] or ""])

@@ -6,11 +6,20 @@ from typing import Any
 
 from advise_ray.config import load
 from advise_ray.sweep.plots import axis_of, draw
-from advise_ray.sweep.table import best_trial, write_csv
+from advise_ray.sweep.trial_result import TrialResult, best_trial, has_ended, read_trials, write_csv, write_trial
 
 
-def row(number: int, settings: dict[str, Any], status: str = "FINISHED", **values: float) -> dict[str, Any]:
-    return {"number": number, "settings": settings, "status": status, "values": values, "error": None}
+def row(number: int, settings: dict[str, Any], status: Any = "FINISHED", **values: float) -> TrialResult:
+    return TrialResult(number=number, settings=settings, status=status, values=values, error=None)
+
+
+def test_the_trials_that_have_ended_are_read_in_order(tmp_path: Path) -> None:
+    for number in (10, 2, 5):
+        (tmp_path / "trials" / f"{number:04d}").mkdir(parents=True)
+    for number in (10, 2):
+        write_trial(row(number, {"seed": number}, acc=0.5), tmp_path / "trials" / f"{number:04d}")
+    assert read_trials(tmp_path) == [row(2, {"seed": 2}, acc=0.5), row(10, {"seed": 10}, acc=0.5)]
+    assert [has_ended(folder) for folder in sorted(tmp_path.glob("trials/*"))] == [True, False, True]
 
 
 def test_the_best_is_the_setting_that_is_best_over_its_seeds() -> None:
