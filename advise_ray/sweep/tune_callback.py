@@ -48,7 +48,8 @@ class TrialCallback(tune.Callback):
         """Send what MLflow lacks of trials that ended before the sweep was interrupted."""
         for row in read_trials(self.sweep.directory):
             trial_dir = self.sweep.trial_dir(row["number"])
-            tracker = RunTracker(load(trial_dir / "config.yaml"), trial_dir)
+            config = load(trial_dir / "config.yaml").model_copy(update={"storage": self.sweep.config.storage})
+            tracker = RunTracker(config, trial_dir)
             if not tracker.complete:
                 self._start(tracker, row["settings"])
                 _finish(tracker, row)

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from advise_ray.backend import nodes, resource_wait, session
 from advise_ray.backend.reservation import await_resources
 from advise_ray.backend.shares import Node, Shares
-from advise_ray.config import Config, load, recipes, to_yaml
+from advise_ray.config import Config, recipes, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
 from advise_ray.storage.atomic import write_whole
 from advise_ray.sweep.features import FEATURE_KEYS, make_features, refuse_unfit
@@ -33,6 +33,7 @@ from advise_ray.sweep.trial_result import is_number, read_trials
 from advise_ray.sweep.tune_callback import TrialCallback
 from advise_ray.tracking import RunTracker
 from advise_ray.training import status
+from advise_ray.training.run_dir import read_config
 
 OnEvent = Callable[[str], None]
 """Called with a progress message."""
@@ -66,8 +67,7 @@ def resume(directory: Path, *, on_event: OnEvent = lambda line: None) -> SweepRe
         UsageError: this is not a sweep's directory, or another process is running the sweep.
     """
     directory = directory.absolute()
-    path = directory / "config.yaml"
-    if not path.is_file() or not (config := load(path)).search:
+    if not (directory / "config.yaml").is_file() or not (config := read_config(directory)).search:
         raise UsageError(f"--resume: {directory} is not a sweep (it has no config.yaml with a search)")
     return _SweepRun(config, directory, on_event).execute()
 

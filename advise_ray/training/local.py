@@ -24,12 +24,12 @@ from collections.abc import Callable
 import torch
 
 from advise_ray.backend.shares import Shares
-from advise_ray.config import Config, load
+from advise_ray.config import Config
 from advise_ray.errors import UsageError
 from advise_ray.model.ifm import IFM
 from advise_ray.training import checkpoint
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
-from advise_ray.training.run_dir import run_dir_of, write_config
+from advise_ray.training.run_dir import read_config, run_dir_of, write_config
 from advise_ray.training.run_result import RunResult, write_result
 from advise_ray.training.worker import Worker
 
@@ -56,9 +56,9 @@ def train_here(
         UsageError, ConfigError: the run cannot start. Nothing has been written.
         TrainingError: the run stopped. Its directory holds everything up to the last checkpoint.
     """
-    begun = run_dir_of(config) / "config.yaml"
-    if begun.exists() and load(begun) != config:
-        raise UsageError(f"{begun.parent} is a run with another configuration; choose another tracking.run_name")
+    run_dir = run_dir_of(config)
+    if (run_dir / "config.yaml").exists() and read_config(run_dir) != config:
+        raise UsageError(f"{run_dir} is a run with another configuration; choose another tracking.run_name")
     started_s = time.monotonic()
     plan, worker = open_here(config, ifm=ifm, processes_on_node=processes_on_node)
     ended = "FAILED"

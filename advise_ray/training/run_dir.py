@@ -17,7 +17,7 @@ from advise_ray.video.manifest import write_rejects
 
 log = logging.getLogger("advise_ray")
 
-PLACES = ("data.manifest", "data.features", "model.init_from", "model.ifm.weights", "storage.path")
+PLACES = ("data.manifest", "data.features", "model.init_from", "model.ifm.weights", "storage.path", "tune.finetune")
 """Keys with paths. They follow a run directory that was moved together with them."""
 MACHINE = ("train.num_workers", "train.cpus_per_worker", "train.use_gpu", "train.max_wait_s", "train.max_failures")
 CHANGEABLE = (*PLACES, "tracking.uri", "tracking.experiment", *MACHINE, "train.grace_s", "train.epochs")

@@ -205,7 +205,7 @@ def test_a_killed_sweep_goes_on_and_does_nothing_twice(recipe: Configure, tmp_pa
 
 @pytest.mark.full
 def test_a_sweep_that_is_told_to_end_saves_its_trials(recipe: Configure, features: Path, tmp_path: Path) -> None:
-    """Two that are under way lose no step; the third does not begin; resumed, all are as if nothing had been."""
+    """Two that are under way lose no step; the third does not begin; resumed elsewhere, all are as if undisturbed."""
     config = recipe(
         "search.seed={grid: [0, 1, 2]}",
         f"data.features={features}",
@@ -226,9 +226,11 @@ def test_a_sweep_that_is_told_to_end_saves_its_trials(recipe: Configure, feature
     for run_dir in runs[:2]:
         assert checkpoint.read_state(checkpoint.latest(run_dir)).step == len(losses(run_dir)) < 600
     assert not runs[2].exists()
-    result = resume(tmp_path / "sweep")
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "sweep").rename(tmp_path / "elsewhere" / "sweep")
+    result = resume(moved)
     assert (result["finished"], result["failed"]) == (3, 0)
-    for run_dir in runs[:2]:
+    for run_dir in (moved / run_dir.relative_to(tmp_path / "sweep") for run_dir in runs[:2]):
         config = load(run_dir / "config.yaml", ["tracking.run_name=undisturbed"])
         undisturbed = train_here(config, processes_on_node=2)
         assert losses(run_dir) == pytest.approx(losses(undisturbed), rel=1e-3)
