@@ -54,7 +54,8 @@ def _decoders() -> Check:
 
     import numpy as np
 
-    from advise_ray.video.decode import decode, probe
+    from advise_ray.video.decode import decode
+    from advise_ray.video.probe import probe
     from advise_ray.video.synth import synthesize
 
     with tempfile.TemporaryDirectory() as folder:

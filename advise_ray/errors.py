@@ -37,7 +37,7 @@ class VideoDecodeError(AdviseRayError):
         reason: A short phrase for `rejects.parquet`.
         lasting: Whether the file itself is the cause, so that retries do not help.
         detail: The message of the library.
-        part: The `video.decode.VideoInfo` of the readable part of a damaged file, or None.
+        part: The `video.probe.VideoInfo` of the readable part of a damaged file, or None.
     """
 
     def __init__(self, video: str, reason: str, lasting: bool = True, detail: str = "", part: Any = None) -> None:

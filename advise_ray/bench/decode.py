@@ -30,9 +30,9 @@ from advise_ray.bench.machine import Row, machine
 from advise_ray.config import Config, load, played_clip
 from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.training.clip_stream import ClipStream
-from advise_ray.video.decode import probe
 from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import read_manifest, videos, write_manifest
+from advise_ray.video.probe import probe
 from advise_ray.video.sampling import keyed_rng, plan_clips
 
 LENGTHS_S = {"short": 10, "long": 60}

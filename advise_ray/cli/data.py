@@ -15,7 +15,7 @@ from advise_ray.errors import AdviseRayError
 from advise_ray.video.layouts import LAYOUTS
 
 if TYPE_CHECKING:
-    from advise_ray.video.decode import Limits
+    from advise_ray.video.probe import Limits
 
 timeout_option = click.option(
     "--timeout-s",
@@ -186,7 +186,7 @@ def synth(directory: Path, num_videos: int, seed: int, layout: str) -> None:
 
 
 def _limits(max_pixels: int | None, max_frames: int | None, max_duration_s: float | None) -> Limits:
-    from advise_ray.video.decode import LIMITS, Limits
+    from advise_ray.video.probe import LIMITS, Limits
 
     return Limits(
         max_pixels=max_pixels or LIMITS.max_pixels,

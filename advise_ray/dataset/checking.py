@@ -9,8 +9,8 @@ from typing import Any
 from advise_ray.dataset.probing import TIMEOUT_S, probe_all
 from advise_ray.errors import UsageError
 from advise_ray.storage.atomic import refuse_unwritable
-from advise_ray.video.decode import LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
+from advise_ray.video.probe import LIMITS, Limits
 
 FACTS = ("num_frames", "width", "height", "decoder", "stream_index", "rotation_deg")
 """Columns that training relies on."""

@@ -20,8 +20,8 @@ from advise_ray.storage import remote
 from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.storage.transports import StoredFile
 from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101, root_and_file
-from advise_ray.video.decode import FEWEST_READABLE, LIMITS, Limits
 from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
+from advise_ray.video.probe import FEWEST_READABLE, LIMITS, Limits
 from advise_ray.video.synth import synthesize
 
 SYNTHESIZED_VIDEOS = 96

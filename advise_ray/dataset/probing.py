@@ -14,9 +14,9 @@ from advise_ray.backend.reservation import await_resources
 from advise_ray.backend.shares import Shares
 from advise_ray.config import TrainConfig
 from advise_ray.errors import VideoDecodeError
-from advise_ray.video.decode import Limits
 from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import SCHEMA
+from advise_ray.video.probe import Limits
 
 FILES_PER_BLOCK = 8
 """A small number, so that the progress bar moves often and one last block does not keep a single CPU busy for long."""

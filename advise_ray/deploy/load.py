@@ -16,7 +16,8 @@ from advise_ray.errors import UsageError
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.training import checkpoint
 from advise_ray.video.augment_draws import centre
-from advise_ray.video.decode import LIMITS, decode, probe
+from advise_ray.video.decode import decode
+from advise_ray.video.probe import LIMITS, probe
 from advise_ray.video.sampling import spread_clips
 
 MLFLOW_URI = re.compile(r"(models|runs):/")

@@ -27,7 +27,7 @@ from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.storage import remote
 from advise_ray.storage.transports import StorageError
 from advise_ray.video import decode as decoding
-from advise_ray.video.decode import Limits, VideoInfo
+from advise_ray.video.probe import Limits, VideoInfo, probe
 from advise_ray.video.readers import Source
 
 MAX_GROWTH_BYTES = 256 * 2**20
@@ -44,7 +44,7 @@ def _environment() -> dict[str, str]:
 
 
 class DecodeProcess:
-    """Runs `decode` and `probe` of `advise_ray.video.decode` with a deadline, for local paths and URLs.
+    """Runs `video.decode.decode` and `video.probe.probe` with a deadline, for local paths and URLs.
 
     It is not thread-safe: make one call at a time.
     """
@@ -80,7 +80,7 @@ class DecodeProcess:
         Args:
             places: int64[K], indices into the first axis of `frames`.
             frame_indices: int64[K, T].
-            how: `decoder`, `stream_index`, `rotation_deg`, see `decode.decode`.
+            how: `decoder`, `stream_index`, `rotation_deg`, see `video.decode.decode`.
 
         Raises:
             VideoDecodeError: The file cannot be read, decoding exceeds the deadline, or the decoder crashed. Some of
@@ -90,7 +90,7 @@ class DecodeProcess:
         self._ask(name, ("decode", location, name, frame_indices, target, how))
 
     def decode(self, location: str, frame_indices: NDArray[np.int64], *, name: str, **how: Any) -> NDArray[np.uint8]:
-        """Decode frames int64[T] to a new array uint8[T, height_px, width_px, 3], see `decode.decode`.
+        """Decode frames int64[T] to a new array uint8[T, height_px, width_px, 3], see `video.decode.decode`.
 
         Raises:
             VideoDecodeError: See `decode_into`.
@@ -100,7 +100,7 @@ class DecodeProcess:
         return frames[0].copy()
 
     def probe(self, location: str, name: str, limits: Limits) -> VideoInfo:
-        """Probe a file, see `decode.probe`.
+        """Probe a file, see `video.probe.probe`.
 
         Raises:
             VideoDecodeError: See `decode_into`, or the file has no video, is damaged, or exceeds a limit.
@@ -209,7 +209,7 @@ def _serve(pipe: Connection[Any, Any], memory: list[_SharedMemory]) -> None:
         try:
             source, answer = _source(location, name), None
             if kind == "probe":
-                answer = decoding.probe(source, name, *request)
+                answer = probe(source, name, *request)
             else:
                 frame_indices, (turn, shape, places), how = request
                 size = {"height_px": shape[2], "width_px": shape[3]}

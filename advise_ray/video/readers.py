@@ -1,12 +1,13 @@
 """Wrappers of the two decoding libraries, decord and PyAV. The frames of PyAV are the reference.
 
 decord is faster, but wrong on some files: it counts frames that an edit list hides, selects another stream, or skips
-frames when it seeks. `advise_ray.video.decode.probe` detects these files.
+frames when it seeks. `advise_ray.video.probe` detects these files.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,9 +182,18 @@ def upright(frame: Any, height_px: int, width_px: int, rotation_deg: int) -> NDA
     return np.rot90(image, rotation_deg // 90)
 
 
+def size_bytes_of(source: Source) -> int:
+    """Return the size of a file; raise a clear error if it is missing or empty, independent of the library."""
+    size_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if size_bytes == 0:
+        raise VideoDecodeError("", "empty file")
+    return size_bytes
+
+
 @contextmanager
-def decode_errors(name: str) -> Iterator[None]:
-    """Convert every exception of the libraries to a VideoDecodeError that names the video."""
+def decode_errors(source: Source, name: str) -> Iterator[None]:
+    """Convert every exception of the libraries to a VideoDecodeError with the name of the video, or else its path."""
+    name = name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
     try:
         yield
     except VideoDecodeError as error:

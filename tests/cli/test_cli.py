@@ -21,8 +21,8 @@ from advise_ray.backend import session
 from advise_ray.cli import progress
 from advise_ray.cli.main import main
 from advise_ray.config import load
-from advise_ray.video.decode import probe
 from advise_ray.video.manifest import read_manifest, write_manifest
+from advise_ray.video.probe import probe
 from advise_ray.video.synth import synthesize
 from tests.runs import command, set_options
 

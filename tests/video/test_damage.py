@@ -10,7 +10,8 @@ import pytest
 
 from advise_ray.errors import VideoDecodeError
 from advise_ray.video.damage import Packet, Passage
-from advise_ray.video.decode import VideoInfo, decode, probe
+from advise_ray.video.decode import decode
+from advise_ray.video.probe import VideoInfo, probe
 
 
 def passage(packets: str, times: list[int] | None = None, before: int = 0) -> Passage:

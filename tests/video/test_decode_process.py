@@ -15,8 +15,9 @@ import pytest
 
 from advise_ray.errors import VideoDecodeError
 from advise_ray.video import decode_process
-from advise_ray.video.decode import LIMITS, Limits, decode, probe
+from advise_ray.video.decode import decode
 from advise_ray.video.decode_process import DecodeProcess
+from advise_ray.video.probe import LIMITS, Limits, probe
 from advise_ray.video.synth import synthesize
 
 STAND_IN = """
@@ -125,7 +126,7 @@ def test_it_dies_with_its_parent(video: Path, tmp_path: Path) -> None:
     code = (
         "import sys, time, numpy as np\n"
         "from advise_ray.video.decode_process import DecodeProcess\n"
-        "from advise_ray.video.decode import LIMITS\n"
+        "from advise_ray.video.probe import LIMITS\n"
         "decoder = DecodeProcess(20)\n"
         "decoder.probe(sys.argv[1], 'x', LIMITS)\n"
         "print(decoder._process.pid, flush=True)\n"

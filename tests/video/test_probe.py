@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from advise_ray.errors import VideoDecodeError
-from advise_ray.video.decode import decode, probe
+from advise_ray.video.decode import decode
+from advise_ray.video.probe import probe
 
 NUM_FRAMES = 30
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from advise_ray.video.decode import decode, probe
+from advise_ray.video.decode import decode
+from advise_ray.video.probe import probe
 from advise_ray.video.synth import synthesize
 
 PINNED = [
