@@ -17,7 +17,8 @@ from advise_ray import dataset
 from advise_ray.config import load
 from advise_ray.training.trainer import train
 from advise_ray.video.annotations import read_folder
-from advise_ray.video.manifest import read_manifest, read_rejects, write_manifest
+from advise_ray.video.manifest import read_manifest, write_manifest
+from advise_ray.video.rejects import read_rejects
 from tests.runs import PATIENCE_S, command, set_options
 
 pytestmark = pytest.mark.full

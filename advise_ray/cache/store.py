@@ -16,7 +16,8 @@ from advise_ray.cache.part_file import Features, Part
 from advise_ray.cache.piece_index import PieceRow, Pieces, read_index
 from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.storage import remote
-from advise_ray.video.manifest import REJECTS_SCHEMA, Video
+from advise_ray.video.manifest import Video
+from advise_ray.video.rejects import REJECTS_SCHEMA
 
 OPEN_PARTS = 256
 """Maximal number of files that are open, and mapped, at the same time."""

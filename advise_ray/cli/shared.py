@@ -87,7 +87,7 @@ def show(values: Mapping[str, Any], as_json: bool) -> None:
             click.echo(f"{name.replace('_', ' ')}: {_readable(value)}")
 
 
-def show_with_notes(summary: dict[str, Any], as_json: bool) -> None:
+def show_with_notes(summary: Mapping[str, Any], as_json: bool) -> None:
     """Print a result; print its `notes` to stderr."""
     notes = summary["notes"]
     show(summary if as_json else {name: value for name, value in summary.items() if name != "notes"}, as_json)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from advise_ray.dataset.probing import TIMEOUT_S, probe_all
+from advise_ray.dataset.probing import TIMEOUT_S, Probed, probe_all, reject
+from advise_ray.dataset.summary import CheckSummary
 from advise_ray.errors import UsageError
 from advise_ray.storage.atomic import refuse_unwritable
-from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
+from advise_ray.video.manifest import ManifestRow, read_manifest, write_manifest
 from advise_ray.video.probe import LIMITS, Limits
+from advise_ray.video.rejects import Reject, write_rejects
 
 FACTS = ("num_frames", "width", "height", "decoder", "stream_index", "rotation_deg")
 """Columns that training relies on."""
@@ -24,7 +25,7 @@ def check(
     timeout_s: float = TIMEOUT_S,
     limits: Limits = LIMITS,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+) -> CheckSummary:
     """Decode every video on Ray Data and write the videos that fail or have changed, each with its reason.
 
     Args:
@@ -33,9 +34,6 @@ def check(
 
     Raises:
         UsageError: two of the files are the same, or no video is left for `drop`.
-
-    Returns:
-        The counts `videos` and `rejected`, the paths, and up to five problems.
     """
     written = [rejects, *([drop] if drop is not None else [])]
     if len({path.resolve() for path in (manifest, *written)}) <= len(written):
@@ -43,17 +41,15 @@ def check(
     table = read_manifest(manifest)
     for path in written:
         refuse_unwritable(path, "--out, --drop")
-    rows = {row["video_id"]: row for row in table.to_pylist()}
-    bad = []
+    rows: dict[str, ManifestRow] = {row["video_id"]: row for row in table.to_pylist()}
+    bad: list[Reject] = []
     for done, probed in enumerate(probe_all(list(rows.values()), timeout_s, limits), 1):
         on_progress(done, len(rows))
         row = rows[probed["video_id"]]
         reason = (None if _still_readable(row, probed) else probed["reason"]) or _what_changed(row, probed)
         if reason:
-            bad.append(
-                {**probed, "reason": reason, "bytes": None, "modified_ns": None}
-            )  # so that `index` reads it again
-    bad.sort(key=lambda row: str(row["video_id"]))
+            bad.append(reject(probed, reason, again=True))
+    bad.sort(key=lambda row: row["video_id"])
     write_rejects(bad, rejects)
     if drop is not None:
         bad_ids = {row["video_id"] for row in bad}
@@ -66,17 +62,19 @@ def check(
         "rejected": len(bad),
         "rejects": str(rejects),
         "manifest": str(drop) if drop is not None else None,
-        "first_problems": {str(row["video_id"]): row["reason"] for row in bad[:5]},
+        "first_problems": {row["video_id"]: row["reason"] for row in bad[:5]},
     }
 
 
-def _still_readable(row: dict[str, Any], probed: dict[str, Any]) -> bool:
+def _still_readable(row: ManifestRow, probed: Probed) -> bool:
     """Whether the part of a damaged video that the manifest keeps can still be read."""
     if row["damage"] is None or probed["readable_end"] is None:
         return False
-    return bool(probed["readable_start"] <= row["start_frame"] and row["end_frame"] <= probed["readable_end"])
+    kept_end = row["num_frames"] if row["end_frame"] is None else row["end_frame"]
+    return (probed["readable_start"] or 0) <= (row["start_frame"] or 0) and kept_end <= probed["readable_end"]
 
 
-def _what_changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+def _what_changed(row: ManifestRow, probed: Probed) -> str | None:
+    before, now = dict(row), dict(probed)
     changed = [f"{name} {before[name]} → {now[name]}" for name in FACTS if before[name] != now[name]]
     return f"changed since it was indexed: {', '.join(changed)}" if changed else None

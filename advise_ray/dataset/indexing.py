@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from advise_ray.dataset.probing import PROBED, TIMEOUT_S, Row, probe_all
-from advise_ray.dataset.summary import describe
+from advise_ray.dataset.journal import Journal, read_known, version
+from advise_ray.dataset.probing import TIMEOUT_S, Listed, Probed, probe_all, reject
+from advise_ray.dataset.summary import IndexSummary, describe
 from advise_ray.errors import UsageError
 from advise_ray.storage import remote
 from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.storage.transports import StoredFile
 from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101, root_and_file
-from advise_ray.video.manifest import read_manifest, write_manifest, write_rejects
+from advise_ray.video.manifest import ManifestRow, read_manifest, write_manifest
 from advise_ray.video.probe import FEWEST_READABLE, LIMITS, Limits
+from advise_ray.video.rejects import Reject, write_rejects
 from advise_ray.video.synth import synthesize
 
 SYNTHESIZED_VIDEOS = 96
@@ -42,7 +40,7 @@ def index(
     limits: Limits = LIMITS,
     keep_damaged: bool = False,
     on_progress: OnProgress = _ignore,
-) -> dict[str, Any]:
+) -> IndexSummary:
     """Probe the listed videos under `root` on all CPUs and write the manifest.
 
     `<out>.rejects.parquet` gets the videos that cannot be read, the listed videos without a file, and the list's
@@ -53,9 +51,6 @@ def index(
         keep_damaged: keep the longest readable part of each damaged video.
         on_progress: called with (videos probed, videos to probe).
 
-    Returns:
-        Counts, and statistics of the videos (see `summary.describe`).
-
     Raises:
         UsageError: no video can be read.
     """
@@ -64,12 +59,12 @@ def index(
     refuse_unwritable(out, "--out")
     files = [_file(str(root), listing.stored[video.path]) for video in listing.found]
     rejects_path = out.with_name(out.name + ".rejects.parquet")
-    with _Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
-        known = {**_known(rejects_path, again=keep_damaged), **_known(out), **journal.rows}
-        probed = {
-            file["video_id"]: {**known[_key(file)], "video_id": file["video_id"]}
+    with Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
+        known = {**read_known(rejects_path, again=keep_damaged), **read_known(out), **journal.rows}
+        probed: dict[str, Probed] = {
+            file["video_id"]: {**known[version(file)], "video_id": file["video_id"]}
             for file in files
-            if _key(file) in known
+            if version(file) in known
         }
         wanted = [row for row in files if row["video_id"] not in probed]
         for done, row in enumerate(probe_all(wanted, timeout_s, limits), 1):
@@ -79,16 +74,13 @@ def index(
         rows, rejects = _accept_or_reject(listing, probed, limits, keep_damaged)
         if rows:
             write_manifest(rows, out)
+        absent = "the list names it, but the file does not exist"
         missing = [
-            {
-                "video_id": video.path,
-                "path": remote.join(str(root), video.path),
-                "reason": "the list names it, but the file does not exist",
-            }
+            Reject(video_id=video.path, path=remote.join(str(root), video.path), reason=absent)
             for video in listing.missing
         ]
         unread = [
-            {"video_id": where, "path": where, "reason": what}
+            Reject(video_id=where, path=where, reason=what)
             for where, what in (listing.problems | listing.skipped).items()
         ]
         rejects_path.unlink(missing_ok=True)
@@ -111,94 +103,67 @@ def index(
         "other_files": listing.other_files,
         "end_before_listed": sum((row["end_frame"] or 0) > row["num_frames"] for row in rows),
         "rejects": str(rejects_path) if rejects_path.exists() else None,
-        "first_problems": {str(row["video_id"]): row["reason"] for row in problems[:5]},
+        "first_problems": {row["video_id"]: row["reason"] for row in problems[:5]},
         "classes": len(listing.classes),
-        "splits": _splits(listing, {str(row["video_id"]) for row in rows}),
+        "splits": _splits(listing, {row["video_id"] for row in rows}),
         **describe(read_manifest(out)),
         "kept_damaged": sum(row["damage"] is not None for row in rows),
         "notes": [*listing.notes, *_note_of_damaged(rejects)],
     }
 
 
-def _file(root: str, file: StoredFile) -> Row:
-    known = {"bytes": file.bytes, "modified_ns": file.modified_ns}
-    return {"video_id": file.path, "path": remote.join(root, file.path), **known}
-
-
-def _key(row: Row) -> tuple[Any, ...]:
-    """Identifies a version of a file: path, size and time. The path only, if a web server sends no size and time."""
-    return (row["path"],) if row["modified_ns"] is None else (row["path"], row["bytes"], row["modified_ns"])
-
-
-def _known(path: Path, *, again: bool = False) -> dict[tuple[Any, ...], Row]:
-    """Rows of an earlier manifest or rejects file, by path, size and time. A file without a time is read again.
-
-    Neither file records which part of a damaged video is readable. Therefore a damaged video that the manifest keeps is
-    read again. With `again`, a rejected video that has a readable part is read again too.
-    """
-    if not path.exists():
-        return {}
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError):
-        raise UsageError(f"--out: {path} exists and is not a manifest; move or remove it") from None
-    if not {"path", "bytes", "modified_ns"} <= set(table.column_names):
-        return {}
-    for name in (*PROBED.names, "damage", "readable_s"):
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table)))
-    rows = table.select([*PROBED.names, "damage", "readable_s"]).to_pylist()
-    lasting = (row for row in rows if row["modified_ns"] is not None and row.pop("damage") is None)
-    return {_key(row): row for row in lasting if not (again and row["readable_s"])}
+def _file(root: str, file: StoredFile) -> Listed:
+    return Listed(video_id=file.path, path=remote.join(root, file.path), bytes=file.bytes, modified_ns=file.modified_ns)
 
 
 def _accept_or_reject(
-    listing: Listing, probed: dict[str, Row], limits: Limits, keep_damaged: bool
-) -> tuple[list[Row], list[Row]]:
-    """Splits the videos into the manifest's rows, sorted by id, and the rejected rows."""
+    listing: Listing, probed: dict[str, Probed], limits: Limits, keep_damaged: bool
+) -> tuple[list[ManifestRow], list[Reject]]:
+    """Splits the videos into the manifest's rows, sorted by id, and the rejected videos."""
     labels = {name: label for label, name in enumerate(listing.classes)}
     rows, rejects = [], []
     for video in sorted(listing.found, key=lambda video: video.path):
-        row, damage = probed[video.path], None
-        if row["reason"] and row["readable_end"] is not None:
-            row = {**row, "readable_s": row["duration_s"]}
-            video, row, damage = _readable(video, row) if keep_damaged else (video, row, None)
-        reason = row["reason"] or _refusal(video, row, limits)
-        if reason:
-            lasting = row["reason"] and row.get("lasting") is not False
-            again = {} if lasting else {"bytes": None, "modified_ns": None}
-            rejects.append({**row, "reason": reason, **again})
-            continue
+        file, damage = probed[video.path], None
+        if file["reason"] and file["readable_end"] is not None:
+            file = {**file, "readable_s": file["duration_s"]}
+            video, damage = _readable(video, file) if keep_damaged else (video, None)
+        failure = file["reason"] if damage is None else None
         label = labels.get(video.class_name) if video.class_name is not None else None
-        rows.append({**row, **vars(video), "path": row["path"], "label": label, "damage": damage})
+        row = cast("ManifestRow", {**file, **vars(video), "path": file["path"], "label": label, "damage": damage})
+        reason = failure or _refusal(row, limits)
+        if reason:
+            rejects.append(reject(file, reason, again=not failure or file["lasting"] is False))
+        else:
+            rows.append(row)
     return rows, rejects
 
 
-def _readable(video: ListedVideo, row: Row) -> tuple[ListedVideo, Row, str | None]:
+def _readable(video: ListedVideo, file: Probed) -> tuple[ListedVideo, str | None]:
     """Limits a damaged video to its readable part, and returns the damage.
 
     Returns the video unchanged if too few of the frames that the list asks for are readable.
     """
-    start = max(video.start_frame or 0, row["readable_start"])
-    end = row["readable_end"] if video.end_frame is None else min(video.end_frame, row["readable_end"])
+    assert file["readable_end"] is not None
+    start = max(video.start_frame or 0, file["readable_start"] or 0)
+    end = file["readable_end"] if video.end_frame is None else min(video.end_frame, file["readable_end"])
     if end - start < FEWEST_READABLE:
-        return video, row, None
-    return replace(video, start_frame=start, end_frame=end), {**row, "reason": None}, row["reason"]
+        return video, None
+    return replace(video, start_frame=start, end_frame=end), file["reason"]
 
 
-def _note_of_damaged(rejects: list[Row]) -> list[str]:
+def _note_of_damaged(rejects: list[Reject]) -> list[str]:
     """A note about the hours of video that `keep_damaged` would add."""
-    seconds = [row["readable_s"] for row in rejects if row.get("readable_s")]
+    seconds = [row["readable_s"] for row in rejects if row["readable_s"]]
     if not seconds:
         return []
     hours = f"{sum(seconds) / 3600:.3g} hours"
     return [f"--keep-damaged would add {hours} of readable video from {len(seconds)} damaged video(s)"]
 
 
-def _refusal(video: ListedVideo, row: Row, limits: Limits) -> str | None:
+def _refusal(row: ManifestRow, limits: Limits) -> str | None:
     """Why a readable video is rejected: its list asks for missing frames, or it exceeds the present limits."""
-    if video.start_frame is not None and video.start_frame >= row["num_frames"]:
-        return f"the list starts at frame {video.start_frame}, but the video has {row['num_frames']} frames"
+    if row["start_frame"] is not None and row["start_frame"] >= row["num_frames"]:
+        return f"the list starts at frame {row['start_frame']}, but the video has {row['num_frames']} frames"
     if row["num_frames"] > limits.max_frames:
         return f"the video has more than {limits.max_frames} frames, the maximum"
     return limits.refusal(row["width"], row["height"], row["duration_s"])
@@ -216,39 +181,7 @@ def _splits(listing: Listing, readable: set[str]) -> dict[str, dict[str, int]]:
     return counts
 
 
-class _Journal:
-    """A file with one line for each probed video. An interrupted `index` resumes from it; a finished one deletes it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows = {_key(row): row for row in _whole_lines(path)}
-
-    def __enter__(self) -> _Journal:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.file.close()
-        if kind is None or issubclass(kind, UsageError) or not self.path.stat().st_size:
-            self.path.unlink(missing_ok=True)
-
-    def write(self, row: Row) -> None:
-        if row.get("lasting") is not False:
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
-
-
-def _whole_lines(path: Path) -> Iterator[Row]:
-    if path.exists():
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        path.write_text(
-            whole + "\n" if whole else "", encoding="utf-8"
-        )  # removes a half-written last line before more lines follow
-        yield from map(json.loads, whole.splitlines())
-
-
-def index_folder(videos: str, manifests: Path, *, on_progress: OnProgress = _ignore) -> dict[str, Any]:
+def index_folder(videos: str, manifests: Path, *, on_progress: OnProgress = _ignore) -> IndexSummary:
     """Index a folder, a URL or a single video into a manifest of its own in the folder `manifests`; see `index`."""
     location = remote.local_or_url(videos)
     out = manifests / f"{Path(location).name}-{zlib.crc32(location.encode()):08x}.parquet"

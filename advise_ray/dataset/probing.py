@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 import ray.data
@@ -14,34 +14,73 @@ from advise_ray.backend.reservation import await_resources
 from advise_ray.backend.shares import Shares
 from advise_ray.config import TrainConfig
 from advise_ray.errors import VideoDecodeError
+from advise_ray.storage.parquet import schema_of
 from advise_ray.video.decode_process import DecodeProcess
-from advise_ray.video.manifest import SCHEMA
 from advise_ray.video.probe import Limits
+from advise_ray.video.rejects import Reject
 
 FILES_PER_BLOCK = 8
 """A small number, so that the progress bar moves often and one last block does not keep a single CPU busy for long."""
 TIMEOUT_S = 600.0
 """Maximum time in seconds for reading one file to its end."""
 
-_LISTED = ("label", "class_name", "split", "official_splits", "group", "start_frame", "end_frame", "damage")
-_OUTCOME = {
-    "reason": pa.string(),
-    "detail": pa.string(),
-    "lasting": pa.bool_(),
-    "readable_start": pa.int64(),
-    "readable_end": pa.int64(),
-}
-PROBED = pa.schema(
-    [*(field for field in SCHEMA if field.name not in _LISTED), *(pa.field(*item) for item in _OUTCOME.items())]
-)
-"""Columns of a probed file. `reason`: why the file cannot be read; `lasting`: whether another try would fail too. The
-frames `readable_start` to `readable_end` - 1 of a damaged video can be read."""
 
-Row = dict[str, Any]
+class Listed(TypedDict):
+    """A file to probe. The keys are those of `ManifestRow`."""
+
+    video_id: str
+    path: str
+    bytes: int | None
+    modified_ns: int | None
 
 
-def probe_all(files: Sequence[Mapping[str, Any]], timeout_s: float, limits: Limits) -> Iterator[Row]:
-    """Probe files (`video_id`, `path`, `bytes`, `modified_ns`) and yield `PROBED` rows as they finish, in any order."""
+class Probed(Listed):
+    """A probed file: a row on Ray Data, and a line of the journal of `index`.
+
+    Attributes:
+        num_frames, …, rotation_deg: those of `ManifestRow`. None if nothing of the file can be read.
+        reason: why the file cannot be read; None if it can.
+        detail: the message of the library.
+        lasting: whether another try would fail too.
+        readable_start, readable_end: the frames `readable_start` to `readable_end` - 1 of a damaged video can be read.
+        readable_s: seconds of these frames. None before `index` has set it.
+    """
+
+    num_frames: int | None
+    fps: float | None
+    width: int | None
+    height: int | None
+    duration_s: float | None
+    codec: str | None
+    decoder: str | None
+    stream_index: int | None
+    rotation_deg: int | None
+    reason: str | None
+    detail: str | None
+    lasting: bool | None
+    readable_start: int | None
+    readable_end: int | None
+    readable_s: NotRequired[float | None]
+
+
+PROBED = schema_of(Probed)
+
+
+def reject(probed: Probed, reason: str, *, again: bool) -> Reject:
+    """Return the row of `rejects.parquet` for a file. With `again`, the next `index` reads the file again."""
+    return Reject(
+        video_id=probed["video_id"],
+        path=probed["path"],
+        reason=reason,
+        detail=probed["detail"],
+        bytes=None if again else probed["bytes"],
+        modified_ns=None if again else probed["modified_ns"],
+        readable_s=probed.get("readable_s"),
+    )
+
+
+def probe_all(files: Sequence[Listed], timeout_s: float, limits: Limits) -> Iterator[Probed]:
+    """Probe files and yield each as it finishes, in any order."""
     if not files:
         return
     session.connect()

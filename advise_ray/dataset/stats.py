@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from advise_ray.config import Config
-from advise_ray.dataset.summary import describe
+from advise_ray.dataset.summary import Facts, StatsSummary, describe
 from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.video.augment_draws import centre_crop
@@ -34,17 +34,13 @@ h2 { margin-top: 2em } img { max-width: 100% } .sheet td { padding: 2px 8px 2px 
 """
 
 
-def write_report(manifest: Path, out: Path, config: Config) -> dict[str, Any]:
-    """Write the page for the clips that `config` samples. The page loads nothing from other files or servers.
-
-    Returns:
-        Counts, statistics of the videos, and for each rate the fraction of videos that are long enough for it.
-    """
+def write_report(manifest: Path, out: Path, config: Config) -> StatsSummary:
+    """Write the page for the clips that `config` samples. The page loads nothing from other files or servers."""
     if out.resolve() == manifest.resolve():
         raise UsageError("--out: this file is the manifest; give another file name")
     refuse_unwritable(out, "--out")
     table = read_manifest(manifest)
-    facts = {
+    facts: Facts = {
         "videos": table.num_rows,
         "classes": len(set(table.column("class_name").drop_null().to_pylist())),
         "splits": _counts(table, "split"),
@@ -97,7 +93,7 @@ def _class_balance(table: pa.Table) -> dict[str, int]:
     return dict(Counter(names).most_common(MOST_CLASSES))
 
 
-def _facts_table(facts: dict[str, Any]) -> str:
+def _facts_table(facts: Facts) -> str:
     def cell(value: Any) -> str:
         if isinstance(value, dict):
             return ", ".join(f"{html.escape(str(name))}: {inner}" for name, inner in value.items()) or "none"
@@ -114,7 +110,7 @@ def _rates(shares: dict[str, float], config: Config) -> str:
     return f'<p class="note">{note}</p>{_bars(shares, "fraction of videos")}'
 
 
-def _bars(counts: dict[str, Any], label: str, *, across: bool = False) -> str:
+def _bars(counts: Mapping[str, float], label: str, *, across: bool = False) -> str:
     if not counts:
         return '<p class="note">none</p>'
 

@@ -1,9 +1,9 @@
-"""Statistics of a manifest's videos."""
+"""Statistics of a manifest's videos, and the summaries that `data index`, `data check` and `data stats` print."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +12,103 @@ MOST = 8
 """Number of most common values that are listed; the rest is counted as `other`."""
 
 
-def describe(manifest: pa.Table) -> dict[str, Any]:
-    """Total hours, durations (`duration_s`: min, median, max), and the number of videos per size, fps, codec, decoder.
+class Statistics(TypedDict):
+    """Statistics of a manifest's videos.
 
-    A manifest has at least one video, so this raises nothing.
+    Attributes:
+        hours: total duration in hours.
+        duration_s: `min`, `median` and `max` of the durations in seconds.
+        sizes_px, fps, codecs, decoders: number of videos by `WIDTH×HEIGHT`, by frames per second, by codec, by decoder.
     """
+
+    hours: float
+    duration_s: dict[str, float]
+    sizes_px: dict[str, int]
+    fps: dict[str, int]
+    codecs: dict[str, int]
+    decoders: dict[str, int]
+
+
+class IndexSummary(Statistics):
+    """The output of `data index --json`.
+
+    Attributes:
+        manifest: path of the manifest.
+        videos: number of videos in the manifest.
+        probed: number of files that this run has read.
+        rejected: number of files that cannot be read.
+        missing: number of listed videos without a file.
+        unreadable_lines: number of invalid lines of the list.
+        skipped: number of skipped paths, such as unreadable folders.
+        other_files: number of ignored files by kind.
+        end_before_listed: number of videos that end before the list says.
+        rejects: path of the rejects file. None if there are no rejects.
+        first_problems: up to five rejects, video_id → reason.
+        classes: number of classes.
+        splits: split → number of `listed`, `readable` and `missing` videos.
+        kept_damaged: number of damaged videos of which the readable part is kept.
+        notes: notes for the user.
+    """
+
+    manifest: str
+    videos: int
+    probed: int
+    rejected: int
+    missing: int
+    unreadable_lines: int
+    skipped: int
+    other_files: dict[str, int]
+    end_before_listed: int
+    rejects: str | None
+    first_problems: dict[str, str]
+    classes: int
+    splits: dict[str, dict[str, int]]
+    kept_damaged: int
+    notes: list[str]
+
+
+class CheckSummary(TypedDict):
+    """The output of `data check --json`.
+
+    Attributes:
+        videos: number of videos of the manifest.
+        rejected: number of videos that fail or have changed.
+        rejects: path of the rejects file.
+        manifest: path of the manifest without the rejected videos. None if none was asked for.
+        first_problems: up to five rejects, video_id → reason.
+    """
+
+    videos: int
+    rejected: int
+    rejects: str
+    manifest: str | None
+    first_problems: dict[str, str]
+
+
+class Facts(Statistics):
+    """The facts of the page of `data stats`.
+
+    Attributes:
+        videos: number of videos.
+        classes: number of classes.
+        splits: number of videos by split.
+        rate_fits_fraction: for each rate, the fraction of videos that are long enough for it.
+    """
+
+    videos: int
+    classes: int
+    splits: dict[str, int]
+    rate_fits_fraction: dict[str, float]
+
+
+class StatsSummary(Facts):
+    """The output of `data stats --json`: the facts, and `report`, the path of the page."""
+
+    report: str
+
+
+def describe(manifest: pa.Table) -> Statistics:
+    """Compute the statistics. A manifest has at least one video, so this raises nothing."""
     durations_s = np.asarray(manifest.column("duration_s"), dtype=float)
     columns = manifest.select(["width", "height", "fps", "codec", "decoder"]).to_pydict()
     sizes = [f"{width}×{height}" for width, height in zip(columns["width"], columns["height"], strict=True)]

@@ -30,7 +30,8 @@ from advise_ray.model.precision import autocast
 from advise_ray.storage.atomic import refuse_unwritable, write_whole
 from advise_ray.video.augment_draws import centre
 from advise_ray.video.frames import Wanted, group_of
-from advise_ray.video.manifest import Video, read_manifest, read_rejects, videos
+from advise_ray.video.manifest import Video, read_manifest, videos
+from advise_ray.video.rejects import read_rejects
 from advise_ray.video.sampling import span_frames, stride_frames
 
 FRAMES_AT_ONCE = 128

@@ -25,6 +25,7 @@ from advise_ray.experiment.bootstrap import Correct
 from advise_ray.model.ifm import kept_ifm
 from advise_ray.training.local import train_here
 from advise_ray.training.run_dir import run_dir_of
+from advise_ray.training.run_result import read_result
 from advise_ray.video.manifest import Video, read_manifest, split_videos, videos
 from advise_ray.video.pool import read_videos
 from advise_ray.video.sampling import spread_clips
@@ -151,8 +152,8 @@ def _summed_up(config: Config, store: FeatureStore, video: Video, statistic: Sta
 
 
 def _is_done(run_dir: Path) -> bool:
-    result = run_dir / "result.json"
-    return result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "FINISHED"
+    result = read_result(run_dir)
+    return result is not None and result["status"] == "FINISHED"
 
 
 def _for_steps(config: Config, steps: int) -> Config:

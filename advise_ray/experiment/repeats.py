@@ -20,7 +20,7 @@ from advise_ray.experiment.arms import IFM_ALONE, Trainings
 from advise_ray.experiment.bootstrap import Correct
 from advise_ray.experiment.suite import FOLDS, LabelledSet
 from advise_ray.storage.atomic import write_whole
-from advise_ray.storage.jsonl import read_lines
+from advise_ray.storage.jsonl import reopen
 from advise_ray.video.pool import hash_manifests
 
 SCRATCH = "scratch"
@@ -92,10 +92,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = read_lines(path)
-        self.held: dict[Key, Any] = {Key(**line["key"]): line["value"] for line in lines}
-        # Remove a half-written last line before more lines follow.
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+        self.held: dict[Key, Any] = {Key(**line["key"]): line["value"] for line in reopen(path)}
 
     def add(self, key: Key, value: Any) -> None:
         self.held[key] = value

@@ -7,14 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
 from advise_ray.evaluation.labels import labelled_split, num_official_splits
-from advise_ray.video.manifest import SCHEMA, groups, read_manifest, write_manifest
+from advise_ray.video.manifest import SCHEMA, ManifestRow, groups, read_manifest, write_manifest
 from advise_ray.video.random_split import deal
 from advise_ray.video.sampling import keyed_rng
 
@@ -22,7 +21,6 @@ FOLDS = 2
 """Number of folds of the training videos, used to choose learning rates."""
 UNUSED = "unused"
 """Split of the videos that a run does not use."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class LabelledSet:
         """The manifest of a seed's training videos only; one fold of them (whole groups) is the test split."""
         return self._write_once(f"{self._name(seed)}-fold-{number}", lambda: _folded(self._rows(seed), number))
 
-    def _few(self, seed: int, labels: int) -> list[Row]:
+    def _few(self, seed: int, labels: int) -> list[ManifestRow]:
         rows = self._rows(seed)
         by_class = defaultdict(list)
         for place, row in enumerate(rows):
@@ -90,16 +88,16 @@ class LabelledSet:
         splits = max(num_official_splits(_read(self.manifest)), 1)
         return seed % splits, seed // splits % FOLDS
 
-    def _rows(self, seed: int) -> list[Row]:
+    def _rows(self, seed: int) -> list[ManifestRow]:
         table, (split, fold) = _read(self.manifest), self._place(seed)
-        rows: list[Row] = table.to_pylist()
+        rows: list[ManifestRow] = table.to_pylist()
         for row, group in zip(rows, groups(table), strict=True):
             row["group"] = group
             if row["official_splits"]:
                 row["split"] = row["official_splits"][split]
         return _folded(rows, fold) if self.on_folds else rows
 
-    def _write_once(self, name: str, make: Callable[[], list[Row]]) -> Path:
+    def _write_once(self, name: str, make: Callable[[], list[ManifestRow]]) -> Path:
         path = self.folder / f"{self.name}-{name}.parquet"
         if not path.exists():
             rows = make()
@@ -108,10 +106,10 @@ class LabelledSet:
         return path
 
 
-def _folded(rows: list[Row], number: int) -> list[Row]:
+def _folded(rows: list[ManifestRow], number: int) -> list[ManifestRow]:
     """Keep only the training videos, and make one of their folds the test split."""
     free = [row for row in rows if row["split"] == "train" and row["label"] is not None]
-    classes, held_together = [str(row["label"]) for row in free], [row["group"] for row in free]
+    classes, held_together = [str(row["label"]) for row in free], [str(row["group"]) for row in free]
     parts = deal(classes, held_together, [1 / FOLDS] * FOLDS)
     if len(set(zip(classes, parts, strict=True))) < FOLDS * len(set(classes)):
         # Some class has too few recordings for each fold to have one, so split by single videos.

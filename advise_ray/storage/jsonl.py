@@ -1,8 +1,9 @@
-"""Reads JSON Lines files while another process appends to them. The last line may be incomplete."""
+"""Reads JSON Lines files, also while another process appends to them. The last line may be incomplete."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def reopen(path: Path) -> list[dict[str, Any]]:
+    """Return all complete lines, and cut off an incomplete last line, so that a new writer can append lines."""
+    lines = read_lines(path)
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    return lines
 
 
 def follow(path: Path) -> Iterator[list[dict[str, Any]]]:

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from advise_ray.config import Config, flatten
 from advise_ray.training.run_result import RunResult
-from advise_ray.video.manifest import read_rejects
 from advise_ray.video.pool import read_videos
+from advise_ray.video.rejects import read_rejects
 
 SHOWN = ("model.", "data.clip.", "augment.", "optim.", "train.epochs", "train.global_batch_size", "seed")
 

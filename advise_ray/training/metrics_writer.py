@@ -22,7 +22,8 @@ from advise_ray.storage.retry import patiently
 from advise_ray.training import metrics_lines
 from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.metrics_lines import MetricsLine
-from advise_ray.video.manifest import Video, read_rejects, write_rejects
+from advise_ray.video.manifest import Video
+from advise_ray.video.rejects import Reject, read_rejects, write_rejects
 
 LOOK_EVERY_BATCHES = 10
 """Batches between two flushes. Each flush waits for the device and communicates with the other workers."""
@@ -186,7 +187,7 @@ class MetricsWriter:
             return
         if self.rank == 0:
             paths = {video.video_id: video.path for video in self.videos}
-            rows = [{"video_id": i, "path": paths[i], "reason": reason} for i, reason in sorted(self.rejects.items())]
+            rows = [Reject(video_id=i, path=paths[i], reason=reason) for i, reason in sorted(self.rejects.items())]
             patiently(lambda: write_rejects(rows, self.run_dir / "rejects.parquet"))
         if len(self.rejects) > self.config.data.max_failed_fraction * len(self.videos):
             video_id, reason = min(self.rejects.items())

@@ -13,7 +13,7 @@ from pathlib import Path
 from advise_ray.config import Config, flatten, load, to_yaml
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.storage.atomic import write_whole
-from advise_ray.video.manifest import write_rejects
+from advise_ray.video.rejects import write_rejects
 
 log = logging.getLogger("advise_ray")
 

@@ -11,7 +11,7 @@ from advise_ray.storage.atomic import write_whole
 from advise_ray.tracking import ui_command
 from advise_ray.training import checkpoint, metrics_lines, status
 from advise_ray.training.plan import Plan
-from advise_ray.video.manifest import read_rejects
+from advise_ray.video.rejects import read_rejects
 
 
 class RunResult(TypedDict):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,73 +17,70 @@ from numpy.typing import NDArray
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError, VideoDecodeError
+from advise_ray.storage.parquet import may_be_none, schema_of, write_table
 from advise_ray.storage.remote import is_url
 
-SCHEMA = pa.schema(
-    [
-        ("video_id", pa.string()),
-        ("path", pa.string()),
-        ("label", pa.int64()),
-        ("class_name", pa.string()),
-        ("split", pa.string()),
-        ("official_splits", pa.list_(pa.string())),
-        ("group", pa.string()),
-        ("start_frame", pa.int64()),
-        ("end_frame", pa.int64()),
-        ("num_frames", pa.int64()),
-        ("fps", pa.float64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("duration_s", pa.float64()),
-        ("codec", pa.string()),
-        ("bytes", pa.int64()),
-        ("modified_ns", pa.int64()),
-        ("decoder", pa.string()),
-        ("stream_index", pa.int64()),
-        ("rotation_deg", pa.int64()),
-        ("damage", pa.string()),
-    ]
-)
-"""Columns of a manifest.
 
-- `decoder`: the decoder that reads the file correctly (decord or pyav).
-- `start_frame`, `end_frame`: only the frames from `start_frame` to the frame before `end_frame` belong to the label.
-- `official_splits`: train, test, … in each official split of a benchmark, in their order; `split` is the chosen one.
-- `group`: videos of one group (a recording, a person) are held out together; if unset, see `groups`.
-- `modified_ns`: when the file was last written, in nanoseconds since 1970.
-- `damage`: what a damaged file has lost; its readable part is `start_frame` to the frame before `end_frame`."""
+class ManifestRow(TypedDict):
+    """A row of a manifest: one video. A manifest may lack the columns that can be None.
 
-MAY_BE_NULL = (
-    "label",
-    "class_name",
-    "split",
-    "official_splits",
-    "group",
-    "start_frame",
-    "end_frame",
-    "bytes",
-    "modified_ns",
-    "damage",
-)
+    Attributes:
+        video_id: unique id; for an indexed folder the path below it.
+        path: path or URL of the file.
+        label: number of the class, from 0.
+        class_name: name of the class.
+        split: `train`, `val`, `test`, …
+        official_splits: the same in each official split of a benchmark, in their order; `split` is the chosen one.
+        group: videos of one group (a recording, a person) are held out together; if None, see `groups`.
+        start_frame, end_frame: only the frames from `start_frame` to the frame before `end_frame` belong to the label.
+        num_frames: number of frames of the file that decode.
+        fps: frames per second.
+        width, height: size of the upright frame in pixels.
+        duration_s: duration in seconds.
+        codec: name of the codec, such as `h264`.
+        bytes: size of the file.
+        modified_ns: when the file was last written, in nanoseconds since 1970.
+        decoder: the decoder that reads the file correctly, `decord` or `pyav`.
+        stream_index: number of the video stream in the file.
+        rotation_deg: counterclockwise rotation that makes the coded frame upright: 0, 90, 180 or 270.
+        damage: what a damaged file has lost; its readable part is `start_frame` to the frame before `end_frame`.
+    """
+
+    video_id: str
+    path: str
+    label: int | None
+    class_name: str | None
+    split: str | None
+    official_splits: list[str | None] | None
+    group: str | None
+    start_frame: int | None
+    end_frame: int | None
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    duration_s: float
+    codec: str
+    bytes: int | None
+    modified_ns: int | None
+    decoder: str
+    stream_index: int
+    rotation_deg: int
+    damage: str | None
+
+
+SCHEMA = schema_of(ManifestRow)
+MAY_BE_NULL = may_be_none(ManifestRow)
 """Columns that may be empty or missing."""
 
-REJECTS_SCHEMA = pa.schema(
-    [
-        ("video_id", pa.string()),
-        ("path", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("bytes", pa.int64()),
-        ("modified_ns", pa.int64()),
-        ("readable_s", pa.float64()),
-    ]
-)
-"""Columns of `rejects.parquet`: the videos that cannot be read, and the reasons.
 
-- `bytes`, `modified_ns`: size and time of the file, to detect changes; null if the failure may be temporary (a timeout,
-  a server that did not answer), so that the file is read again.
-- `detail`: the message of the library.
-- `readable_s`: readable seconds of a damaged video."""
+class Decoding(TypedDict):
+    """The keyword arguments of `DecodeProcess.decode` that a video determines: see `ManifestRow`."""
+
+    decoder: str
+    stream_index: int
+    rotation_deg: int
+    name: str
 
 
 @dataclass(frozen=True)
@@ -111,10 +108,11 @@ class Video:
         return self if self.own_id is None else replace(self, video_id=self.own_id, own_id=None)
 
     @property
-    def decoding(self) -> dict[str, Any]:
+    def decoding(self) -> Decoding:
         """Keyword arguments for `DecodeProcess`, except the path, the frames and their size."""
-        how = {name: getattr(self, name) for name in ("decoder", "stream_index", "rotation_deg")}
-        return {**how, "name": self.video_id}
+        return Decoding(
+            decoder=self.decoder, stream_index=self.stream_index, rotation_deg=self.rotation_deg, name=self.video_id
+        )
 
     def refuse_above(self, max_pixels: int) -> None:
         """Raise VideoDecodeError if the frames are larger than `data.max_pixels`."""
@@ -136,27 +134,9 @@ class Splits:
     val: NDArray[np.int64]
 
 
-def write_manifest(rows: list[dict[str, object]], path: Path) -> None:
-    """Write rows with the columns of `SCHEMA` atomically."""
-    _write(pa.Table.from_pylist(rows, schema=SCHEMA), path)
-
-
-def write_rejects(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Write rows with the columns of `REJECTS_SCHEMA` atomically."""
-    _write(pa.Table.from_pylist(list(rows), schema=REJECTS_SCHEMA), path)
-
-
-def read_rejects(path: Path) -> dict[str, str]:
-    """Return a mapping of video_id to reason; it is empty if the file does not exist."""
-    table = pq.read_table(path) if path.exists() else REJECTS_SCHEMA.empty_table()
-    return dict(zip(table.column("video_id").to_pylist(), table.column("reason").to_pylist(), strict=True))
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
+    """Write a manifest atomically."""
+    write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path)
 
 
 def read_manifest(path: Path) -> pa.Table:

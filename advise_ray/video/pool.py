@@ -9,20 +9,32 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import ConfigError
 from advise_ray.storage.remote import is_url
-from advise_ray.video.manifest import SCHEMA, named_classes, read_manifest
+from advise_ray.video.manifest import SCHEMA, ManifestRow, named_classes, read_manifest
 
 log = logging.getLogger("advise_ray")
-POOL_SCHEMA = SCHEMA.append(pa.field("own_id", pa.string()))
-FILLED = ("label", "class_name", "official_splits", "group")
+FILLED = ("label", "class_name", "official_splits", "group", "split")
 """Columns that a file takes from the first manifest that has a value."""
-Row = dict[str, Any]
+
+
+class PoolRow(ManifestRow):
+    """A row of a manifest of the pool.
+
+    Attributes:
+        own_id: the video's id in its manifest; `video_id` is unique in the pool.
+        manifest: number of the manifest in `data.manifest`, from 0. The pool's table does not have it.
+    """
+
+    own_id: str
+    manifest: int
+
+
+POOL_SCHEMA = SCHEMA.append(pa.field("own_id", pa.string()))
 
 
 def read_videos(data: DataConfig) -> pa.Table:
@@ -45,12 +57,12 @@ def read_videos(data: DataConfig) -> pa.Table:
     if len(tables) == 1:
         return tables[0]
     labels = _labels(tables)
-    rows: list[Row] = []
+    rows: list[PoolRow] = []
     for number, table in enumerate(tables):
         has_splits = table.column("split").null_count < len(table)
         for row in table.to_pylist():
             row |= {"own_id": row["video_id"], "manifest": number, "label": labels[len(rows)]}
-            rows.append(row if has_splits else {**row, "split": data.train_split})
+            rows.append(row if has_splits else row | {"split": data.train_split})
     _hold_out(rows, data.train_split)
     rows = _merge_duplicates(rows)
     _make_ids_unique(rows, data.manifests)
@@ -115,7 +127,7 @@ def _labels(tables: Sequence[pa.Table]) -> list[int | None]:
     ]
 
 
-def _hold_out(rows: Sequence[Row], train_split: str) -> None:
+def _hold_out(rows: Sequence[PoolRow], train_split: str) -> None:
     """Remove from training every file that another manifest holds out."""
     held_out: dict[str, dict[int, str]] = defaultdict(dict)
     for row in rows:
@@ -131,21 +143,21 @@ def _hold_out(rows: Sequence[Row], train_split: str) -> None:
         log.warning("note: videos left out of training, because another manifest holds them out: %d", moved)
 
 
-def _merge_duplicates(rows: Sequence[Row]) -> list[Row]:
+def _merge_duplicates(rows: Sequence[PoolRow]) -> list[PoolRow]:
     """Keep the first row of each file (or part of a file), and fill its empty columns from the other rows."""
-    first: dict[tuple[Any, ...], Row] = {}
+    first: dict[tuple[str, int | None, int | None], PoolRow] = {}
     for row in rows:
         key = (real_path(row["path"]), row["start_frame"], row["end_frame"])
         known = first.setdefault(key, row)
-        for name in (*FILLED, "split"):
-            if known[name] is None:
-                known[name] = row[name]
+        for name in FILLED:
+            if known[name] is None:  # type: ignore[literal-required]
+                known[name] = row[name]  # type: ignore[literal-required]
     if len(first) < len(rows):
         log.warning("note: duplicates of videos in several manifests, which are used once: %d", len(rows) - len(first))
     return list(first.values())
 
 
-def _make_ids_unique(rows: Sequence[Row], paths: Sequence[Path]) -> None:
+def _make_ids_unique(rows: Sequence[PoolRow], paths: Sequence[Path]) -> None:
     """Put the name of the manifest in front of each video_id that several files have."""
     counts = Counter(row["video_id"] for row in rows)
     stems = [path.stem for path in paths]

@@ -11,7 +11,7 @@ import pytest
 from advise_ray import dataset
 from advise_ray.errors import UsageError
 from advise_ray.video.annotations import read_folder
-from advise_ray.video.manifest import read_rejects
+from advise_ray.video.rejects import read_rejects
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import pytest
 from advise_ray import dataset
 from advise_ray.errors import UsageError
 from advise_ray.video.annotations import ListedVideo, read_folder, read_ucf101
-from advise_ray.video.manifest import SCHEMA, read_manifest, read_rejects, videos
+from advise_ray.video.manifest import SCHEMA, read_manifest, videos
 from advise_ray.video.probe import Limits
+from advise_ray.video.rejects import read_rejects
 
 
 def counts(summary: dict[str, Any]) -> tuple[int, ...]:

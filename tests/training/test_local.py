@@ -16,7 +16,8 @@ from advise_ray.errors import InterruptedRunError, TrainingError, UsageError
 from advise_ray.storage.jsonl import read_lines
 from advise_ray.training import checkpoint
 from advise_ray.training.local import open_here, train_here
-from advise_ray.video.manifest import read_manifest, read_rejects, write_manifest
+from advise_ray.video.manifest import read_manifest, write_manifest
+from advise_ray.video.rejects import read_rejects
 from tests.conftest import Configure, Run
 from tests.runs import clips_trained_on, losses, weights
 

@@ -23,7 +23,8 @@ from advise_ray.model.ifm import build_ifm
 from advise_ray.training import checkpoint
 from advise_ray.training.local import train_here
 from advise_ray.training.trainer import resume, train
-from advise_ray.video.manifest import read_manifest, read_rejects, write_manifest
+from advise_ray.video.manifest import read_manifest, write_manifest
+from advise_ray.video.rejects import read_rejects
 from tests.conftest import LOGGED, Configure, Run
 from tests.runs import clips_trained_on, losses, weights
 

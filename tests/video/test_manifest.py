@@ -19,12 +19,11 @@ from advise_ray.video.manifest import (
     frames_per_video,
     held_out_split,
     read_manifest,
-    read_rejects,
     split_videos,
     videos,
     write_manifest,
-    write_rejects,
 )
+from advise_ray.video.rejects import read_rejects, write_rejects
 
 MAKE = "make one with `advise-ray data index`"
 
