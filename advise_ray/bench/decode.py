@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import av
 import numpy as np
@@ -26,12 +26,12 @@ from advise_ray.backend import session
 from advise_ray.backend.reservation import Reservation, reserved
 from advise_ray.backend.resources import LEAST_CPUS
 from advise_ray.backend.shares import Shares
-from advise_ray.bench.machine import Row, machine
+from advise_ray.bench.machine import Environment, machine
 from advise_ray.config import Config, load, played_clip
 from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.training.clip_stream import ClipStream
 from advise_ray.video.decode_process import DecodeProcess
-from advise_ray.video.manifest import read_manifest, videos, write_manifest
+from advise_ray.video.manifest import ManifestRow, read_manifest, videos, write_manifest
 from advise_ray.video.probe import probe
 from advise_ray.video.sampling import keyed_rng, plan_clips
 
@@ -47,30 +47,46 @@ NUM_DECODES, FIRST_DECODES = 5000, 500
 Work = tuple[str, NDArray[np.int64]]
 
 
-def decode(on_case: Callable[[str, dict[str, float]], None] = lambda name, figures: None) -> Row:
-    """Measure each video length with one and four clips per video, and a decoder's memory growth over 5,000 decodes."""
-    result: Row = {}
+class DecodeResult(Environment):
+    """The output of `bench decode --json`.
+
+    Attributes:
+        short, short_4, long, long_4: see `measure`; short or long videos, with one or with four clips per video.
+        resident_growth_bytes: growth of a decoder's memory over 5,000 decodes.
+    """
+
+    short: dict[str, float]
+    short_4: dict[str, float]
+    long: dict[str, float]
+    long_4: dict[str, float]
+    resident_growth_bytes: int
+
+
+def decode(on_case: Callable[[str, dict[str, float]], None] = lambda name, figures: None) -> DecodeResult:
+    """Measure each video length with one and four clips per video, and a decoder's memory growth."""
+    cases: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for length, duration_s in LENGTHS_S.items():
             manifest = make_manifest(Path(folder) / length, NUM_FILES[length], duration_s)
             for clips_per_video, name in ((1, length), (4, f"{length}_4")):
-                result[name] = measure(manifest, clips_per_video, NUM_CLIPS[length] * processes() // 2)
-                on_case(name, result[name])
+                cases[name] = measure(manifest, clips_per_video, NUM_CLIPS[length] * processes() // 2)
+                on_case(name, cases[name])
         file = next((Path(folder) / "short").glob("*.mp4"))
-        result["resident_growth_bytes"] = resident_growth_bytes(file, NUM_DECODES, FIRST_DECODES)
-    return result | machine()
+        growth_bytes = resident_growth_bytes(file, NUM_DECODES, FIRST_DECODES)
+    return cast("DecodeResult", {**cases, "resident_growth_bytes": growth_bytes, **machine()})
 
 
 def make_manifest(folder: Path, num_files: int, duration_s: int, num_listed: int = VIDEOS_LISTED) -> Path:
     """Write synthesized H.264 files with a keyframe every 250 frames (x264's default) and list each several times."""
     folder.mkdir(parents=True)
-    rows: list[dict[str, object]] = []
+    rows: list[ManifestRow] = []
     for number in range(num_files):
         path = folder / f"{number:02d}.mp4"
         _write(path, duration_s, keyed_rng("bench", number))
-        info = {"path": str(path), "label": 0, "split": "train", **vars(probe(path))}
-        assert info["decoder"] == "decord", info  # all arms must use the same decoder
-        rows += [{"video_id": f"{time}/{path.name}", **info} for time in range(num_listed // num_files)]
+        info = probe(path)
+        assert info.decoder == "decord", info  # all arms must use the same decoder
+        row = cast("ManifestRow", {"path": str(path), "label": 0, "split": "train", **vars(info)})
+        rows += [{**row, "video_id": f"{time}/{path.name}"} for time in range(num_listed // num_files)]
     write_manifest(rows, folder / "manifest.parquet")
     return folder / "manifest.parquet"
 
@@ -92,7 +108,7 @@ def _write(path: Path, duration_s: int, rng: np.random.Generator) -> None:
 
 
 def measure(manifest: Path, clips_per_video: int, num_clips: int) -> dict[str, float]:
-    """Clips per second of the three arms. The arms take turns; each result is the median of several rounds."""
+    """Clips per second of the three arms, as `ARM_clips_per_s`: the median of several rounds. The arms take turns."""
     config, few = (bench_config(manifest, clips_per_video, clips) for clips in (num_clips, num_clips // 5))
     arms: dict[str, Callable[[], float]] = {
         "pipeline": lambda: pipeline_clips_per_s(config),
@@ -197,12 +213,12 @@ def _read(work: Work, size: tuple[int, int], whole: bool) -> int:
 
 def resident_growth_bytes(file: Path, num_decodes: int, first_decodes: int) -> int:
     """Growth of a decoding process's resident memory from decode number `first_decodes` to the last one."""
-    wanted: dict[str, Any] = {"height_px": 256, "width_px": 320, "name": file.name}
     rng = keyed_rng("growth")
     starts, before = probe(file).num_frames - 2 * 8, 0
     with DecodeProcess(deadline_s=60) as decoder:
         for number in range(1, num_decodes + 1):
-            decoder.decode(str(file), np.arange(8) * 2 + rng.integers(starts), **wanted)
+            wanted = np.arange(8) * 2 + rng.integers(starts)
+            decoder.decode(str(file), wanted, height_px=256, width_px=320, name=file.name)
             if number == first_decodes:
                 before = decoder.resident_bytes()
         return decoder.resident_bytes() - before

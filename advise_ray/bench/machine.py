@@ -6,13 +6,34 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Any
-
-Row = dict[str, Any]
+from typing import TypedDict
 
 
-def machine() -> Row:
-    """The entries `machine` and `versions` of every benchmark's JSON."""
+class Hardware(TypedDict):
+    """The machine of a benchmark.
+
+    Attributes:
+        cpu: model of the CPU.
+        cores: number of cores that this process may use.
+        memory_bytes: size of the main memory.
+        device: name of the GPU, or `cpu`.
+    """
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    device: str
+
+
+class Environment(TypedDict):
+    """The part that the JSON of every benchmark has: the machine, and package → version."""
+
+    machine: Hardware
+    versions: dict[str, str]
+
+
+def machine() -> Environment:
+    """Describe this machine and its packages."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

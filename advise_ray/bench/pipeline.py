@@ -22,13 +22,13 @@ import torch
 
 from advise_ray.backend import process_env
 from advise_ray.bench import decode
-from advise_ray.bench.machine import Row, machine
+from advise_ray.bench.machine import machine
 from advise_ray.bench.plain import best_num_workers, plain_clips_per_s
 from advise_ray.cache.cache_plan import plan_cache
 from advise_ray.cache.writer import write_cache
 from advise_ray.config import Config, load
 from advise_ray.model.advise import build_advise
-from advise_ray.storage.jsonl import read_lines
+from advise_ray.training import metrics_lines
 from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.training.clip_reader import ClipReader
 from advise_ray.training.learner import Learner
@@ -48,14 +48,17 @@ def pipeline(
     on_arm: Callable[[str, str, float], None] = lambda ifm, arm, clips_per_s: None,
     ifms: tuple[str, ...] = IFMS,
     settings: tuple[str, ...] = (),
-) -> Row:
+) -> dict[str, Any]:
     """Measure clips per second of every arm, for each image model with random weights.
 
     Args:
         settings: `key=value` settings for all arms, for example of the SFU.
+
+    Returns:
+        The output of `bench pipeline --json`: image model → `ARM_clips_per_s` → clips/s; and the keys of `Environment`.
     """
     process_env.use_cores(1)
-    result: Row = {}
+    result: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         manifest = decode.make_manifest(Path(folder) / "videos", NUM_VIDEOS, DURATION_S, NUM_VIDEOS)
         for ifm in ifms:
@@ -66,7 +69,7 @@ def pipeline(
                     measured[name].append(arm())
                     on_arm(ifm, name, measured[name][-1])
             result[ifm] = {f"{name}_clips_per_s": statistics.median(values) for name, values in measured.items()}
-    return result | machine()
+    return {**result, **machine()}
 
 
 def bench_config(ifm: str, manifest: Path, storage: Path, *settings: str) -> Config:
@@ -129,9 +132,8 @@ def _flat(config: Config) -> Iterator[str]:
 def _epochs_clips_per_s(config: Config) -> float:
     """Train, and return the median of the clip rates that the run reports, without its first epochs."""
     result = train(config)
-    lines = read_lines(Path(result["run_dir"]) / "metrics.jsonl")
-    rates = [line["values"].get("rate/clips_per_s") for line in lines]
-    rates = [value for value in rates if value is not None]
+    lines = metrics_lines.read(Path(result["run_dir"]) / "metrics.jsonl")
+    rates = [line["values"]["rate/clips_per_s"] for line in metrics_lines.of_kind(lines, "epoch")]
     return statistics.median(rates[-(-len(rates) // 3) :])
 
 

@@ -6,12 +6,12 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from advise_ray.backend.peak_memory import PeakMemory
-from advise_ray.bench.machine import Row, machine
+from advise_ray.bench.machine import Environment, machine
 from advise_ray.config import Config, load
 
 if TYPE_CHECKING:
@@ -23,12 +23,44 @@ STEPS = 3
 NUM_CLASSES = 4
 
 
-def step(on_row: Callable[[Row], None] = lambda row: None) -> Row:
-    """Measure one training step on 224 px clips of 8 frames, for AdViSe and for an R3D-50 trained end to end.
+class StepRow(TypedDict):
+    """One case of the benchmark.
 
-    `peak_bytes` counts parameters, gradients, optimizer state and activations. It is the highest resident memory during
-    the steps (on CUDA: allocated memory), minus the memory of the process before the model is built.
+    Attributes:
+        kind: `advise` or `r3d50`.
+        ifm: name of the image model; None for the R3D-50.
+        clips: number of clips of a step.
+        precision: `fp32` or `bf16`.
+        step_s: median time of a step in seconds.
+        peak_bytes: bytes of parameters, gradients, optimizer state and activations: the highest resident memory during
+            the steps (on CUDA: allocated memory), minus the memory of the process before the model is built.
+        trained_parameters: number of trained parameters.
     """
+
+    kind: str
+    ifm: str | None
+    clips: int
+    precision: str
+    step_s: float
+    peak_bytes: int
+    trained_parameters: int
+
+
+class StepRatios(TypedDict):
+    """Time and memory of the R3D-50 at 8 clips divided by those of AdViSe with ViT-B/32, each at its best precision."""
+
+    time_ratio: float
+    memory_ratio: float
+
+
+class StepResult(StepRatios, Environment):
+    """The output of `bench step --json`."""
+
+    rows: list[StepRow]
+
+
+def step(on_row: Callable[[StepRow], None] = lambda row: None) -> StepResult:
+    """Measure one training step on 224 px clips of 8 frames, for AdViSe and for an R3D-50 trained end to end."""
     cases = [("r3d50", STEP_IFMS[0], precision) for precision in ("fp32", "bf16")]
     cases += [("advise", ifm, "bf16") for ifm in STEP_IFMS]
     rows = []
@@ -39,8 +71,8 @@ def step(on_row: Callable[[Row], None] = lambda row: None) -> Row:
     return {"rows": rows, **step_ratios(rows), **machine()}
 
 
-def step_ratios(rows: list[Row]) -> Row:
-    """Time and memory of the R3D-50 at 8 clips divided by those of AdViSe with ViT-B/32, each at its best precision."""
+def step_ratios(rows: list[StepRow]) -> StepRatios:
+    """Compute the ratios from all cases."""
     (ours,) = (row for row in rows if (row["ifm"], row["clips"]) == (STEP_IFMS[0], 8))
     theirs = [row for row in rows if row["kind"] == "r3d50" and row["clips"] == 8]
     return {
@@ -49,7 +81,7 @@ def step_ratios(rows: list[Row]) -> Row:
     }
 
 
-def measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
+def measure_step(kind: str, ifm: str, clips: int, precision: str) -> StepRow:
     """Measure one case in a separate process, so that its remaining memory does not count for the next case."""
     with multiprocessing.get_context("spawn").Pool(1) as process:
         return process.apply(_measure_step, (kind, ifm, clips, precision))
@@ -69,7 +101,7 @@ def step_config(kind: str, ifm: str, clips: int, precision: str) -> Config:
     )
 
 
-def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> Row:
+def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> StepRow:
     import open_clip  # noqa: F401 (imported now, so that its code does not count as memory of the step)
     import torch
 

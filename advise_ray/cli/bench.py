@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.shared import json_option, set_option
+
+if TYPE_CHECKING:
+    from advise_ray.bench.step import StepRow
 
 
 @main.group()
@@ -22,7 +25,7 @@ def step(as_json: bool) -> None:
     """Measure time and memory of a training step, and compare AdViSe with an R3D-50 that is trained end to end."""
     from advise_ray.bench import step as bench_step
 
-    def show(row: dict[str, Any]) -> None:
+    def show(row: StepRow) -> None:
         model = f"{row['kind']} {row['ifm'] or ''}"
         size = f"{row['peak_bytes'] / 2**30:.2f} GiB"
         click.echo(f"{model:<28} {row['clips']:>3} clips {row['precision']} {row['step_s']:8.2f} s {size}", err=True)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from advise_ray.bench import step as bench
-from advise_ray.bench.machine import Row
 
 
 @pytest.mark.full
@@ -16,8 +15,16 @@ def test_a_step_is_timed_and_weighed() -> None:
 
 
 def test_the_rival_counts_at_its_best() -> None:
-    def row(kind: str, ifm: str | None, clips: int, step_s: float, peak_bytes: int) -> Row:
-        return {"kind": kind, "ifm": ifm, "clips": clips, "step_s": step_s, "peak_bytes": peak_bytes}
+    def row(kind: str, ifm: str | None, clips: int, step_s: float, peak_bytes: int) -> bench.StepRow:
+        return {
+            "kind": kind,
+            "ifm": ifm,
+            "clips": clips,
+            "precision": "bf16",
+            "step_s": step_s,
+            "peak_bytes": peak_bytes,
+            "trained_parameters": 1,
+        }
 
     rows = [
         row("r3d50", None, 4, 0.1, 1),
