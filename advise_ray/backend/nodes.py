@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil
 import ray
@@ -102,19 +102,27 @@ def look(most: Growth) -> View:
     return View(total, free, Growth(left_types, max(0, most.most - there.total())), dict(starting), "; ".join(failed))
 
 
-def usage() -> list[dict[str, Any]]:
-    """The total and the unreserved CPUs and GPUs of each node.
+class NodeUsage(TypedDict):
+    """The address of a node, its CPUs and GPUs, and those that are not reserved."""
 
-    Returns:
-        A dict for each node, with `address`, `cpus`, `gpus`, `free_cpus`, `free_gpus`.
-    """
+    address: str
+    cpus: float
+    gpus: float
+    free_cpus: float
+    free_gpus: float
+
+
+def usage() -> list[NodeUsage]:
+    """The total and the unreserved CPUs and GPUs of each node."""
     free = ray._private.state.available_resources_per_node()
     return [
-        {
-            "address": node["NodeManagerAddress"],
-            **{kind.lower() + "s": node["Resources"].get(kind, 0) for kind in ("CPU", "GPU")},
-            **{f"free_{kind.lower()}s": free.get(node["NodeID"], {}).get(kind, 0) for kind in ("CPU", "GPU")},
-        }
+        NodeUsage(
+            address=node["NodeManagerAddress"],
+            cpus=node["Resources"].get("CPU", 0),
+            gpus=node["Resources"].get("GPU", 0),
+            free_cpus=free.get(node["NodeID"], {}).get("CPU", 0),
+            free_gpus=free.get(node["NodeID"], {}).get("GPU", 0),
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from advise_ray.sweep.sweep_result import SweepResult
     from advise_ray.training.metrics_lines import MetricsLine
     from advise_ray.training.run_result import RunResult
+    from advise_ray.training.status import RunStatus
 
 console = Console(stderr=True, highlight=False)
 TELL_EVERY_S = 60.0
@@ -159,7 +160,7 @@ def result_table(result: RunResult) -> str:
     return "\n".join([f"{result['run_name']}: {result['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])
 
 
-def status_table(found: dict[str, Any]) -> str:
+def status_table(found: RunStatus) -> str:
     """Format the state of a run as a table."""
     rows: dict[str, Any] = {"epoch": f"{found['epoch']} of {found['epochs']}"}
     rows["step"] = f"{found['step']} of {found['steps'] or '?'}"

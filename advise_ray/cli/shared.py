@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
+    from advise_ray.cost.predict import Cost
     from advise_ray.training.plan import Plan
 
 
@@ -60,7 +61,7 @@ def load(recipe: str | None, overrides: tuple[str, ...]) -> Config:
     return configuration.load(recipes.find(recipe) if recipe is not None else None, overrides)
 
 
-def estimate(plan: Plan, rates: Path | None) -> dict[str, Any] | None:
+def estimate(plan: Plan, rates: Path | None) -> Cost | None:
     """Predict the cost of a plan with the throughput in a file, or measured on this machine.
 
     If it cannot be measured, print the reason and return None.
@@ -109,14 +110,14 @@ def show_outcome(result: Mapping[str, Any], as_json: bool, table: str, resume: s
         click.echo(f"MLflow did not record everything; to record the rest: {resume}", err=True)
 
 
-def _show_cost(cost: dict[str, Any] | None) -> None:
+def _show_cost(cost: Cost | None) -> None:
     if cost is None:
         return
-    for kind in ("live", "cached"):
-        click.echo(f"predicted, {kind}: {cost[f'{kind}_hours']:.3g} h ({cost[f'{kind}_epoch_s']:.3g} s per epoch)")
+    click.echo(f"predicted, live: {cost['live_hours']:.3g} h ({cost['live_epoch_s']:.3g} s per epoch)")
+    click.echo(f"predicted, cached: {cost['cached_hours']:.3g} h ({cost['cached_epoch_s']:.3g} s per epoch)")
     size = f"{cost['cache_bytes'] / 1e9:.3g} GB"
-    pays = cost["cache_pays_from_epoch"]
-    pays = f"it saves time from epoch {pays} on" if pays else "it never saves time"
+    first = cost["cache_pays_from_epoch"]
+    pays = f"it saves time from epoch {first} on" if first else "it never saves time"
     click.echo(f"predicted, to write the whole cache: {cost['cache_hours']:.3g} h and {size}; {pays}")
     click.echo(f"decode cores that keep one worker busy, live: {cost['decode_cores_per_worker']:.2g}")
     click.echo(f"predicted from this throughput: {_readable(cost['rates'])}")

@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from advise_ray.backend import process_env, session
 from advise_ray.cache.compatibility import identify
 from advise_ray.cache.identity import Identity
 from advise_ray.config import Config, worker_counts
-from advise_ray.cost.predict import Rates, predict, workload
+from advise_ray.cost.predict import Cost, Rates, predict, workload
 from advise_ray.errors import TrainingError, VideoDecodeError
 from advise_ray.model.advise import AdViSe
 from advise_ray.training.batch_schedule import Schedule
@@ -26,14 +25,13 @@ from advise_ray.training.plan import Plan
 from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.manifest import Video
 
-Row = dict[str, Any]
 LEAST_S = 1.5
 """Minimum time in seconds to measure each rate, in at least two repetitions, after a warm-up that does not count."""
 DECODED_FRAMES = 150
 """Maximum number of frames of each video when whole videos are decoded."""
 
 
-def estimate(plan: Plan, given: Rates | None = None) -> Row | None:
+def estimate(plan: Plan, given: Rates | None = None) -> Cost | None:
     """Predict a plan's cost, live and cached, from given or measured rates. None for an R3D-50, which has no cache.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
@@ -18,8 +18,6 @@ from advise_ray.cache.identity import Identity
 from advise_ray.config import Config
 from advise_ray.errors import UsageError
 from advise_ray.training.batch_schedule import Schedule
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,31 @@ def _fits(name: str, value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-def predict(work: Workload, rates: Rates) -> Row:
-    """Hours and bytes of live and cached training, and the number of epochs after which the cache saves time."""
+class Cost(TypedDict):
+    """The predicted cost of a run: the value of `cost` that `--dry-run --json` prints.
+
+    Attributes:
+        live_hours, live_epoch_s: hours of the run, and seconds of an epoch, if each epoch decodes the clips.
+        cached_hours, cached_epoch_s: the same from a feature cache, without the time to write the cache.
+        cache_hours, cache_bytes: hours to write the whole cache, and its size.
+        cache_pays_from_epoch: number of epochs from which the cache saves time. None if it never does.
+        decode_cores_per_worker: number of decoding cores that keep one worker busy, without a cache.
+        rates: the fields of `Rates` that the prediction uses. None instead of infinity.
+    """
+
+    live_hours: float
+    live_epoch_s: float
+    cached_hours: float
+    cached_epoch_s: float
+    cache_hours: float
+    cache_bytes: int
+    cache_pays_from_epoch: int | None
+    decode_cores_per_worker: float
+    rates: dict[str, float | None]
+
+
+def predict(work: Workload, rates: Rates) -> Cost:
+    """Predict the cost of a run from its amount of work."""
     live_s = _run_s(work, rates, cached=False)
     cached_s = _run_s(work, rates, cached=True)
     cache_s = _cache_s(work, rates)

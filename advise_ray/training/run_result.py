@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
+from advise_ray.config import Config
 from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.remote import is_url
 from advise_ray.tracking import ui_command
-from advise_ray.training import checkpoint, metrics_lines, status
+from advise_ray.training import checkpoint, metrics_lines
 from advise_ray.training.plan import Plan
 from advise_ray.video.rejects import read_rejects
+
+WAITS_FRACTION = 0.1
+"""If workers wait for data for at least this fraction of the time, the data limit the speed of the run."""
 
 
 class RunResult(TypedDict):
@@ -34,7 +40,7 @@ class RunResult(TypedDict):
         parameters_trained: number of trained parameters.
         ifm_sha256: hash of the frozen weights (`IFM.hash_weights`).
         mlflow_ui: command that shows the run in MLflow.
-        bound_by: what limits the speed (`status.bound_by`), or None.
+        bound_by: what limits the speed (the function `bound_by`), or None.
         wall_s: seconds since this start of the run.
         ended_s: end of the run, Unix time.
         tracking_complete: whether MLflow has the complete run. Only in the output of `--json`.
@@ -93,7 +99,7 @@ def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: st
         parameters_trained=plan.parameters_trained,
         ifm_sha256=plan.ifm_sha256,
         mlflow_ui=ui_command(plan.config),
-        bound_by=status.bound_by(plan.config, values),
+        bound_by=bound_by(plan.config, values),
         wall_s=round(time.monotonic() - started_s, 1),
         ended_s=time.time(),
     )
@@ -105,3 +111,20 @@ def read_result(run_dir: Path) -> RunResult | None:
     """Read `result.json` of a run. None if the run has not ended."""
     path = run_dir / "result.json"
     return cast("RunResult", json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def bound_by(config: Config, values: Mapping[str, float]) -> str | None:
+    """What limits the speed of a run, from its last epoch. None if no epoch has ended."""
+    waits = values.get("rate/data_wait_fraction")
+    if waits is None:
+        return None
+    if waits >= WAITS_FRACTION:
+        if config.data.features is not None:
+            where = "the network" if is_url(config.data.features) else "the disk"
+            return f"{where}: workers wait {waits:.0%} of the time for cached features"
+        return f"decoding: workers wait {waits:.0%} of the time; add CPUs for decoding, or cache the features"
+    if config.model.kind == "r3d50":
+        return "the model itself"
+    if config.data.features is None:
+        return "the image model: `advise-ray cache` computes its features once"
+    return "the temporal module"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from advise_ray.config import Config, load, to_yaml
+from advise_ray.config import load, to_yaml
 from advise_ray.errors import UsageError
-from advise_ray.training.status import bound_by, read
+from advise_ray.training.status import read
 
 
 def run_dir(tmp_path: Path, *, noted_s: float, result: dict[str, Any] | None = None) -> Path:
@@ -22,7 +22,7 @@ def run_dir(tmp_path: Path, *, noted_s: float, result: dict[str, Any] | None = N
     ended = {"rate/epoch_s": 40.0, "rate/data_wait_fraction": 0.4, "rate/clips_per_s": 9.0}
     lines.append({"time_s": now_s, "epoch": 1, "step": 40, "values": ended})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
-    noted = {"time_s": now_s - noted_s, "total_steps": 100, "nodes": []}
+    noted = {"time_s": now_s - noted_s, "total_steps": 100, "waiting": None, "nodes": []}
     (tmp_path / "status.json").write_text(json.dumps(noted))
     if result is not None:
         (tmp_path / "result.json").write_text(json.dumps(result))
@@ -57,19 +57,3 @@ def test_a_run_that_ended_and_one_that_was_resumed_after(tmp_path: Path) -> None
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a run directory"):
         read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("settings", "waits", "said"),
-    [
-        ((), 0.5, "decoding"),
-        ((), 0.01, "the image model"),
-        (("data.features=/features",), 0.5, "the disk"),
-        (("data.features=s3://bucket/features",), 0.5, "the network"),
-        (("data.features=/features",), 0.01, "the temporal module"),
-        (("model.kind=r3d50",), 0.01, "the model itself"),
-    ],
-)
-def test_what_holds_a_run_up(settings: tuple[str, ...], waits: float, said: str) -> None:
-    config: Config = load(None, list(settings))
-    assert str(bound_by(config, {"rate/data_wait_fraction": waits})).startswith(said)

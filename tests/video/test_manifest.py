@@ -23,7 +23,6 @@ from advise_ray.video.manifest import (
     videos,
     write_manifest,
 )
-from advise_ray.video.rejects import read_rejects, write_rejects
 
 MAKE = "make one with `advise-ray data index`"
 
@@ -211,13 +210,6 @@ def test_videos_that_are_all_gone_are_an_error_and_single_ones_are_not(tmp_path)
         "data.manifest: none of its videos (1) exists, such as /videos/gone.mp4; if they were moved, "
         "run `advise-ray data index` again"
     )
-
-
-def test_rejects_are_read_with_their_reasons(tmp_path):
-    path = tmp_path / "rejects.parquet"
-    assert read_rejects(path) == {}
-    write_rejects([{"video_id": "a", "path": "/videos/a", "reason": "no such file"}], path)
-    assert read_rejects(path) == {"a": "no such file"}
 
 
 def test_clips_come_from_the_frames_that_the_list_names(tmp_path: Path) -> None:
