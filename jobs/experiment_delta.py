@@ -189,18 +189,17 @@ def main(
     except AdviseRayError as error:
         raise click.ClickException(str(error)) from None
     summary = results_page.summarise(experiment, results, chosen)
-    summary["wall_s"] = round(time.monotonic() - started_s, 1)
+    written = {**summary, "wall_s": round(time.monotonic() - started_s, 1)}
     table = results_page.as_table(summary, [each.name for each in sets])
     if laps:
-        summary["rival"] = [asdict(lap) | {"wall_s": lap.wall_s} for lap in laps]
+        written["rival"] = [asdict(lap) | {"wall_s": lap.wall_s} for lap in laps]
         table += "\n" + as_table(laps)
-    (out / "delta.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (out / "delta.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     (out / "delta.md").write_text(table, encoding="utf-8")
     results_page.draw(summary, experiment, out / "delta.png")
     click.echo(table)
-    _record(
-        load(pretrained["pretrained"], [*trainings.overrides, f"storage.path={json.dumps(str(out))}"]), out, summary
-    )
+    config = load(pretrained["pretrained"], [*trainings.overrides, f"storage.path={json.dumps(str(out))}"])
+    _record(config, out, dict(results_page.figures(summary, laps)))
 
 
 def _told(stage: str) -> OnProgress:
@@ -210,7 +209,7 @@ def _told(stage: str) -> OnProgress:
     return on_progress
 
 
-def _record(config: Config, out: Path, summary: results_page.Summary) -> None:
+def _record(config: Config, out: Path, figures: dict[str, float]) -> None:
     """Log the whole experiment as one MLflow run."""
     run_dir = out / "delta"
     run_dir.mkdir(exist_ok=True)
@@ -220,7 +219,7 @@ def _record(config: Config, out: Path, summary: results_page.Summary) -> None:
     tracker.finish(
         "FINISHED",
         [out / name for name in ("delta.md", "delta.json", "delta.png")],
-        dict(results_page.figures(summary)),
+        figures,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,8 @@ Correct = Mapping[str, float]
 """video_id → 1 if the video was classified correctly, else 0. For two arms: the difference of these values."""
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % confidence interval."""
+class Interval(TypedDict):
+    """A mean with its 95 % confidence interval, from `low` to `high`."""
 
     mean: float
     low: float
@@ -50,7 +49,7 @@ def mean_over_sets(sets: Mapping[str, Mapping[int, Correct]], *, over_sets: bool
     mean = float(
         np.mean([np.mean([np.mean(list(test.values())) for test in tests.values()]) for tests in sets.values()])
     )
-    return Interval(mean, float(low), float(high))
+    return Interval(mean=mean, low=float(low), high=float(high))
 
 
 def _table(tests: Mapping[int, Correct], seeds: Sequence[int]) -> NDArray[np.float64]:

@@ -3,50 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from advise_ray.experiment.bootstrap import Correct, mean_over_sets, paired
+from advise_ray.experiment.bootstrap import Correct, Interval, mean_over_sets, paired
 from advise_ray.experiment.repeats import SCRATCH, Experiment, Results
+from advise_ray.experiment.rival import Lap
 
 BASELINES = (("linear", "mean"), ("linear", "change"), ("knn", "mean"), ("retrieval", "mean"))
 Tests = dict[str, dict[int, Correct]]
-Summary = dict[str, Any]
+
+
+class Accuracies(TypedDict):
+    """The accuracy of an arm, or a difference of two accuracies.
+
+    Attributes:
+        sets: name of the set → interval.
+        all: mean over the sets.
+        all_and_other_sets: the same with a wider interval, which also covers new data sets.
+    """
+
+    sets: dict[str, Interval]
+    all: Interval
+    all_and_other_sets: Interval
+
+
+class Summary(TypedDict):
+    """All results of an experiment: the content of `delta.json`, which also has `wall_s` and `rival`.
+
+    Attributes:
+        seeds: number of seeds.
+        lr: arm → learning rate of the fine-tuning.
+        acc_ft: arm and its number of labels → accuracy after fine-tuning.
+        delta_acc: the same without `scratch` → difference to `scratch`, paired video by video.
+        probes: protocol and its arm → accuracy.
+        pretext: arm → set → mean PRP top-1 over seeds: `top1`, and `control/shuffled` with shuffled frames.
+    """
+
+    seeds: int
+    lr: dict[str, float]
+    acc_ft: dict[str, Accuracies]
+    delta_acc: dict[str, Accuracies]
+    probes: dict[str, Accuracies]
+    pretext: dict[str, dict[str, dict[str, float]]]
 
 
 def summarise(experiment: Experiment, results: Results, lrs: Mapping[str, float]) -> Summary:
-    """Compute all results, for every set and over all sets.
-
-    `acc_ft`, `delta_acc` (paired difference to `scratch`) and `probes` map an arm and its number of labels, or a
-    protocol and its arm, to `sets` (name → interval), `all`, and `all_and_other_sets` (the wider interval).
-    """
-    summary: Summary = {"seeds": experiment.seeds, "lr": dict(lrs), "acc_ft": {}, "delta_acc": {}, "probes": {}}
+    """Compute all results, for every set and over all sets."""
+    acc_ft, delta_acc = {}, {}
     for labels in experiment.labels:
         scratch = results.of("finetuned", SCRATCH, experiment.seeds, labels)
         for arm in experiment.arms:
             tests = results.of("finetuned", arm, experiment.seeds, labels)
-            summary["acc_ft"][_name(arm, labels)] = _figure(tests)
+            acc_ft[_name(arm, labels)] = _accuracies(tests)
             if arm != SCRATCH:
-                summary["delta_acc"][_name(arm, labels)] = _figure(
+                delta_acc[_name(arm, labels)] = _accuracies(
                     {name: {seed: paired(of[seed], scratch[name][seed]) for seed in of} for name, of in tests.items()}
                 )
-    probed = [*BASELINES, *((figure, arm) for figure in ("knn", "retrieval") for arm in experiment.pretrained)]
-    summary["probes"] = {
-        f"{figure}, {arm}": _figure(results.of(figure, arm, experiment.seeds)) for figure, arm in probed
-    }
-    summary["pretext"] = {arm: _pretext(results.of("pretext", arm, experiment.seeds)) for arm in experiment.pretrained}
-    return summary
+    probed = [*BASELINES, *((protocol, arm) for protocol in ("knn", "retrieval") for arm in experiment.pretrained)]
+    return Summary(
+        seeds=experiment.seeds,
+        lr=dict(lrs),
+        acc_ft=acc_ft,
+        delta_acc=delta_acc,
+        probes={f"{which}, {arm}": _accuracies(results.of(which, arm, experiment.seeds)) for which, arm in probed},
+        pretext={arm: _pretext(results.of("pretext", arm, experiment.seeds)) for arm in experiment.pretrained},
+    )
 
 
-def _figure(tests: Tests) -> dict[str, Any]:
-    return {
-        "sets": {name: asdict(mean_over_sets({name: of})) for name, of in tests.items()},
-        "all": asdict(mean_over_sets(tests)),
-        "all_and_other_sets": asdict(mean_over_sets(tests, over_sets=True)),
-    }
+def _accuracies(tests: Tests) -> Accuracies:
+    return Accuracies(
+        sets={name: mean_over_sets({name: of}) for name, of in tests.items()},
+        all=mean_over_sets(tests),
+        all_and_other_sets=mean_over_sets(tests, over_sets=True),
+    )
 
 
 def _pretext(tests: Tests) -> dict[str, dict[str, float]]:
@@ -68,13 +100,15 @@ def as_table(summary: Summary, sets: Sequence[str]) -> str:
     """Format the results as a Markdown table of means with their 95 % intervals."""
     head = ["result", *sets, "mean over sets", "mean, new sets"]
     lines = [_row(head), _row(["---"] * len(head))]
-    for title, figures in (("Acc_ft", "acc_ft"), ("ΔAcc", "delta_acc"), ("", "probes")):
-        for name, figure in summary[figures].items():
-            shown = [_shown(figure["sets"][each], signed=figures == "delta_acc") for each in sets]
-            shown += [_shown(figure[each], signed=figures == "delta_acc") for each in ("all", "all_and_other_sets")]
+    for title, found in (("Acc_ft", summary["acc_ft"]), ("ΔAcc", summary["delta_acc"]), ("", summary["probes"])):
+        for name, of in found.items():
+            intervals = [*(of["sets"][each] for each in sets), of["all"], of["all_and_other_sets"]]
+            shown = [_shown(interval, signed=title == "ΔAcc") for interval in intervals]
             lines.append(_row([f"{title}: {name}" if title else name, *shown]))
-    for arm, of in summary["pretext"].items():
-        shown = [f"{of[each]['top1']:.3f} ({of[each]['control/shuffled']:.3f})" if each in of else "–" for each in sets]
+    for arm, top1 in summary["pretext"].items():
+        shown = [
+            f"{top1[each]['top1']:.3f} ({top1[each]['control/shuffled']:.3f})" if each in top1 else "–" for each in sets
+        ]
         lines.append(_row([f"PRP top-1 (shuffled): {arm}", *shown, "", ""]))
     rates = ", ".join(f"{arm} {lr:g}" for arm, lr in summary["lr"].items())
     return "\n".join([*lines, "", f"Number of seeds: {summary['seeds']}. Learning rates: {rates}.", ""])
@@ -84,7 +118,7 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _shown(interval: Mapping[str, float], *, signed: bool) -> str:
+def _shown(interval: Interval, *, signed: bool) -> str:
     sign = "+" if signed else ""
     return f"{interval['mean']:{sign}.3f} [{interval['low']:{sign}.3f}, {interval['high']:{sign}.3f}]"
 
@@ -126,9 +160,7 @@ def _draw_accuracies(axes: Any, summary: Summary, experiment: Experiment) -> Non
     axes.legend(fontsize="small")
 
 
-def _errors(
-    axes: Any, number: int, intervals: Sequence[Mapping[str, float]], *, label: str, linestyle: str = ""
-) -> None:
+def _errors(axes: Any, number: int, intervals: Sequence[Interval], *, label: str, linestyle: str = "") -> None:
     """Draw the intervals of arm `number` in its own colour, shifted a little to the right of the previous arm."""
     means = np.asarray([each["mean"] for each in intervals])
     below = means - [each["low"] for each in intervals]
@@ -137,13 +169,14 @@ def _errors(
     axes.errorbar(np.arange(len(means)) + 0.06 * number, means, yerr=np.stack([below, above]).clip(0), **style)
 
 
-def figures(summary: Summary) -> Iterator[tuple[str, float]]:
+def figures(summary: Summary, laps: Sequence[Lap]) -> Iterator[tuple[str, float]]:
     """Yield metric names and values for MLflow."""
-    for kind in ("acc_ft", "delta_acc", "probes"):
-        for name, figure in summary[kind].items():
-            for of, interval in ({"all": figure["all"]} | figure["sets"]).items():
-                yield f"{kind}/{name}/{of}".replace(",", "").replace(" ", "_"), interval["mean"]
-    for lap in summary.get("rival", ()):
-        name = f"rival/{lap['name']}/{lap['set']}".replace(",", "").replace(" ", "_")
-        yield f"{name}/acc_ft", lap["acc_ft"]
-        yield f"{name}/wall_s", lap["wall_s"]
+    kinds = {"acc_ft": summary["acc_ft"], "delta_acc": summary["delta_acc"], "probes": summary["probes"]}
+    for kind, found in kinds.items():
+        for name, of in found.items():
+            for which, interval in ({"all": of["all"]} | of["sets"]).items():
+                yield f"{kind}/{name}/{which}".replace(",", "").replace(" ", "_"), interval["mean"]
+    for lap in laps:
+        name = f"rival/{lap.name}/{lap.set}".replace(",", "").replace(" ", "_")
+        yield f"{name}/acc_ft", lap.acc_ft
+        yield f"{name}/wall_s", lap.wall_s
