@@ -18,10 +18,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def reopen(path: Path) -> list[dict[str, Any]]:
     """Return all complete lines, and cut off an incomplete last line, so that a new writer can append lines."""
-    lines = read_lines(path)
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-    return lines
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def follow(path: Path) -> Iterator[list[dict[str, Any]]]:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from advise_ray.config import Config
 from advise_ray.errors import TrainingError
 from advise_ray.storage.atomic import require_folder
+from advise_ray.storage.jsonl import reopen
 from advise_ray.storage.retry import patiently
 from advise_ray.training import metrics_lines
 from advise_ray.training.clip_block import ClipBlock
@@ -29,6 +30,30 @@ LOOK_EVERY_BATCHES = 10
 """Batches between two flushes. Each flush waits for the device and communicates with the other workers."""
 LOOK_EVERY_S = 2.0
 """With slow batches the flushes come after fewer batches, so that a run that is told to end reacts soon."""
+
+
+class ClipRow(TypedDict):
+    """A row of `clips/*.parquet`: a clip that was trained on. After a resume, the last write of a step counts.
+
+    Attributes:
+        epoch: number of the epoch, from 0.
+        step: number of the step, from 1.
+        worker: rank of the worker.
+        video_id: id of the video.
+        clip: number of the clip of this video in this epoch, from 0.
+        rate_index: index of the clip's rate in `data.clip.rates`.
+        frame_indices: positions of the frames in the video file.
+        weight: 1 for a normal clip; 0 if it only fills the batch or its video cannot be read.
+    """
+
+    epoch: int
+    step: int
+    worker: int
+    video_id: str
+    clip: int
+    rate_index: int
+    frame_indices: list[int]
+    weight: float
 
 
 class MetricsWriter:
@@ -49,7 +74,7 @@ class MetricsWriter:
             dist.broadcast_object_list(attempts)
             self.attempt = attempts[0]
         self._steps: list[tuple[int, int, float, float, torch.Tensor]] = []
-        self._clips: list[dict[str, Any]] = []
+        self._clips: list[ClipRow] = []
         self._new_rejects: dict[str, str] = {}
         self._batches, self._next_look, self._looked_s = 0, 1, time.perf_counter()
 
@@ -73,18 +98,17 @@ class MetricsWriter:
         assert block.frame_indices is not None
         columns = zip(share.videos, share.clips, block.rate_indices, block.weights, block.frame_indices, strict=True)
         for video, clip, rate_index, weight, frame_indices in columns:
-            self._clips.append(
-                {
-                    "epoch": share.epoch,
-                    "step": step,
-                    "worker": self.rank,
-                    "video_id": self.videos[video].video_id,
-                    "clip": int(clip),
-                    "rate_index": int(rate_index),
-                    "frame_indices": frame_indices.tolist(),
-                    "weight": float(weight),
-                }
+            row = ClipRow(
+                epoch=share.epoch,
+                step=step,
+                worker=self.rank,
+                video_id=self.videos[video].video_id,
+                clip=int(clip),
+                rate_index=int(rate_index),
+                frame_indices=frame_indices.tolist(),
+                weight=float(weight),
             )
+            self._clips.append(row)
 
     def flush(self, stop: bool = False) -> tuple[NDArray[np.float64], bool]:
         """Sum the records since the last flush over the workers, and write them.
@@ -200,15 +224,9 @@ class MetricsWriter:
 
 def _last_written(path: Path) -> tuple[int, int, int]:
     """The last step, the last epoch and the size in bytes of a metrics file. An incomplete last line is cut off."""
-    last_step, last_epoch = 0, -1
     require_folder(path.parent)
-    if not path.exists():
-        return last_step, last_epoch, 0
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        os.truncate(path, len(whole.encode()))
+    reopen(path)
     lines = metrics_lines.read(path)
-    last_step = max((line["step"] for line in metrics_lines.of_kind(lines, "step")), default=last_step)
-    last_epoch = max((line["epoch"] for line in metrics_lines.of_kind(lines, "epoch")), default=last_epoch)
-    return last_step, last_epoch, len(whole.encode())
+    last_step = max((line["step"] for line in metrics_lines.of_kind(lines, "step")), default=0)
+    last_epoch = max((line["epoch"] for line in metrics_lines.of_kind(lines, "epoch")), default=-1)
+    return last_step, last_epoch, path.stat().st_size if path.exists() else 0
