@@ -87,7 +87,8 @@ def read(run_dir: Path) -> RunStatus:
     steps, epochs = metrics_lines.of_kind(lines, "step"), metrics_lines.of_kind(lines, "epoch")
     silent_s = time.time() - (noted["time_s"] if noted else (run_dir / "config.yaml").stat().st_mtime)
     status = "RUNNING" if silent_s < SILENT_S else "SILENT"
-    if result and (noted is None or result["ended_s"] >= noted["time_s"]):  # else the run was resumed
+    # If the note is newer, the run was resumed. The result of a sweep has no `ended_s`.
+    if result and (noted is None or result.get("ended_s", 0.0) >= noted["time_s"]):
         status = result["status"]
     step, total = (steps[-1]["step"] if steps else 0), (noted["total_steps"] if noted else None)
     values = epochs[-1]["values"] if epochs else {}
