@@ -13,7 +13,7 @@ The way of a clip:
     training/learner.py           augmentation, image model, SFU, TMM, head, loss, optimizer
     training/metrics_writer.py    metrics.jsonl, which the driver sends to MLflow (tracking/)
 
-From the command to the optimizer: cli/train.py → training/trainer.py → training/worker_group.py (Ray Train) →
+From the command to the optimizer: cli/train.py → training/trainer.py → training/ray_train.py (Ray Train) →
 training/ray_worker.py → `Worker.epochs` → `Learner.train_step`.
 `training/local.py` does all of it in one process, on one page.
 """

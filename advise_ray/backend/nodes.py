@@ -20,8 +20,8 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from advise_ray.backend import session
-from advise_ray.backend.resources import share_cpus
-from advise_ray.backend.shares import NOTHING_COMES, Growth, Node, NodeType, Shares
+from advise_ray.backend.processes import NOTHING_COMES, Growth, Node, NodeType, Shares
+from advise_ray.backend.shares import share_cpus
 from advise_ray.config import Config, worker_counts
 
 DECODERS_PER_WORKER = 4

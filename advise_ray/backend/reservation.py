@@ -18,9 +18,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from advise_ray.backend import nodes, resource_wait, session
 from advise_ray.backend.nodes import View
-from advise_ray.backend.resource_wait import Waiting, refuse_longer
-from advise_ray.backend.resources import share_cpus
-from advise_ray.backend.shares import NOTHING_COMES, Growth, Shares
+from advise_ray.backend.processes import NOTHING_COMES, Growth, Shares
+from advise_ray.backend.resource_wait import Waiting, describe_wait, refuse_longer
+from advise_ray.backend.shares import share_cpus
 from advise_ray.config import Config, worker_counts
 from advise_ray.errors import UsageError
 
@@ -178,17 +178,6 @@ def _places_of(group: PlacementGroup) -> Iterator[tuple[str, dict[str, float]]]:
     if table["state"] == "CREATED":
         for index, bundle in table["bundles"].items():
             yield table["bundles_to_node_id"][index], bundle
-
-
-def describe_wait(shares: Shares, view: View) -> str:
-    """A line that says what the run waits for, and why."""
-    gpus = shares.use_gpu and sum(gpus for _, gpus in view.free.values()) < shares.num_workers
-    total, free = (sum(node[gpus] for node in there.values()) for there in (view.total, view.free))
-    reasons = [f"{total - free:g} held by other jobs"] if total > free else []
-    reasons += [f"{count} node{'s' * (count != 1)} of type {name} starting" for name, count in view.starting.items()]
-    reasons += [view.failed] if view.failed else []
-    line = f"waiting for {shares}: there are {free:g} of {total:g} {'GPUs' if gpus else 'CPUs'} free"
-    return line + (f" ({', '.join(reasons)})" if reasons else "")
 
 
 def await_resources(shares: Shares, max_wait_s: float, on_wait: Callable[[str | None], None] | None = None) -> None:

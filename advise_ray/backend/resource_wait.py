@@ -5,8 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from advise_ray.errors import ResourcesError
+
+if TYPE_CHECKING:
+    from advise_ray.backend.nodes import View
+    from advise_ray.backend.processes import Shares
 
 
 def _show_nobody(_line: str | None) -> None:
@@ -26,6 +31,17 @@ class Waiting:
 
     def __str__(self) -> str:
         return f"{self.line}, {clock(time.time() - self.since_s)}"
+
+
+def describe_wait(shares: Shares, view: View) -> str:
+    """A line that says what the run waits for, and why."""
+    gpus = shares.use_gpu and sum(gpus for _, gpus in view.free.values()) < shares.num_workers
+    total, free = (sum(node[gpus] for node in there.values()) for there in (view.total, view.free))
+    reasons = [f"{total - free:g} held by other jobs"] if total > free else []
+    reasons += [f"{count} node{'s' * (count != 1)} of type {name} starting" for name, count in view.starting.items()]
+    reasons += [view.failed] if view.failed else []
+    line = f"waiting for {shares}: there are {free:g} of {total:g} {'GPUs' if gpus else 'CPUs'} free"
+    return line + (f" ({', '.join(reasons)})" if reasons else "")
 
 
 def clock(seconds: float) -> str:

@@ -19,9 +19,9 @@ from ray.train.v2._internal.util import time_monotonic
 from ray.util.placement_group import PlacementGroup
 
 from advise_ray.backend import session
+from advise_ray.backend.processes import Shares
 from advise_ray.backend.reservation import Reservation
 from advise_ray.backend.resource_wait import Waiting
-from advise_ray.backend.shares import Shares
 
 RESIZE_CHECK_S = 30.0
 """How often a run checks for room for more workers. Each change repeats the steps since the last checkpoint."""

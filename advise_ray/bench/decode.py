@@ -23,9 +23,9 @@ import ray
 from numpy.typing import NDArray
 
 from advise_ray.backend import session
+from advise_ray.backend.processes import Shares
 from advise_ray.backend.reservation import Reservation, reserved
-from advise_ray.backend.resources import LEAST_CPUS
-from advise_ray.backend.shares import Shares
+from advise_ray.backend.shares import LEAST_CPUS
 from advise_ray.bench.machine import Environment, machine
 from advise_ray.config import Config, load, played_clip
 from advise_ray.training.batch_schedule import build_schedule
@@ -194,11 +194,11 @@ def _work(config: Config) -> Iterator[Work]:
 
 
 def _warm_up(_: int) -> None:
-    from advise_ray.video import readers  # noqa: F401 (imports decord)
+    from advise_ray.video import decode  # noqa: F401 (imports decord)
 
 
 def _read(work: Work, size: tuple[int, int], whole: bool) -> int:
-    from advise_ray.video.readers import decord
+    from advise_ray.video.decode import decord
 
     path, wanted = work
     if whole:  # without resizing, which would only be needed for 8 frames

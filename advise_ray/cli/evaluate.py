@@ -68,7 +68,7 @@ def evaluate(
     """
     from advise_ray.cli import progress
     from advise_ray.evaluation import evaluate_run
-    from advise_ray.evaluation.action_protocols import Settings
+    from advise_ray.evaluation.protocol import Settings
 
     if attentive and protocol != "linear":
         raise click.UsageError("--attentive needs --protocol linear")

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from advise_ray.backend.nodes import growth_of, head_of
-from advise_ray.backend.resources import share_cpus
-from advise_ray.backend.shares import Growth, Node
+from advise_ray.backend.processes import Growth, Node
+from advise_ray.backend.shares import share_cpus
 from advise_ray.config import Config
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.storage.remote import is_url

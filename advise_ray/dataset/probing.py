@@ -10,8 +10,8 @@ import pyarrow as pa
 import ray.data
 
 from advise_ray.backend import session
+from advise_ray.backend.processes import Shares
 from advise_ray.backend.reservation import await_resources
-from advise_ray.backend.shares import Shares
 from advise_ray.config import TrainConfig
 from advise_ray.errors import VideoDecodeError
 from advise_ray.storage.parquet import schema_of

@@ -14,12 +14,14 @@ import pyarrow as pa
 from advise_ray.backend import nodes
 from advise_ray.config import Config, load
 from advise_ray.errors import UsageError
-from advise_ray.evaluation import action_protocols
-from advise_ray.evaluation.action_protocols import Settings
 from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.labels import LabelledSplit, labelled_split, num_official_splits, refuse_seen
+from advise_ray.evaluation.linear_protocol import linear
+from advise_ray.evaluation.multiview_protocol import multiview
+from advise_ray.evaluation.neighbour_protocols import knn, retrieval
 from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.pretext_protocol import pretext
+from advise_ray.evaluation.protocol import Settings
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
 from advise_ray.evaluation.write_report import EvaluationResult, VideoCounts, write_report
 from advise_ray.storage.atomic import refuse_unwritable
@@ -93,10 +95,10 @@ def score(
         return encoder, {which: pretext(encoder, rows, on_progress)}, {"videos": len(rows)}
     chosen = _splits(subject, protocol, table, split)
     protocols = {
-        "multiview": action_protocols.multiview,
-        "linear": action_protocols.linear,
-        "knn": action_protocols.knn,
-        "retrieval": action_protocols.retrieval,
+        "multiview": multiview,
+        "linear": linear,
+        "knn": knn,
+        "retrieval": retrieval,
     }
     found = protocols[protocol](encoder, list(chosen.values()), settings, on_progress)
     counts: VideoCounts = {"videos": sum(len(each.test) for each in chosen.values())}

@@ -14,12 +14,12 @@ import torch
 
 from advise_ray.cache.store import FeatureStore
 from advise_ray.config import Config, load, played_clip, videos_per_step
-from advise_ray.evaluation.action_protocols import Settings
 from advise_ray.evaluation.evaluate_run import Protocol, score
 from advise_ray.evaluation.labels import labelled_split
 from advise_ray.evaluation.metrics import Floats
 from advise_ray.evaluation.outcome import Outcome
 from advise_ray.evaluation.probes import probe
+from advise_ray.evaluation.protocol import Settings
 from advise_ray.evaluation.subject import find_subject
 from advise_ray.experiment.bootstrap import Correct
 from advise_ray.model.ifm import kept_ifm

@@ -19,8 +19,8 @@ from advise_ray.backend import shutdown_notice
 from advise_ray.backend.peak_memory import PeakMemory
 from advise_ray.config import Config, load
 from advise_ray.errors import InterruptedRunError
-from advise_ray.evaluation.action_protocols import Settings as ProtocolSettings
 from advise_ray.evaluation.evaluate_run import Protocol, score
+from advise_ray.evaluation.protocol import Settings as ProtocolSettings
 from advise_ray.evaluation.subject import find_subject
 from advise_ray.model.ifm import IFM, kept_ifm
 from advise_ray.storage.jsonl import read_lines

@@ -18,8 +18,8 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from advise_ray.backend import nodes, resource_wait, session
+from advise_ray.backend.processes import Node, Shares
 from advise_ray.backend.reservation import await_resources
-from advise_ray.backend.shares import Node, Shares
 from advise_ray.config import Config, recipes, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
 from advise_ray.storage.atomic import write_whole

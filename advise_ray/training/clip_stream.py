@@ -24,8 +24,8 @@ from ray.util.placement_group import PlacementGroup
 
 from advise_ray.backend.backpressure import paced, start_pace
 from advise_ray.backend.generator_source import row_by_row, rows
+from advise_ray.backend.processes import Shares
 from advise_ray.backend.reservation import Places
-from advise_ray.backend.shares import Shares
 from advise_ray.config import Config
 from advise_ray.training.batch_schedule import Batch, Schedule
 from advise_ray.training.clip_block import Row

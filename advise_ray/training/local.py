@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import torch
 
-from advise_ray.backend.shares import Shares
+from advise_ray.backend.processes import Shares
 from advise_ray.config import Config
 from advise_ray.errors import UsageError
 from advise_ray.model.ifm import IFM

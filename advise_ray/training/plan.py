@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 
 from advise_ray.backend import nodes
-from advise_ray.backend.shares import Shares
+from advise_ray.backend.processes import Shares
 from advise_ray.cache.compatibility import match
 from advise_ray.cache.identity import Identity
 from advise_ray.config import ClipConfig, Config

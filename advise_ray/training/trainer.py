@@ -20,9 +20,9 @@ from advise_ray.tracking import RunTracker
 from advise_ray.training import cards, checkpoint
 from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
+from advise_ray.training.ray_train import OnLine, run_workers
 from advise_ray.training.run_dir import create, refuse_existing, resumed_config, write_config
 from advise_ray.training.run_result import RunResult, read_result, write_result
-from advise_ray.training.worker_group import OnLine, run_workers
 
 log = logging.getLogger("advise_ray")
 

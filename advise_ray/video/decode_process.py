@@ -27,8 +27,8 @@ from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.storage import remote
 from advise_ray.storage.transports import StorageError
 from advise_ray.video import decode as decoding
+from advise_ray.video.decode import Source
 from advise_ray.video.probe import Limits, VideoInfo, probe
-from advise_ray.video.readers import Source
 
 MAX_GROWTH_BYTES = 256 * 2**20
 """A process is replaced if its memory grows by more than this after its first video, because decord can leak memory."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from advise_ray.errors import VideoDecodeError
 from advise_ray.video.damage import Packet, Passage
-from advise_ray.video.readers import (
+from advise_ray.video.decode import (
     DecodingError,
     DecordVideo,
     Source,

@@ -20,9 +20,9 @@ from advise_ray.cache.store import FeatureStore
 from advise_ray.cache.writer import CacheResult, write_cache
 from advise_ray.config import Config
 from advise_ray.errors import CacheError, ConfigError, InterruptedRunError, UsageError
-from advise_ray.evaluation.action_protocols import Settings
 from advise_ray.evaluation.evaluate_run import evaluate
 from advise_ray.evaluation.predictions import read_predictions
+from advise_ray.evaluation.protocol import Settings
 from advise_ray.training.batch_schedule import Batch
 from advise_ray.training.clip_reader import ClipReader
 from advise_ray.training.local import train_here

@@ -23,8 +23,8 @@ from advise_ray.deploy.embed import clips_of, embed
 from advise_ray.deploy.export import export
 from advise_ray.deploy.load import VideoModel
 from advise_ray.errors import ExportError, UsageError, VideoDecodeError
-from advise_ray.evaluation.action_protocols import Settings
 from advise_ray.evaluation.evaluate_run import evaluate
+from advise_ray.evaluation.protocol import Settings
 from advise_ray.training.local import train_here
 from advise_ray.video.augment_draws import centre
 from advise_ray.video.decode import decode

@@ -19,9 +19,9 @@ import advise_ray
 from advise_ray import tracking
 from advise_ray.config import load, to_yaml
 from advise_ray.errors import AdviseRayError, ConfigError, EvaluationError, UsageError
-from advise_ray.evaluation.action_protocols import Settings
 from advise_ray.evaluation.evaluate_run import evaluate
 from advise_ray.evaluation.predictions import Prediction, read_predictions
+from advise_ray.evaluation.protocol import Settings
 from advise_ray.model.advise import build_advise
 from advise_ray.training import checkpoint
 from advise_ray.video.decode import decode

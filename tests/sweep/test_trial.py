@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from advise_ray.config import load
-from advise_ray.evaluation.action_protocols import Settings as ProtocolSettings
 from advise_ray.evaluation.evaluate_run import evaluate
+from advise_ray.evaluation.protocol import Settings as ProtocolSettings
 from advise_ray.sweep.trial import Sweep, follow
 from tests.runs import losses
 

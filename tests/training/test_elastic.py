@@ -21,8 +21,8 @@ LOOKS_OFTEN = """
 import sys
 from pathlib import Path
 from advise_ray.config import load
-from advise_ray.training import trainer, worker_group
-worker_group.RESIZE_CHECK_S = 2.0
+from advise_ray.training import ray_train, trainer
+ray_train.RESIZE_CHECK_S = 2.0
 trainer.train(load(Path(sys.argv[1])))
 """
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from advise_ray.backend.resources import share_cpus
-from advise_ray.backend.shares import Growth, NodeType, Shares
+from advise_ray.backend.processes import Growth, NodeType, Shares
+from advise_ray.backend.shares import share_cpus
 from advise_ray.config import Config, load
 from advise_ray.errors import ConfigError, UsageError
 
