@@ -40,10 +40,10 @@ def _restart_with_environment() -> None:
 
 
 def _run_and_leave() -> None:
-    status: int | str | None = 1  # of a traceback
+    status: int | str | None = 1  # if the command ends with a traceback
 
     def leave() -> None:
-        """End at once: Python takes seconds to free all imported modules."""
+        """End at once, because Python takes seconds to free all imported modules."""
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()

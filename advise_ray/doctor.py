@@ -101,7 +101,9 @@ def _disk(config: Config) -> Check:
         return Check("disk", False, f"{folder} cannot be written; set storage.path")
     free = shutil.disk_usage(existing).free
     found = f"{free / 2**30:.0f} GiB free at {folder}"
-    return Check("disk", free >= LEAST_DISK_BYTES, found if free >= LEAST_DISK_BYTES else f"only {found}")
+    if free < LEAST_DISK_BYTES:
+        return Check("disk", False, f"only {found}; free some space, or set storage.path")
+    return Check("disk", True, found)
 
 
 def _shared_memory() -> Check:

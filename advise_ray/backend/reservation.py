@@ -30,7 +30,7 @@ FIRST_WAIT_S, POLL_S = 3.0, 1.0
 BROKEN_FOR_S = 15.0
 """How long a run waits for a replacement of a lost node, before it restarts with fewer processes."""
 MUCH_MORE = 2.0
-"""A run with a range of workers restarts if its workers, or its decode actors, could have this factor more CPUs."""
+"""A run with a range of workers restarts if its workers, or its decode actors, could have this many times the CPUs."""
 
 
 @dataclass
@@ -181,7 +181,7 @@ def _places_of(group: PlacementGroup) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def await_resources(shares: Shares, max_wait_s: float, on_wait: Callable[[str | None], None] | None = None) -> None:
-    """Wait until the cluster, with nodes from its autoscaler, has room for processes that the caller will place."""
+    """Wait until the cluster, with nodes that its autoscaler adds, has room for the caller's processes."""
     if not session.is_our_own():
         with reserved(Reservation(shares), max_wait_s, on_wait):
             pass

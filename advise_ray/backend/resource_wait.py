@@ -19,7 +19,7 @@ def _show_nobody(_line: str | None) -> None:
 
 
 show: Callable[[str | None], None] = _show_nobody
-"""Shows the user what the run waits for; called with None when the wait ends. The `advise-ray` command sets it."""
+"""Function that shows the user what the run waits for; its argument is None when the wait ends. The command sets it."""
 
 
 @dataclass

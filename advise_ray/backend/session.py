@@ -21,7 +21,7 @@ _OF_OUR_OWN = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _begun: threading.Event | None = None
 _own = False
 _connected = False
-"""This process was connected by `connect`, and not by its caller, as a notebook's is."""
+"""Whether `connect` has connected this process. False if its caller (a notebook) had already connected it."""
 
 
 def connect_ahead() -> None:

@@ -26,7 +26,7 @@ from advise_ray.cli.shared import (
 @click.option(
     "--out", metavar="DIR_OR_URL", required=True, help="Where to write the cache: a folder, or s3://, gs://, hdfs://."
 )
-@click.option("--dry-run", is_flag=True, help="Print its size and time, and settings that need less; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the cache's size and time, and smaller caches; write nothing.")
 @rates_option
 @json_option
 @cluster_option

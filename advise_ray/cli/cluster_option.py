@@ -40,7 +40,7 @@ def cluster_option(command: Callable[..., None]) -> Callable[..., None]:
             command(**params)
             return
         if detach and down:
-            raise click.UsageError("--detach and --down: give only one; --down would end the cluster under the job")
+            raise click.UsageError("--detach and --down: give only one; --down shuts the cluster down after the job")
         _run_on_cluster(click.get_current_context(), cluster, detach, down)
 
     return command_or_job
@@ -117,7 +117,7 @@ def _follow(
     try:
         return ray_job.follow(client, job_id, _tell)
     except KeyboardInterrupt:
-        ended = f"; the job goes on; stop it with: {_ray(cluster, f'job stop {job_id}')}"
+        ended = f"; the job continues; stop it with: {_ray(cluster, f'job stop {job_id}')}"
         with contextlib.suppress(click.Abort, KeyboardInterrupt):
             if click.confirm(f"\nStop job {job_id} too?", err=True):
                 _tell("the job saves its state and ends; press Ctrl-C again to stop waiting for it")

@@ -33,7 +33,7 @@ class _Split(click.ParamType):
 )
 @click.option("--manifest", type=UserPath(), help="Use these videos instead of the run's.")
 @click.option(
-    "--split", type=_Split(), help="Number of an official split (ucf101, hmdb51), or all: mean and deviation."
+    "--split", type=_Split(), help="Number of an official split, or all of them (prints mean and deviation)."
 )
 @click.option("--clips", type=click.IntRange(1), default=10, show_default=True, help="Clips per video, evenly spaced.")
 @click.option("--crops", type=click.IntRange(1), help="Crops per clip; default: 3 for multiview, else 1.")

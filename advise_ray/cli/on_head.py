@@ -1,7 +1,8 @@
 """The job that `--cluster` submits. Ray's job server runs `python -m advise_ray.cli.on_head NODES …` on the head.
 
-Ray uses the first `python` in the PATH of `ray start`, which is not always the Python that runs Ray. With `--unmarked`
-before NODES the output has no marks for a program that reads it; Slurm jobs use this, because people read their logs.
+Ray uses the first `python` in the PATH of `ray start`, which is not always the Python that runs Ray. The result is
+printed as one marked line, which the submitting machine reads. With `--unmarked` before NODES it is printed as usual;
+Slurm jobs use this, because people read their logs.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _refuse_misuse(
     "--resume",
     "run_dir",
     type=UserPath(),
-    help="Continue this run; --set: other places, more epochs.",
+    help="Continue this run. --set can change paths, resources and epochs.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and the predicted time; write nothing.")
 @rates_option

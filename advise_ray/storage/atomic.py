@@ -22,7 +22,7 @@ def refuse_unwritable(path: Path, option: str) -> None:
     Work that takes long calls this before it starts.
 
     Args:
-        option: what named the path, for the message.
+        option: name of the command's option or key that gave the path, for the message.
     """
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:

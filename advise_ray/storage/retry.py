@@ -1,4 +1,4 @@
-"""Retries writes to storage that is temporarily unavailable, such as a network file system whose server restarts."""
+"""Retries access to storage that is temporarily unavailable, such as a network file system whose server restarts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def patiently(attempt: Callable[[], T]) -> T:
     """Call `attempt` and return its result. After an OSError, retry for PATIENCE_S seconds.
 
     Args:
-        attempt: A function that can be called again after it failed halfway.
+        attempt: A function that can be called again if it has failed halfway.
 
     Raises:
         OSError: The last error. It is raised at once if the disk is full or access is denied.

@@ -99,7 +99,7 @@ def latest(run_dir: Path) -> Path | None:
 
 
 def best(run_dir: Path) -> Path | None:
-    """The checkpoint with the highest `val/top1` (of equals, the earliest). Without validation: the latest."""
+    """The checkpoint with the highest `val/top1`; the earliest, if several are equal. Without validation: the latest."""
     checkpoints = list_checkpoints(run_dir)
     scores = [read_state(path).metrics.get("val/top1") for path in checkpoints]
     scored = [(score, -index) for index, score in enumerate(scores) if score is not None]
@@ -144,7 +144,7 @@ def find(source: Path, option: str) -> Path:
     """Return `source` if it is a checkpoint, or the best checkpoint if it is a run.
 
     Raises:
-        ConfigError: it is neither. The message names `option`.
+        ConfigError: `source` is neither a checkpoint nor a run with one. The message names `option`.
     """
     path = source if (source / "model.safetensors").is_file() else best(source)
     if path is None:
@@ -157,7 +157,7 @@ def check_features(path: Path, config: Config, ifm_sha256: str, option: str) -> 
     """Check that a checkpoint's TMM was trained with the same features and the same architecture.
 
     Raises:
-        ConfigError: it was not. The message names `option`.
+        ConfigError: the features or the architecture differ. The message names `option`.
     """
     theirs, ours = flatten(load_config(path / "config.yaml")), flatten(config)
     keys = [key for key in ours if key.startswith(("model.kind", "model.ifm.", "model.sfu.", "model.tmm."))]

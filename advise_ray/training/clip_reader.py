@@ -23,7 +23,7 @@ from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import Clip, keyed_rng, plan_clips, plan_val_clips
 
 GREY = 128
-"""Pixel value of failed clips, if no clip of the share could be read."""
+"""Pixel value of all clips of a share, if none of them could be read."""
 Arrays = dict[str, NDArray[Any]]
 """The arrays that a source reads, with the names of `ClipBlock`: `frames` and `draws`, or `features`."""
 
@@ -123,8 +123,8 @@ class VideoClips:
 class DecodedFrames:
     """A source that decodes clips and draws their augmentation.
 
-    `ahead` is the number of shares that are read while the worker uses another one. The decoder writes alternately to
-    two buffers. A new share overwrites the share before the last one, so the caller must not keep a block.
+    `ahead` is the number of shares that are read while the worker uses another one. The decoder writes to two buffers in
+    turn, so a share stays valid only until the second share after it is read.
     """
 
     name, blank, ahead = "frames", GREY, 1
@@ -140,7 +140,7 @@ class DecodedFrames:
         return {"frames": self.decoder.frames(shape), "draws": np.tile(augment_draws.centre_crop(size), (num_clips, 1))}
 
     def snap(self, _video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The frames that this source can read for these: any frame can be decoded."""
+        """Return the frame numbers unchanged, because any frame can be decoded."""
         return frame_indices
 
     def read(self, into: Arrays, clips: VideoClips) -> None:
@@ -180,7 +180,7 @@ class CachedFeatures:
         return {"features": torch.empty(shape, dtype=torch.float16, pin_memory=self.pinned).numpy()}
 
     def snap(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The cached frames that this source reads for these."""
+        """Replace each frame number by that of a cached frame, see `FeatureStore.snap`."""
         return self.store.snap(video, frame_indices)
 
     def read(self, into: Arrays, clips: VideoClips) -> None:

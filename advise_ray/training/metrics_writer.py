@@ -29,7 +29,7 @@ from advise_ray.video.rejects import Reject, read_rejects, write_rejects
 LOOK_EVERY_BATCHES = 10
 """Batches between two flushes. Each flush waits for the device and communicates with the other workers."""
 LOOK_EVERY_S = 2.0
-"""With slow batches the flushes come after fewer batches, so that a run that is told to end reacts soon."""
+"""If batches are slow, flushes are about this time apart, so that a run reacts soon to Ctrl-C."""
 
 
 class ClipRow(TypedDict):
@@ -57,7 +57,10 @@ class ClipRow(TypedDict):
 
 
 class MetricsWriter:
-    """Collects on every worker; rank 0 writes (each worker writes its own clips). All workers must call it in step."""
+    """Collects the records of a worker. Rank 0 writes the sums over all workers; each worker writes its own clips.
+
+    All workers must make the same calls in the same order.
+    """
 
     def __init__(self, config: Config, run_dir: Path, videos: list[Video], rank: int, num_workers: int) -> None:
         self.config = config
@@ -223,7 +226,7 @@ class MetricsWriter:
 
 
 def _last_written(path: Path) -> tuple[int, int, int]:
-    """The last step, the last epoch and the size in bytes of a metrics file. An incomplete last line is cut off."""
+    """The last step, the last epoch and the size in bytes of a metrics file. Removes an incomplete last line."""
     require_folder(path.parent)
     reopen(path)
     lines = metrics_lines.read(path)

@@ -1,4 +1,4 @@
-"""Runs the workers with Ray Train. Meanwhile the driver reports what they write, and what the run waits for."""
+"""Runs the workers with Ray Train. Meanwhile the driver reports their metrics, and what the run waits for."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run_workers(plan: Plan, run_dir: Path, tracker: RunTracker, on_line: OnLine)
     session.connect()
     metrics = run_dir / "metrics.jsonl"
     before = size_bytes(metrics)
-    # The file's size counts: lines are reported once the tracking server has answered, perhaps after the first steps.
+    # Compare file sizes: lines are reported only after the tracking server has answered, maybe after the first steps.
     with (
         shutdown_notice.awaited(
             str(run_dir), plan.config.train.grace_s, lambda: size_bytes(metrics) > before

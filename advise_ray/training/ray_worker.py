@@ -66,7 +66,7 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
 
 
 def _open_stream(rank: int) -> Generator[ClipBlock]:
-    """This worker's blocks. The first one is requested at once. Worker 0 reports consumed blocks to the `Pace`."""
+    """Yield this worker's blocks. The first block is requested at once. Worker 0 tells `Pace` how many it has taken."""
     shard = ray.train.get_dataset_shard("clips")
     blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
     first = ThreadPoolExecutor(1).submit(next, blocks, None)

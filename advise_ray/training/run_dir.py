@@ -1,4 +1,4 @@
-"""The directory of a run: creates it, and reads its configuration, also after the directory was moved."""
+"""Creates the directory of a run, and reads the run's configuration, even if the directory was moved."""
 
 from __future__ import annotations
 
@@ -112,12 +112,12 @@ def resumed_config(run_dir: Path, overrides: Sequence[str], *, is_finished: bool
 
     Args:
         run_dir: absolute path of the run directory.
-        overrides: `key=value` changes. They may say where things are and with what the run computes; `train.epochs` may
-            be raised if the learning rates of the finished steps do not depend on it, or if the run is finished.
+        overrides: `key=value` changes of the keys in CHANGEABLE. `train.epochs` may be raised if the run is finished, or
+            if the learning rates of its finished steps do not depend on `train.epochs`.
 
     Raises:
         UsageError: this is not a run directory.
-        ConfigError: a change would make another run of it.
+        ConfigError: every change that a resumed run cannot take.
     """
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"--resume: {run_dir} is not a run directory (it has no config.yaml)")

@@ -17,7 +17,7 @@ from advise_ray.training.plan import Plan
 from advise_ray.video.rejects import read_rejects
 
 WAITS_FRACTION = 0.1
-"""If workers wait for data for at least this fraction of the time, the data limit the speed of the run."""
+"""If workers wait for data for at least this fraction of the time, reading the data limits the speed of the run."""
 
 
 class RunResult(TypedDict):

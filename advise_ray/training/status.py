@@ -17,7 +17,7 @@ from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.training.run_result import bound_by, read_result
 
 SILENT_S = 60.0
-"""A run writes its status every few seconds. After this time without one it is dead, or its storage is missing."""
+"""A run writes its status every few seconds. If it is silent for this long, it is dead or cannot reach its storage."""
 
 
 class StatusNote(TypedDict):

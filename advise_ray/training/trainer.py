@@ -45,7 +45,7 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> RunResult:
         TrackingError: the tracking server does not answer. Raised before anything is written, or later, after retries.
         ResourcesError: the run did not get its CPUs or GPUs within `train.max_wait_s`.
         TrainingError: the run stopped. Its directory holds everything up to the last checkpoint.
-        InterruptedRunError: on SIGINT or SIGTERM, or KeyboardInterrupt; see `train.grace_s`.
+        InterruptedRunError: SIGINT, SIGTERM or a KeyboardInterrupt stopped the run, see `train.grace_s`.
     """
     plan = make_plan(config)
     refuse_existing(config)
@@ -54,10 +54,12 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> RunResult:
 
 
 def resume(run_dir: Path, overrides: Sequence[str] = (), *, on_line: OnLine = _ignore) -> RunResult:
-    """Resume a run from its last checkpoint, with its own configuration. A finished run is only reported again.
+    """Resume a run from its last checkpoint, with its own configuration.
+
+    If the run has finished and gets no more epochs, only return its result.
 
     Args:
-        overrides: `key=value` changes that a run in progress can take, see `run_dir.resumed_config`.
+        overrides: `key=value` changes that a resumed run can take, see `run_dir.resumed_config`.
 
     Raises:
         UsageError, ConfigError: `run_dir` is not a run directory, or the run cannot take the changes.
@@ -94,7 +96,7 @@ def _check_tracking(config: Config) -> None:
 
 
 def _run(plan: Plan, run_dir: Path, on_line: OnLine) -> RunResult:
-    """Train in a run directory, from its last checkpoint, and write the result, whatever it is."""
+    """Train in a run directory, from its last checkpoint. Write the result, also of a run that fails."""
     started_s = time.monotonic()
     for note in plan.notes():
         log.warning("note: %s", note)
