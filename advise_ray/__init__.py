@@ -2,12 +2,11 @@
 
 `Config`, `train`, `evaluate`, `load` and `tune` are imported when they are first used, so `import advise_ray` is fast.
 
-The way of a clip:
-
+The files through which a clip passes, in order:
     video/manifest.py             which videos there are, with labels and splits
     training/batch_schedule.py    which videos make up each batch
     video/sampling.py             which frames of a video a clip shows, and at which playback rate
-    training/clip_stream.py       Ray Data sends the plan to decode actors and the clips to the workers
+    training/clip_stream.py       Ray Data sends the schedule to decode actors, and their clips to the workers
     training/clip_reader.py       an actor decodes and resizes (video/decode.py), or reads cached features
     training/ray_worker.py        a Ray Train worker takes the clips; training/worker.py trains on them
     training/learner.py           augmentation, image model, SFU, TMM, head, loss, optimizer
@@ -15,7 +14,7 @@ The way of a clip:
 
 From the command to the optimizer: cli/train.py → training/trainer.py → training/ray_train.py (Ray Train) →
 training/ray_worker.py → `Worker.epochs` → `Learner.train_step`.
-`training/local.py` does all of it in one process, on one page.
+`training/local.py` has the complete training loop for one process, on one page.
 """
 
 from __future__ import annotations

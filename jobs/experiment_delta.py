@@ -4,11 +4,12 @@
         --out runs/delta --seeds 5 --labels-per-class 4,8,16,all
 
 For each seed the script pretrains the temporal module once, on the pool and on the sets' training videos, without
-labels. Then it fine-tunes two arms on each set, with all labels and with few labels: the pretrained module, and a module
-from scratch. It chooses the learning rate of each arm on training videos. Linear probes measure the image model alone;
-kNN and retrieval also measure the embeddings of the pretrained arms. All runs read their clips from one feature cache,
-which is made first. `--arm NAME=RECIPE` adds an arm with another pretraining. `--on-folds` tests on held-out training
-videos, in order to choose settings. `--rival SET` compares AdViSe with a 3D network that is trained end to end.
+labels. Then it fine-tunes two arms on each set, with all labels and with few labels: the pretrained module, and a
+module from scratch. It chooses the learning rate of each arm on training videos. Linear probes measure the image model
+alone; kNN and retrieval also measure the embeddings of the pretrained arms. All runs read their clips from one feature
+cache, which is made first. `--arm NAME=RECIPE` adds an arm with another pretraining. `--on-folds` tests on held-out
+training videos, in order to choose settings. `--rival SET` compares AdViSe with a 3D network that is trained end to
+end.
 
 The experiment can be stopped and started again; finished results are kept. The table and the figure are in OUT and in
 MLflow.

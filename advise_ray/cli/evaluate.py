@@ -32,9 +32,7 @@ class _Split(click.ParamType):
     "of the fine-tuning; linear, knn, retrieval: quality of the frozen embeddings.",
 )
 @click.option("--manifest", type=UserPath(), help="Use these videos instead of the run's.")
-@click.option(
-    "--split", type=_Split(), help="Number of an official split, or all of them (prints mean and deviation)."
-)
+@click.option("--split", type=_Split(), help="Number of an official split, or all of them (prints mean and deviation).")
 @click.option("--clips", type=click.IntRange(1), default=10, show_default=True, help="Clips per video, evenly spaced.")
 @click.option("--crops", type=click.IntRange(1), help="Crops per clip; default: 3 for multiview, else 1.")
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="knn: number of neighbours.")

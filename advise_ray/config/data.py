@@ -81,8 +81,8 @@ class DataConfig(Section):
     val_clips_per_rate: Positive = 3
     """Number of validation clips for each video and each rate. `task: action` has one rate."""
     num_decode_actors: Positive | None = None
-    """Number of decode actors (decoding processes). If unset, the planner chooses: if the workers use GPUs, one for each
-    CPU that they leave free; otherwise one for every four CPUs."""
+    """Number of decode actors (decoding processes). If unset, the planner chooses: with GPUs, one for each CPU that the
+    workers leave free; without GPUs, one for every four CPUs."""
     cpus_per_decode_actor: Cpus | None = None
     """CPUs that each decode actor reserves. If unset, the planner chooses."""
     max_clips_in_flight: Positive = 512

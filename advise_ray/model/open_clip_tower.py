@@ -86,7 +86,7 @@ def _set_input_size(clip: Any, size_px: int) -> None:
 def _open_clip_grid(visual: Any, layer: int, name: str) -> Grid:
     is_vit = hasattr(visual, "prune_intermediate_layers")
     index = prune(visual, layer, name) if is_vit else _prune_resnet(visual, layer, name)
-    last = layer == -1 and (not is_vit or visual.ln_post.normalized_shape[0] == visual.conv1.out_channels)  # false for CoCa
+    last = layer == -1 and (not is_vit or visual.ln_post.normalized_shape[0] == visual.conv1.out_channels)  # no CoCa
 
     def grid(images: torch.Tensor) -> torch.Tensor:
         outputs = visual.forward_intermediates(

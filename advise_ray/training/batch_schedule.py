@@ -67,7 +67,7 @@ class Schedule:
         train_videos: int64[n], rows of the manifest for training.
         val_videos: int64[m], rows of the manifest for validation. With `task: prp`: only if long enough for every rate.
         num_short_val_videos: number of validation videos left out because they are too short for some rate.
-        num_unlabelled_videos: number of training and validation videos without a label, which `task: action` leaves out.
+        num_unlabelled_videos: number of training and validation videos that `task: action` leaves out, without a label.
     """
 
     seed: int

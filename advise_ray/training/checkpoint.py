@@ -99,7 +99,7 @@ def latest(run_dir: Path) -> Path | None:
 
 
 def best(run_dir: Path) -> Path | None:
-    """The checkpoint with the highest `val/top1`; the earliest, if several are equal. Without validation: the latest."""
+    """The checkpoint with the highest `val/top1`; the earliest if several are equal. Without validation: the latest."""
     checkpoints = list_checkpoints(run_dir)
     scores = [read_state(path).metrics.get("val/top1") for path in checkpoints]
     scored = [(score, -index) for index, score in enumerate(scores) if score is not None]

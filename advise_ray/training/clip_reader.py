@@ -123,8 +123,8 @@ class VideoClips:
 class DecodedFrames:
     """A source that decodes clips and draws their augmentation.
 
-    `ahead` is the number of shares that are read while the worker uses another one. The decoder writes to two buffers in
-    turn, so a share stays valid only until the second share after it is read.
+    `ahead` is the number of shares that are read while the worker uses another one. The decoder writes to two buffers
+    in turn, so a share stays valid only until the second share after it is read.
     """
 
     name, blank, ahead = "frames", GREY, 1

@@ -112,8 +112,8 @@ def resumed_config(run_dir: Path, overrides: Sequence[str], *, is_finished: bool
 
     Args:
         run_dir: absolute path of the run directory.
-        overrides: `key=value` changes of the keys in CHANGEABLE. `train.epochs` may be raised if the run is finished, or
-            if the learning rates of its finished steps do not depend on `train.epochs`.
+        overrides: `key=value` changes of the keys in CHANGEABLE. `train.epochs` may be raised if the run is finished,
+            or if the learning rates of its finished steps do not depend on `train.epochs`.
 
     Raises:
         UsageError: this is not a run directory.
