@@ -2,10 +2,14 @@
 
     python jobs/bench_scaling.py [--json]
 
-Measurements: decoding with one and with two actors (the consumer discards the clips); rows per second that a stream's
-coordinator distributes if reading them costs nothing; a checkpoint of the paper's module; lines per second that MLflow
-writes to SQLite. The table is a prediction with `rates/one_h100.yaml` for the paper's model, with steps of 32 clips per
-worker.
+The script measures:
+
+- decoding with one and with two actors (the consumer discards the clips),
+- the rows per second that a stream's coordinator distributes if reading them costs nothing,
+- a checkpoint of the paper's module,
+- the lines per second that MLflow writes to SQLite.
+
+The table is a prediction with `rates/one_h100.yaml` for the paper's model, with steps of 32 clips per worker.
 """
 
 from __future__ import annotations

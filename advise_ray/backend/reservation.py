@@ -1,8 +1,8 @@
 """Reserves CPUs and GPUs on a cluster for all processes of a run at once, waits for them, and releases them.
 
-The reservation is a placement group with a bundle for each worker and each decode actor. This has three advantages:
-workers never take the CPUs of the actors that decode for them; two runs never hold half of what each needs; and an
-autoscaler sees everything that the run needs.
+The reservation is a placement group with a bundle for each worker and each decode actor. So workers never take the CPUs
+of the actors that decode for them. Two runs never hold half of what each needs. And an autoscaler sees all requests of
+a run.
 """
 
 from __future__ import annotations
