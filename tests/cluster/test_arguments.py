@@ -41,7 +41,7 @@ def test_settings_of_a_whole_section_go_key_by_key() -> None:
     ("line", "said"),
     [
         (("tune",), "give a recipe with a `search`"),
-        (("train", "--resume", "runs/first", "--set", "seed=1"), "remove --config, --set and --videos"),
+        (("train", "--resume", "runs/first", "--videos", "clips"), "remove --config and --videos"),
     ],
 )
 def test_misuse_is_told_before_a_cluster_is_brought_up(line: tuple[str, ...], said: str, tmp_path: Path) -> None:
