@@ -1,4 +1,4 @@
-"""What runs leave, as tests read it; how tests call the command, and how they wait."""
+"""For tests: read the files of runs, call the command, and wait."""
 
 from __future__ import annotations
 

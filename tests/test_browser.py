@@ -1,4 +1,4 @@
-"""What a person sees in the MLflow UI: a real server, a real browser."""
+"""The MLflow UI, with a real server and a real browser."""
 
 from __future__ import annotations
 

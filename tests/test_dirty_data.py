@@ -1,4 +1,4 @@
-"""Whole runs on what people really have: odd files among good ones, a decoder that hangs, videos behind a URL."""
+"""Whole runs on bad data: damaged files among good ones, a decoder that hangs, and videos at a URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house: private API has its homes, names are told apart, files stay short."""
+"""The layout of the package: private API has one home each, file names are unique, files are short."""
 
 from __future__ import annotations
 

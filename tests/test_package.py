@@ -1,4 +1,4 @@
-"""What is installed: a wheel that works by itself, outside of the repository."""
+"""The installed wheel works without the repository."""
 
 from __future__ import annotations
 

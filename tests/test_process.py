@@ -1,4 +1,4 @@
-"""The command as a process of its own: signals, sudden death, exit codes, what goes to stdout."""
+"""The command in a separate process: signals, sudden death, exit codes, and standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents: every command can be parsed, and planned or run as it stands there; every link leads somewhere."""
+"""The documents: every command can be parsed, and planned or run as it is; every link has a target."""
 
 from __future__ import annotations
 

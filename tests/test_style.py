@@ -1,4 +1,4 @@
-"""The checks that are not tests, so that one command runs everything."""
+"""Linters and type checkers as tests, so that one command runs everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private API of Ray that we use: each name is there, and takes what we pass. A new Ray is tried by this in seconds."""
+"""Ray's private API that this package uses: each name exists and takes our arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a signal does to the work under way."""
+"""The effect of a signal on running work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans of caches: what is missing, what fits, and what is refused. Nothing is decoded or encoded."""
+"""Plans of caches: the missing videos, the caches that fit, and errors. Nothing is decoded or encoded."""
 
 from __future__ import annotations
 

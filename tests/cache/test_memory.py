@@ -1,4 +1,4 @@
-"""A cache larger than the memory there is: training takes what a batch takes, whatever the cache's size."""
+"""Training from a cache that is larger than the memory: it needs memory for its batches only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache in an object store: written there, streamed from there by Ray Data, and trained on as a local one is."""
+"""A cache in an object store: a job writes it, Ray Data streams it, and training uses it like a local one."""
 
 from __future__ import annotations
 

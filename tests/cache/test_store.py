@@ -1,4 +1,4 @@
-"""What is written to a cache is what clips are made of: frames, views, pieces; and damage is found."""
+"""Clips from a cache have the features that were written (frames, views, pieces), and damage is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole jobs: features are cached and trained on, on real Ray, with real videos."""
+"""Whole cache jobs, and training from their caches, with real Ray and real videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line up to where work begins: what it refuses, plans and prints. Nothing here starts Ray."""
+"""The command line before any work starts: errors, plans and output. Nothing here starts Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray heads for tests: on this machine, or on hosts of their own made of network namespaces."""
+"""Ray heads for tests: on this machine, or on hosts that are made of network namespaces."""
 
 from __future__ import annotations
 

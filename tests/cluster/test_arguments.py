@@ -1,4 +1,4 @@
-"""What a command line becomes on its way to a cluster. Nothing here starts Ray."""
+"""The command line that `--cluster` sends to a cluster. Nothing here starts Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on a cluster that grows, by Ray's own autoscaler; its nodes are raylets on this machine."""
+"""Runs on a cluster that grows with Ray's own autoscaler. Its nodes are raylets on this machine."""
 
 from __future__ import annotations
 

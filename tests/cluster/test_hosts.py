@@ -1,4 +1,4 @@
-"""`--cluster` with a launcher's file: from `ray up` on two hosts to their end."""
+"""`--cluster` with a launcher's file: from `ray up` on two hosts to `ray down`."""
 
 from __future__ import annotations
 

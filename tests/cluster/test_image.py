@@ -1,4 +1,4 @@
-"""The image's steps, carried out in a copy of this machine's files that is thrown away: images cannot be built here."""
+"""The steps of cluster/Dockerfile, run in a temporary copy of this machine's files, without an image."""
 
 from __future__ import annotations
 

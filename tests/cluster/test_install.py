@@ -1,4 +1,4 @@
-"""How this package gets to where it runs: from here, and never by its name from an index."""
+"""How this package is installed on nodes: from this machine, and never by its name from an index."""
 
 from __future__ import annotations
 

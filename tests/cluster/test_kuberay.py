@@ -1,4 +1,4 @@
-"""kuberay.yaml as the operator and Kubernetes take it, and what it starts, without either of them."""
+"""kuberay.yaml against the schemas, and what it starts, without an operator and without Kubernetes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a preflight finds on a node that is not as the head is: two real nodes, one of them odd."""
+"""The preflight check finds a node that differs from the head, on two real nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands as jobs on a cluster that somebody else keeps: a real head, in processes of its own."""
+"""Commands as jobs on an existing cluster: a real head in separate processes."""
 
 from __future__ import annotations
 

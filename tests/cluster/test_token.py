@@ -1,4 +1,4 @@
-"""A cluster that asks for a token, and who has none or another one."""
+"""A cluster that requires a token, and clients with no token or another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost model: its arithmetic, rates of hardware elsewhere, and what a dry run says."""
+"""The cost model: its arithmetic, the rates of other hardware, and the output of a dry run."""
 
 from __future__ import annotations
 

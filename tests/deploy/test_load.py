@@ -1,4 +1,4 @@
-"""What is done with a trained model: loaded, exported, put to work on footage."""
+"""Uses of a trained model: loading, exporting, and embedding videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each metric is what scikit-learn says it is."""
+"""Each metric is compared with scikit-learn."""
 
 from __future__ import annotations
 

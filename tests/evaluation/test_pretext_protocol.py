@@ -1,4 +1,4 @@
-"""The shortcut report on predictions that are made up to rest on one thing or another."""
+"""The report of shortcuts, for made-up predictions that use one cue or another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole experiment, start to end, on sets that take seconds a training."""
+"""The whole experiment, from start to end, on sets on which a training takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each run of an experiment learns from and is tested on."""
+"""The training and test videos of each run of an experiment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of temporal module, on every kind of image model: it fits, learns, and is what it says."""
+"""Every kind of temporal module on every kind of image model: shapes, learning, and properties."""
 
 from __future__ import annotations
 

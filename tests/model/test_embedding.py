@@ -1,4 +1,4 @@
-"""What the embedding is made of: motion, looks, their scale; and frames that are hidden and predicted."""
+"""The parts of the embedding (motion, looks, their scale), and the prediction of masked frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP towers of every kind, tiny ones with weights of their own."""
+"""Image models of OpenCLIP of every kind, tiny and with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small image models, frames, and what their libraries would do with them."""
+"""Small image models and frames, and the results of their libraries for comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that appear whole, and places that are refused before any work."""
+"""Atomic writes, and paths that are refused before any work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a decode reader makes of a plan row, called directly: real files, no Ray."""
+"""The clips that a reader returns for a share of a batch, called directly: real files, no Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose workers become fewer and more again, on a real Ray of several nodes."""
+"""A run that loses workers and gets them back, on a real Ray cluster of several nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training step on one worker, and between two: what moves, and what does not."""
+"""The training step on one worker and on two: which weights change, and which do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs in this process: what becomes of a recipe, of damaged videos, and of a run that is begun again."""
+"""Runs in this process: recipes, damaged videos, and a run that is started again."""
 
 from __future__ import annotations
 

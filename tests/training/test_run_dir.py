@@ -1,4 +1,4 @@
-"""The directory of a run: its creation, what becomes of it when it is moved, and what a resumed run may change."""
+"""The directory of a run: creation, moving, and the keys that a resumed run may change."""
 
 from __future__ import annotations
 

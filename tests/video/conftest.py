@@ -1,4 +1,4 @@
-"""Small videos of a known content."""
+"""Small videos with known content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be read of a damaged video."""
+"""The readable part of a damaged video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding in a process of its own; a stand-in for `decode` hangs, crashes or grows where its file's name says so."""
+"""Decoding in a separate process. A fake `decode` hangs, crashes or uses memory, as the file name says."""
 
 from __future__ import annotations
 

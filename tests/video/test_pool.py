@@ -1,4 +1,4 @@
-"""Several manifests as one: what is trained on, what is held out, what the classes are."""
+"""Several manifests as one pool: training videos, held-out videos, and classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists and trees of empty files, for tests of those who read them."""
+"""Lists and folders of empty files, for tests of their readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks' lists: the published ones, small ones of our own, and those that `data synth` lays out."""
+"""The benchmarks' lists: published ones, small ones of our own, and those of `data synth`."""
 
 from __future__ import annotations
 

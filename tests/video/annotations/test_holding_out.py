@@ -1,4 +1,4 @@
-"""`data index --test-fraction`: a test split where the videos come without one."""
+"""`data index --test-fraction`: test splits for videos that have none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of `path label` lines, in the forms that people keep them in."""
+"""Lists with lines of path and label, in the usual formats."""
 
 from __future__ import annotations
 
