@@ -180,12 +180,15 @@ def _config_of_run(ctx: click.Context) -> Config | None:
 
 
 def _argument_text(param: click.Parameter, value: Any) -> str:
-    from advise_ray.config import recipes
+    from advise_ray.config import flatten, recipes
     from advise_ray.deploy.load import MLFLOW_URI
     from advise_ray.storage import remote
+    from advise_ray.training.run_dir import PLACES
 
     if isinstance(param.type, click.Path):
         return str(Path(value).absolute())
+    if param.name == "overrides" and (key := str(value).partition("=")[0]) in PLACES:
+        return f"{key}={json.dumps(flatten(load(None, (value,)))[key])}"
     if param.metavar == "CHECKPOINT_OR_RUN" and (value in recipes.shipped() or MLFLOW_URI.match(str(value))):
         return str(value)
     if param.metavar in ("DIR_OR_URL", "CHECKPOINT_OR_RUN"):

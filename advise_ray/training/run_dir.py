@@ -125,13 +125,18 @@ def resumed_config(run_dir: Path, overrides: Sequence[str], *, is_finished: bool
     problems = list(_refusals(before, config, run_dir, is_finished=is_finished))
     if problems:
         raise ConfigError(problems)
-    if config.train.epochs > before.train.epochs and config.optim.schedule == "cosine":
+    if config.train.epochs > before.train.epochs and _rates_depend_on_epochs(before):
         log.warning(
-            "note: train.epochs: the run has finished %d epochs, and its learning rate has fallen to 0. It now follows "
-            "the cosine of %d epochs, so it rises again; a run of %d epochs from the start would differ",
+            "note: train.epochs: the run has finished %d epochs with the learning rates of a run of that length. It "
+            "now follows those of %d epochs, so the rate jumps; a run of %d epochs from the start would differ",
             *(before.train.epochs, config.train.epochs, config.train.epochs),
         )
     return config
+
+
+def _rates_depend_on_epochs(config: Config) -> bool:
+    """Whether a run with more epochs would have had other learning rates so far: by the cosine, or a cut warm-up."""
+    return config.optim.schedule == "cosine" or config.optim.warmup_epochs > config.train.epochs
 
 
 def _refusals(before: Config, config: Config, run_dir: Path, *, is_finished: bool) -> Iterator[str]:
@@ -143,8 +148,8 @@ def _refusals(before: Config, config: Config, run_dir: Path, *, is_finished: boo
     epochs, had = config.train.epochs, before.train.epochs
     if epochs < had:
         yield f"train.epochs: the run has {had}, which can be raised, but not lowered; stop the run instead"
-    if epochs > had and config.optim.schedule == "cosine" and not is_finished:
+    if epochs > had and _rates_depend_on_epochs(before) and not is_finished:
         yield (
-            f"train.epochs: the learning rates of the steps so far depend on it (optim.schedule=cosine); finish the "
-            f"run's {had} epochs first, or start a new run"
+            "train.epochs: the learning rates of the steps so far depend on it (optim.schedule, optim.warmup_epochs); "
+            f"finish the run's {had} epochs first, or start a new run"
         )

@@ -32,6 +32,12 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {f"{tmp_path}/clips", f"{tmp_path}/out.parquet"} < set(found)
 
 
+def test_paths_in_settings_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = sent("train", "--resume", "runs/first", "--set", "data.manifest=new.parquet", "--set", "train.epochs=9")
+    assert {f"{tmp_path}/runs/first", f'data.manifest="{tmp_path}/new.parquet"', "train.epochs=9"} < set(found)
+
+
 def test_settings_of_a_whole_section_go_key_by_key() -> None:
     found = sent("train", "--videos", "clips", "--set", "train={epochs: 3}")
     assert "train.epochs=3" in found
