@@ -70,8 +70,8 @@ def main(verbose: bool, quiet: bool) -> None:
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a run
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     sys.stdout = cast("TextIO", _ResultStream(sys.stdout))
-    if verbose:
-        logging.getLogger("advise_ray").setLevel(logging.DEBUG)
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logging.getLogger("advise_ray").setLevel(level)
     if quiet:
         from advise_ray.cli import progress
 

@@ -99,7 +99,7 @@ def preflight(config: Config | None, on_line: OnLine, read: Sequence[str] = ()) 
     if config is not None:
         try:
             tracking.check(config)
-        except TrackingError as error:
+        except (TrackingError, UsageError) as error:
             problems.append(str(error))
     if problems:
         unshared = any(NOT_SHARED in problem for problem in problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.parse
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -84,22 +85,36 @@ class TrainConfig(Section):
         return counts if isinstance(counts, tuple) else (counts, counts)
 
 
+MLFLOW_VARIABLES = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}
+
+
 class TrackingConfig(Section):
     """Where MLflow records the run."""
 
     uri: str | None = None
-    """MLflow tracking URI. If unset: `mlflow.db` (SQLite) in `storage.path`."""
+    """MLflow tracking URI. If a recipe does not set it: the environment variable MLFLOW_TRACKING_URI, or else
+    `mlflow.db` (SQLite) in `storage.path`."""
     experiment: Annotated[str, Field(min_length=1)] = "advise-ray"
-    """Name of the MLflow experiment."""
+    """Name of the MLflow experiment. If a recipe does not set it, MLFLOW_EXPERIMENT_NAME has priority."""
     run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Name of the run and of its directory. If unset: made from the task, the date and the time."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_environment(cls, values: Any) -> Any:
+        """Use MLflow's own environment variables for keys that are not set."""
+        if not isinstance(values, dict | None):
+            return values
+        found = {key: os.environ.get(variable, "").strip() for key, variable in MLFLOW_VARIABLES.items()}
+        return {key: value for key, value in found.items() if value} | (values or {})
 
     @model_validator(mode="after")
     def _no_password(self) -> TrackingConfig:
         uri = urllib.parse.urlsplit(self.uri or "")
         if uri.password is not None or "password" in urllib.parse.parse_qs(uri.query):
+            named = "MLFLOW_TRACKING_URI" if self.uri == os.environ.get("MLFLOW_TRACKING_URI") else "uri"
             raise ValueError(
-                "uri must not contain a password, because the URI is logged; set MLFLOW_TRACKING_USERNAME and "
+                f"{named} must not contain a password, because the URI is logged; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD"
             )
         return self
@@ -126,7 +141,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     cache: CacheConfig = CacheConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)  # its defaults depend on the environment
     secrets: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
     """Names (not values) of local environment variables that are passed to a job on a cluster."""
     storage: StorageConfig = Field(default_factory=StorageConfig)  # its default depends on the working directory

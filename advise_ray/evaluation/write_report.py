@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NotRequired, Required, TypedDict
 import numpy as np
 
 from advise_ray.config import played_clip, to_yaml
+from advise_ray.errors import TrackingError, UsageError
 from advise_ray.evaluation import charts
 from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.outcome import Details, Outcome
@@ -19,6 +21,8 @@ from advise_ray.evaluation.subject import Subject
 from advise_ray.storage.atomic import write_whole
 from advise_ray.tracking import RunTracker
 from advise_ray.video.sampling import spread_clips
+
+log = logging.getLogger("advise_ray")
 
 MISTAKES_SHOWN = 10
 
@@ -130,7 +134,11 @@ def _log(
     if is_new:  # an untrained recipe, or a run that was copied from another machine
         if not (subject.run_dir / "config.yaml").exists():
             (subject.run_dir / "config.yaml").write_text(to_yaml(subject.config), encoding="utf-8")
-        tracker.start(device="cuda" if encoder.use_gpu else "cpu")
+        try:
+            tracker.start(device="cuda" if encoder.use_gpu else "cpu")
+        except (TrackingError, UsageError) as error:  # the evaluation is done, and its result is written
+            log.warning("the evaluation is not in MLflow: %s; then evaluate again", error)
+            return None, False
     values = {f"eval/{name}/{key}": value for key, value in metrics.items()}
     complete = tracker.add(values, sorted(folder.iterdir()), f"evaluation/{name}")
     if is_new:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from ray import tune
 
 from advise_ray.config import Config, load, to_yaml
-from advise_ray.errors import ConfigError, TrackingError
+from advise_ray.errors import ConfigError, TrackingError, UsageError
 from advise_ray.storage.atomic import write_whole
 from advise_ray.storage.jsonl import read_lines
 from advise_ray.sweep.settings import FINETUNE, as_text
@@ -21,8 +22,9 @@ from advise_ray.sweep.space import Settings
 from advise_ray.sweep.trial import Sweep
 from advise_ray.sweep.trial_result import TrialResult, has_ended, is_number, read_trials, write_trial
 from advise_ray.tracking import RunTracker
-from advise_ray.tracking.run_tracker import log
 from advise_ray.training import metrics_lines
+
+log = logging.getLogger("advise_ray")
 
 HIDDEN = ("done", "epochs")
 """Keys of a report that are not metrics."""
@@ -81,8 +83,7 @@ class TrialCallback(tune.Callback):
         name = f"{tracker.run_dir.name} {as_text(settings)}"
         try:
             tracker.start(str(self.sweep.device), name=name, parent_id=self.parent_id, params=own)
-            tracker.follow(tracker.run_dir / "metrics.jsonl")
-        except TrackingError as error:
+        except (TrackingError, UsageError) as error:
             log.warning("%s; trial %s continues and is logged by --resume", error, tracker.run_dir.name)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from advise_ray import tracking
 from advise_ray.backend import nodes, resource_wait, session
 from advise_ray.backend.processes import Node, Shares
 from advise_ray.backend.reservation import await_resources
@@ -77,6 +78,7 @@ class _SweepRun:
         self.config, self.directory, self.on_event = config, directory, on_event
         self.settings = settings_of(config)
         self.started_s = time.monotonic()
+        tracking.check(config)  # report what is wrong with MLflow before anything is written
         self.trained = list(_trained(config, self.settings))
         refuse_unfit(self.trained)
         session.connect()
@@ -115,7 +117,6 @@ class _SweepRun:
 
     def _execute(self) -> SweepResult:
         self.tracker.start(device=str(self.sweep.device))
-        self.tracker.follow(self.directory / "metrics.jsonl")  # sends the tag `waiting`; a sweep has no metrics
         recorder = TrialCallback(self.sweep, str(self.tracker.run_id), self.num_trials, self.on_event)
         try:
             recorder.sync()
@@ -124,6 +125,7 @@ class _SweepRun:
                 todo = todo[: self.num_trials - len(recorder.ended_before)]
             if todo:
                 self.on_event(f"running {len(todo)} trial(s), {self.concurrent} at a time, in {self.directory}")
+                self.on_event(f"logging to MLflow at {tracking.destination(self.config)}")
                 make_features(self.trained, self.directory, self.on_event)
                 await_resources(self.trial, self.config.train.max_wait_s, self._wait)
                 run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, self.trial.worker_bundle)

@@ -1,9 +1,10 @@
 """The only package that uses MLflow. A run's directory is the source of truth, and MLflow gets a copy.
 
-This package must not depend on Ray or on how a run is trained.
+This package must not depend on Ray or on how a run is trained. It leaves MLflow's settings of the process as they are.
 """
 
+from advise_ray.tracking.address import destination, redact, tracking_uri, ui_command
 from advise_ray.tracking.run_tracker import RunTracker
-from advise_ray.tracking.server import check, connect, redact, tracking_uri, ui_command
+from advise_ray.tracking.server import check, connect
 
-__all__ = ["RunTracker", "check", "connect", "redact", "tracking_uri", "ui_command"]
+__all__ = ["RunTracker", "check", "connect", "destination", "redact", "tracking_uri", "ui_command"]

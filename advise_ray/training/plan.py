@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from advise_ray import tracking
 from advise_ray.backend import nodes
 from advise_ray.backend.processes import Shares
 from advise_ray.cache.compatibility import match
@@ -89,6 +90,7 @@ class Plan:
             "parameters_frozen": sum(p.numel() for p in self.model.ifm.parameters()),
             "ifm_sha256": self.ifm_sha256,
             "clip_bytes": self.clip_bytes,
+            "mlflow": tracking.destination(config),
             "clips_in_flight_bytes": config.data.max_clips_in_flight * self.clip_bytes,
             "notes": self.notes(),
         }

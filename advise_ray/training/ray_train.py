@@ -92,7 +92,6 @@ class _Report:
         if self.lines is None:
             metrics = self.run_dir / "metrics.jsonl"
             self._start_tracking()
-            self.tracker.follow(metrics)
             self.lines = follow(metrics)
         total_steps = self.plan.schedule.total_steps
         if time.monotonic() > self.noted_s + NOTE_EVERY_S:

@@ -91,8 +91,9 @@ def _report_again(result: RunResult, run_dir: Path) -> RunResult:
 
 
 def _check_tracking(config: Config) -> None:
-    if config.tracking.uri is not None:
-        tracking.check(config)  # report a missing server before anything is written
+    """Report what is wrong with MLflow before anything is written, and where the run is logged."""
+    tracking.check(config)
+    log.info("logging to MLflow at %s", tracking.destination(config))
 
 
 def _run(plan: Plan, run_dir: Path, on_line: OnLine) -> RunResult:

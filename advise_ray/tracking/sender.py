@@ -1,0 +1,138 @@
+"""Sends what a run's directory holds to its MLflow run: metrics, tags, artifacts, the end of the run, its model.
+
+Each line of `metrics.jsonl` has its own step and time, so sending a line twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from advise_ray.config import Config, flatten
+from advise_ray.tracking import model_registry
+from advise_ray.tracking.address import redact
+from advise_ray.tracking.isolation import isolated
+from advise_ray.tracking.server import connect
+from advise_ray.tracking.tracking_state import EndOfRun, TrackingState
+
+ARTIFACTS = ("config.yaml", "result.json", "rejects.parquet")
+BLOCK_BYTES = 1 << 16  # bytes of metrics.jsonl that are sent between two saves of the offset; longer than any line
+ENTITIES_PER_CALL, PARAM_LENGTH = 100, 6000  # MLflow's limits; small enough that a slow server answers in time
+
+
+class Sender:
+    """Sends to one MLflow run. `state` says what MLflow has already.
+
+    All methods raise the errors of MLflow, SQLAlchemy and requests, and TrackingError and UsageError of `connect`.
+    """
+
+    def __init__(self, config: Config, state: TrackingState) -> None:
+        self.config, self.state = config, state
+        self.tags: dict[str, str] = {}
+        """Tags that are not sent yet."""
+        self._client: Any = None  # an MlflowClient, once the server has been reached
+
+    def begin(self, name: str, tags: dict[str, str], params: Mapping[str, Any]) -> None:
+        """Create the MLflow run with its parameters and tags, or set the existing one to running.
+
+        If the store has lost the run, all of it is sent again from the run's directory.
+
+        Args:
+            params: parameters in addition to those of the configuration.
+        """
+        self._client, experiment_id = connect(self.config)
+        with isolated():
+            known = self._client.search_runs([experiment_id], f"attributes.run_id = '{self.state.run_id}'")
+            run = known[0] if known else self._client.create_run(experiment_id, run_name=name)
+            sent_bytes = self.state.sent_bytes if known else 0
+            self.state.update(run_id=run.info.run_id, sent_bytes=sent_bytes, end=None, complete=False)
+            self._client.update_run(self.state.run_id, status="RUNNING")
+            self._log_config(run.data.params, {**flatten(self.config), **params}, tags)
+
+    def send(self) -> None:
+        """Send tags, the complete lines after the offset block by block, and the end of the run if it has ended."""
+        if self._client is None:  # `begin` was interrupted or could not reach the server
+            self._client, _ = connect(self.config)
+        end, metrics_path = self.state.end, self.state.run_dir / "metrics.jsonl"
+        with isolated():
+            for key in list(self.tags):
+                self._client.set_tag(self.state.run_id, key, self.tags[key])
+                self.tags.pop(key)
+            while metrics_path.exists() and (text := _whole_lines(metrics_path, self.state.sent_bytes)):
+                self._log_metrics(map(json.loads, text.splitlines()))
+                self.state.update(sent_bytes=self.state.sent_bytes + len(text))
+            if end is not None:
+                self._send_end(end)
+                self.state.update(complete=True)
+
+    def add(self, metrics: Mapping[str, float], files: Sequence[Path], folder: str) -> None:
+        """Add metrics and files to a run, which can have ended. The files go to the artifact folder `folder`."""
+        self._client, _ = connect(self.config)
+        with isolated():
+            self._log_metrics([{"time_s": time.time(), "step": 0, "values": metrics}])
+            for file in files:
+                self._client.log_artifact(self.state.run_id, str(file), folder)
+
+    def _send_end(self, end: EndOfRun) -> None:
+        self._log_metrics([{"time_s": end.time_s, "step": 0, "values": end.values}])
+        for key, value in end.tags.items():
+            self._client.set_tag(self.state.run_id, key, value[:PARAM_LENGTH])
+        for path in [*(self.state.run_dir / name for name in ARTIFACTS), *map(Path, end.artifacts)]:
+            if path.is_file():
+                self._client.log_artifact(self.state.run_id, str(path))
+        self._client.set_terminated(self.state.run_id, end.status, end_time=int(end.time_s * 1000))
+        if end.model is not None:
+            self._register(Path(end.model))
+
+    def _register(self, checkpoint: Path) -> None:
+        """Upload and register a checkpoint. If only the registration fails, a retry does not upload it again."""
+        state = self.state
+        if state.model is None:
+            state.update(model=model_registry.upload(self._client, self.config, str(state.run_id), checkpoint))
+        if not state.registered:
+            model_registry.register(self._client, self.config, str(state.run_id), checkpoint, str(state.model))
+            state.update(registered=True)
+
+    def _log_config(self, known: Mapping[str, str], config: Mapping[str, Any], tags: dict[str, str]) -> None:
+        """Log parameters and tags. MLflow refuses to change a parameter, so a resumed run logs changes as tags."""
+        from mlflow.entities import Param, RunTag
+
+        hidden = () if self.config.search else ("search", "tune.")  # used by sweeps only
+        values = {key: _text(value) for key, value in config.items() if not key.startswith(hidden)}
+        tags |= {f"resumed.{key}": text for key, text in values.items() if known.get(key, text) != text}
+        self._log("tags", [RunTag(*tag) for tag in tags.items()])
+        self._log("params", [Param(key, text) for key, text in values.items() if key not in known])
+
+    def _log_metrics(self, lines: Iterable[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(_named(name), value, int(line["time_s"] * 1000), line["step"])
+            for line in lines
+            for name, value in line["values"].items()
+        ]
+        self._log("metrics", metrics)
+
+    def _log(self, kind: str, entities: Sequence[Any]) -> None:
+        for start in range(0, len(entities), ENTITIES_PER_CALL):
+            self._client.log_batch(self.state.run_id, **{kind: entities[start : start + ENTITIES_PER_CALL]})
+
+
+def _whole_lines(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read(BLOCK_BYTES)
+    return block[: block.rfind(b"\n") + 1]
+
+
+def _named(metric: str) -> str:
+    """Replace characters that MLflow does not allow in a metric's name."""
+    return re.sub(r"[^\w/.: -]", "_", metric)
+
+
+def _text(value: Any) -> str:
+    return redact(value if isinstance(value, str) else json.dumps(value))[:PARAM_LENGTH]
