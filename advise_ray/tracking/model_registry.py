@@ -123,7 +123,10 @@ def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path
     with contextlib.suppress(MlflowException):  # the registered model exists already
         client.create_registered_model(name)
     tags = _validated(config, json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
-    version = client.create_model_version(name, uri, run_id, tags=tags, model_id=uri.removeprefix("models:/")).version
+    model = client.get_logged_model(uri.removeprefix("models:/"))
+    # MLflow would look up a `models:/` URI at the server that is set for the whole process.
+    source = model.artifact_location
+    version = client.create_model_version(name, source, run_id, tags=tags, model_id=model.model_id).version
     try:
         best = client.get_model_version_by_alias(name, "best")
     except MlflowException:  # no version has the alias

@@ -44,7 +44,7 @@ KINDS = (
     Kind("Databricks credential", "there is no login for Databricks", "set DATABRICKS_HOST and DATABRICKS_TOKEN"),
     Kind("No module named", None, "install this driver of the database"),
     Kind("Invalid Host header", "the server refuses this host name", "start it with --allowed-hosts, or use its IP"),
-    Kind("code 401|UNAUTHENTICATED|Response: .*([Uu]nauthorized|[Nn]ot authenticated)", "the server wants a login (401)", _LOGIN),
+    Kind("code 401|UNAUTHENTICATED|(?i:: unauthorized|not authenticated)", "the server wants a login (401)", _LOGIN),
     Kind("code 403|PERMISSION_DENIED", "access is denied (403)", f"ask its owner for access, or {_LOGIN}"),
     Kind("code 407|ProxyError|to proxy", "the proxy refuses the connection", "correct HTTP_PROXY, or set NO_PROXY"),
     Kind("INTERNAL_ERROR: Response:", None, f"if this is no MLflow server, correct the address: {_ADDRESS}"),

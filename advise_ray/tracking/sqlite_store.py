@@ -30,7 +30,7 @@ def create(db: Path) -> None:
     """Create a store. MLflow creates the tables in memory, so that a killed process leaves no part of a file."""
     memory = f"file:advise-ray-{uuid.uuid4().hex}?mode=memory&cache=shared"
     with closing(sqlite3.connect(memory, uri=True)) as source:  # open, so that the memory is kept
-        with isolated():
+        with isolated(MLFLOW_SQLALCHEMYSTORE_POOLCLASS="StaticPool"):
             from mlflow import MlflowClient
 
             MlflowClient(f"sqlite:///{memory}&uri=true").search_experiments(max_results=1)
