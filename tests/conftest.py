@@ -21,6 +21,9 @@ from advise_ray.training.trainer import train
 from advise_ray.video.annotations import read_ucf101
 from advise_ray.video.synth import synthesize
 
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(name, None)  # runs of the tests are logged to stores of their own
+
 Configure = Callable[..., Config]
 Run = dict[str, Any]
 

@@ -48,11 +48,12 @@ def find_experiment(db: Path, name: str) -> Experiment | None:
         UsageError: the database is not MLflow's, or that of another version of MLflow.
         sqlite3.Error, OSError: the store cannot be written.
     """
+    _require_writable(db.parent)
     if not db.exists():
-        _require_writable(db.parent)
         return None
+    _require_writable(db)  # SQLite opens such a file for reading only, and fails at the first write
     with closing(sqlite3.connect(f"{db.as_uri()}?mode=rw", uri=True, timeout=LOCK_WAIT_S)) as connection:
-        connection.execute("BEGIN IMMEDIATE")  # fails if the file is read-only, or locked for long
+        connection.execute("BEGIN IMMEDIATE")  # fails if the file is locked for long
         tables = {table for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
             return None
@@ -64,8 +65,8 @@ def find_experiment(db: Path, name: str) -> Experiment | None:
     return Experiment(str(found[0]), found[1] == "deleted") if found else None
 
 
-def _require_writable(folder: Path) -> None:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+def _require_writable(path: Path) -> None:
+    existing = next(each for each in (path, *path.parents) if each.exists())
     if not os.access(existing, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
 

@@ -62,6 +62,11 @@ def test_a_store_that_another_process_locks(store: Path, monkeypatch: pytest.Mon
     tracking.check(config_of(store.parent, f"tracking.uri=sqlite:///{store}"))
 
 
+def test_a_store_that_is_read_only(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, _mode: path != store)  # the super-user may write everything
+    assert f"Permission denied: '{store}'; make the file and its folder writable" in refused(store)
+
+
 def test_a_file_that_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("not a database, but long enough to be looked at " * 20)
     assert "file is not a database; name another file" in refused(tmp_path / "text.db")
