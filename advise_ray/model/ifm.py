@@ -18,7 +18,7 @@ from advise_ray.model.open_clip_tower import build_open_clip
 from advise_ray.model.precision import DTYPES, arithmetic
 from advise_ray.model.timm_tower import build_timm
 from advise_ray.model.tower import Tower
-from advise_ray.model.weights import one_line
+from advise_ray.model.weights_file import one_line
 
 CPU_CHUNK_PX = 2**18
 """Pixels per chunk on a CPU. Small chunks are faster, because their activations stay in the CPU's caches."""

@@ -13,9 +13,10 @@ from torch import nn
 
 from advise_ray.config import IFMConfig
 from advise_ray.errors import ConfigError
-from advise_ray.model.timm_tower import timm_grid
+from advise_ray.model.timm_tower import converter, timm_grid
 from advise_ray.model.tower import Grid, Tower, hub_or_its_cache, no_weights, prune, unknown_name, unreachable
-from advise_ray.model.weights import one_line
+from advise_ray.model.weights import Tensors, fill
+from advise_ray.model.weights_file import one_line, read_checkpoint
 
 
 def build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> Tower:
@@ -39,13 +40,15 @@ def build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> 
         raise ConfigError([problem])
     # Files and random weights come without mean and std; then those of the model's first tag are used.
     usual = open_clip.get_pretrained_cfg(name, tags[0]) if tags and weights not in tags else {}
+    is_file = weights != "none" and not is_folder and weights not in tags
     try:
         with hub_or_its_cache() if weights in tags else contextlib.nullcontext(), _quiet_root_logger():
             clip = open_clip.create_model(
                 name,
-                pretrained=None if weights == "none" or is_folder else weights,
+                pretrained=weights if weights in tags else None,
                 load_weights=weights != "none",
-                require_pretrained=weights != "none",  # otherwise a folder without weights gives random weights
+                require_pretrained=weights != "none"
+                and not is_file,  # otherwise a folder without weights gives random weights
                 force_preprocess_cfg={key: usual[key] for key in ("mean", "std", "interpolation") if key in usual},
                 pretrained_text=False,
                 device=torch.get_default_device(),  # open_clip's default would undo `with torch.device("meta")`
@@ -53,11 +56,12 @@ def build_open_clip(name: str, weights: str, input_size_px: int, layer: int) -> 
     except Exception as error:  # errors of files, of the network, or of tensors that do not fit
         if weights in tags:
             raise unreachable(f"{name}, {weights}", error) from None
-        if weights == "none" and not is_folder:
+        if not is_folder:
             raise
-        source = name if is_folder else weights
-        raise ConfigError([f"model.ifm.weights: {source} does not fit open_clip:{name}: {one_line(error)}"]) from None
+        raise ConfigError([f"model.ifm.weights: {name} does not fit open_clip:{name}: {one_line(error)}"]) from None
     visual = clip.visual
+    if is_file:
+        _fill_from_file(clip, Path(weights), f"open_clip:{name}")
     _set_input_size(clip, input_size_px)
     if hasattr(visual, "trunk"):  # SigLIP, ConvNeXt and others contain a timm model
         backbone, grid = visual.trunk, timm_grid(visual.trunk, layer, f"open_clip:{name}")
@@ -74,13 +78,28 @@ def _set_input_size(clip: Any, size_px: int) -> None:
         if hasattr(visual.trunk, "set_input_size"):
             visual.trunk.set_input_size(img_size=size_px)
     elif hasattr(visual, "positional_embedding"):
-        from open_clip.model import resize_pos_embed
-
         visual.image_size = (size_px, size_px)
         visual.grid_size = (size_px // visual.patch_size[0], size_px // visual.patch_size[1])
-        positions = {"visual.positional_embedding": visual.positional_embedding.data}
-        resize_pos_embed(positions, clip)
-        visual.positional_embedding = nn.Parameter(positions["visual.positional_embedding"])
+        resized = _resize_positions(clip, {"positional_embedding": visual.positional_embedding.data})
+        visual.positional_embedding = nn.Parameter(resized["positional_embedding"])
+
+
+def _resize_positions(clip: Any, tensors: Tensors) -> Tensors:
+    """Return the image tower's tensors, with positional embeddings of its grid."""
+    from open_clip.model import resize_pos_embed
+
+    named = {f"visual.{key}": tensor for key, tensor in tensors.items()}
+    resize_pos_embed(named, clip)
+    return {key.removeprefix("visual."): tensor for key, tensor in named.items()}
+
+
+def _fill_from_file(clip: Any, path: Path, name: str) -> None:
+    """Load the image tower from a checkpoint of the whole model, of its image tower, or of timm's model in it."""
+    visual, held = clip.visual, read_checkpoint(path)
+    if hasattr(visual, "trunk"):
+        fill(visual.trunk, held, str(path), name, converter(visual.trunk))
+    else:
+        fill(visual, held, str(path), name, lambda tensors: _resize_positions(clip, tensors))
 
 
 def _open_clip_grid(visual: Any, layer: int, name: str) -> Grid:

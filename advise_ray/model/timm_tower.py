@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from advise_ray.model.tower import Grid, Tower, hub_or_its_cache, no_weights, prune, unknown_name, unreachable
-from advise_ray.model.weights import fill, packaged_weights, read_weights
+from advise_ray.model.weights import Tensors, fill, packaged_weights
+from advise_ray.model.weights_file import Checkpoint, read_checkpoint
 
 
 def build_timm(name: str, weights: str, input_size_px: int, layer: int) -> Tower:
@@ -28,13 +32,19 @@ def build_timm(name: str, weights: str, input_size_px: int, layer: int) -> Tower
             backbone = timm.create_model(tagged, pretrained=from_hub, **size)
         except OSError as error:
             raise unreachable(tagged, error) from None
-    if weights.startswith("package:"):
-        fill(backbone, packaged_weights(weights, backbone), weights)
-    elif weights != "none" and not from_hub:
-        fill(backbone, read_weights(Path(weights)), weights)
+    if weights != "none" and not from_hub:
+        is_package = weights.startswith("package:")
+        held = Checkpoint(packaged_weights(weights, backbone), [""]) if is_package else read_checkpoint(Path(weights))
+        fill(backbone, held, weights, f"timm:{name}", converter(backbone))
     settings = timm.data.resolve_model_data_config(backbone)
     grid = timm_grid(backbone, layer, f"timm:{name}")
     return Tower(backbone, grid, settings["mean"], settings["std"], settings["interpolation"])
+
+
+def converter(backbone: nn.Module) -> Callable[[Tensors], Tensors]:
+    """Return timm's conversion for this model family; among other things it resizes positional embeddings."""
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    return dict if convert is None else lambda tensors: convert(dict(tensors), backbone)
 
 
 def timm_grid(backbone: Any, layer: int, name: str) -> Grid:

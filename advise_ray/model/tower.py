@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from advise_ray.errors import ConfigError
-from advise_ray.model.weights import one_line
+from advise_ray.model.weights_file import one_line
 
 Grid = Callable[[torch.Tensor], torch.Tensor]
 

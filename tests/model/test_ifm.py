@@ -11,7 +11,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 
 from advise_ray.config import IFMConfig
@@ -174,83 +173,6 @@ def test_without_a_hub_the_way_out_is_said(
         build(name, tag)
     assert "\n" not in str(caught.value)
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
-
-
-def test_the_same_tensors_in_any_kind_of_file_are_the_same_model(tmp_path: Path) -> None:
-    tensors = tiny_timm("test_vit", seed=1, img_size=64).state_dict()
-    torch.save(tensors, tmp_path / "bare.pt")
-    torch.save({key: tensor for key, tensor in tensors.items() if "head" not in key}, tmp_path / "headless.pt")
-    torch.save({"epoch": 3, "state_dict": tensors}, tmp_path / "state_dict.pth")
-    torch.save({"model": tensors}, tmp_path / "model.tar")
-    save_file(tensors, tmp_path / "weights.safetensors")
-    models = [build("timm:test_vit", path) for path in tmp_path.iterdir()]
-    assert len({model.hash_weights() for model in models}) == 1
-    assert models[0].hash_weights() != build("timm:test_vit").hash_weights()
-
-
-def test_position_embeddings_are_resized_to_the_crop(tmp_path: Path) -> None:
-    torch.save(tiny_timm("test_vit", seed=1).state_dict(), tmp_path / "at_160_px.pt")
-    assert build("timm:test_vit", tmp_path / "at_160_px.pt", 64).grid_size == (4, 4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "difference"),
-    [
-        (
-            {"depth": 7},
-            "tensors that do not fit: 12, such as blocks.6.attn.proj.bias: 64 in the file, missing in the model; ",
-        ),
-        (
-            {"depth": 5},
-            "tensors that do not fit: 12, such as blocks.5.attn.proj.bias: missing in the file, 64 in the model; ",
-        ),
-        (
-            {"mlp_ratio": 2},
-            "tensors that do not fit: 18, such as blocks.0.mlp.fc1.bias: 128 in the file, 192 in the model; ",
-        ),
-    ],
-)
-def test_a_file_of_another_model_is_refused_by_what_differs(tmp_path: Path, settings, difference: str) -> None:
-    path = tmp_path / "other.pt"
-    torch.save(tiny_timm("test_vit", seed=1, img_size=64, **settings).state_dict(), path)
-    with pytest.raises(ConfigError) as caught:
-        build("timm:test_vit", path)
-    assert str(caught.value).startswith(f"model.ifm.weights: {path}: {difference}")
-    assert len(str(caught.value)) < 400
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
-    path, trace = tmp_path / "weights.pt", tmp_path / "executed"
-    torch.save({"state_dict": Bomb(trace)}, path)
-    with pytest.raises(ConfigError, match=rf"^model.ifm.weights: {path} is not a checkpoint of tensors: "):
-        build("timm:test_vit", path)
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"), [("page.pt", "checkpoint of tensors: "), ("list.pt", r"state dict \(names")]
-)
-def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str, reason: str) -> None:
-    (tmp_path / "page.pt").write_text("<html>404</html>")
-    torch.save([torch.zeros(1)], tmp_path / "list.pt")
-    with pytest.raises(ConfigError, match=rf"^model.ifm.weights: {tmp_path / name} is not a {reason}"):
-        build("timm:test_vit", tmp_path / name)
-
-
-def test_names_as_ddp_writes_them_fit(tmp_path: Path) -> None:
-    tensors = tiny_timm("test_vit", seed=1, img_size=64).state_dict()
-    torch.save(tensors, tmp_path / "plain.pt")
-    torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "wrapped.pt")
-    plain, wrapped = (build("timm:test_vit", tmp_path / f"{name}.pt") for name in ("plain", "wrapped"))
-    assert plain.hash_weights() == wrapped.hash_weights()
 
 
 def test_a_model_without_a_norm_of_its_own_gives_its_last_grid() -> None:
