@@ -29,20 +29,29 @@ Function = Callable[[AdViSe, torch.device, Block], Block]
 
 
 def encode_groups(
-    groups: list[pa.Table], function: Function, config: Config, model: AdViSe, num_classes: int
+    groups: list[pa.Table],
+    function: Function,
+    config: Config,
+    model: AdViSe,
+    num_classes: int,
+    *,
+    everywhere: bool = False,
 ) -> Iterator[Block]:
     """Decode groups of videos (`frames.group_of`) on actors and apply `function`. Blocks come in any order.
 
     A single model on the CPUs of a local Ray that this process started runs in this process, without an actor. This
     saves the start of one process.
 
+    Args:
+        everywhere: run the model on every GPU, or on every node if there are no GPUs; see `nodes.everywhere`.
+
     Raises:
         UsageError: the processes of the configuration do not fit on the cluster, nor on the nodes it may add.
         ResourcesError: the cluster had no free room for them within `train.max_wait_s`.
     """
     session.connect()
-    planned = nodes.plan(config)
-    with reserved(for_run(config, planned), config.train.max_wait_s) as (shares, group):
+    wanted = nodes.everywhere(config) if everywhere else config
+    with reserved(for_run(wanted, nodes.plan(wanted)), config.train.max_wait_s) as (shares, group):
         workers, decoders = shares.num_workers, min(shares.num_decode_actors, len(groups))
         ahead = AHEAD * (decoders + workers)
         listed, pace = ray.put(groups), start_pace()

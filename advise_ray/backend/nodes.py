@@ -7,6 +7,7 @@ module reads them on the head, from the file with which the autoscaler was start
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,21 @@ def plan(config: Config, *, decodes: bool = True) -> Shares:
     if session.is_our_own() or not ray.is_initialized():
         return share_cpus(config, here, decodes=decodes)
     return share_cpus(config, here, look(growth_for(config)).growth, decodes=decodes)
+
+
+def everywhere(config: Config) -> Config:
+    """Return the configuration with up to one worker for each GPU, or for each node if there are no GPUs.
+
+    A configuration with several workers is returned unchanged.
+    """
+    if config.train.num_workers != 1:
+        return config
+    here = session.nodes()
+    gpus = 0 if config.train.use_gpu is False else sum(int(gpus) for _, gpus in here)
+    most = max(1, gpus or sum(cpus >= 1 for cpus, _ in here))
+    any_number = config.data.clip.clips_per_video * math.lcm(*range(1, most + 1))
+    train = config.train.model_copy(update={"num_workers": (1, most), "global_batch_size": any_number})
+    return config.model_copy(update={"train": train})
 
 
 def most_nodes(config: Config) -> list[Node]:

@@ -7,12 +7,13 @@ others.
 
 from advise_ray.config.data import AugmentConfig, ClipConfig, DataConfig
 from advise_ray.config.keys import fields, flatten, reference
-from advise_ray.config.loading import load, to_yaml
+from advise_ray.config.loading import INFERENCE, load, to_yaml
 from advise_ray.config.model import HeadConfig, IFMConfig, SFUConfig, TMMConfig
 from advise_ray.config.schema import Config, OptimConfig, TrainConfig, played_clip, videos_per_step, worker_counts
 from advise_ray.config.search import Space, TuneConfig
 
 __all__ = [
+    "INFERENCE",
     "AugmentConfig",
     "ClipConfig",
     "Config",

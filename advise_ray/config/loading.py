@@ -14,6 +14,16 @@ from advise_ray.config.reading import read_tree, read_value
 from advise_ray.config.schema import Config
 from advise_ray.errors import ConfigError
 
+INFERENCE = (
+    "train.num_workers=1",
+    "train.cpus_per_worker=null",
+    "train.use_gpu=null",
+    "data.num_decode_actors=null",
+    "data.cpus_per_decode_actor=null",
+)
+"""Overrides of a run's configuration that unset the processes of its training. Inference may run on another machine or
+cluster, and uses what is there."""
+
 
 def to_yaml(config: Config) -> str:
     """Return the resolved configuration as YAML; `load` reads it back to an equal `Config`."""

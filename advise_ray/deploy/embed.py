@@ -235,7 +235,7 @@ def _encode(
         return
     function = EmbedClips(model.config, model.classes, min(top_k, len(model.classes)), every, parts)
     tables = [group_of(group) for group in left]
-    for _ in encode_groups(tables, function, model.config, model, len(model.classes)):
+    for _ in encode_groups(tables, function, model.config, model, len(model.classes), everywhere=True):
         done += 1
         on_progress(done, len(groups))
 

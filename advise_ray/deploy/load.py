@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from advise_ray.config import Config, played_clip
+from advise_ray.config import INFERENCE, Config, played_clip
 from advise_ray.config import load as load_config
 from advise_ray.errors import UsageError
 from advise_ray.model.advise import AdViSe, build_advise
@@ -29,7 +29,7 @@ class VideoModel(AdViSe):
     """A trained model, ready for inference.
 
     Attributes:
-        config: configuration of the run that trained it.
+        config: configuration of the run that trained it, without the processes of the training.
         classes: class names of its head, in the order of its logits.
     """
 
@@ -105,7 +105,7 @@ def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoMode
             the model was trained on.
     """
     path = locate(source)
-    config = load_config(path / "config.yaml")
+    config = load_config(path / "config.yaml", INFERENCE)
     model = build_advise(config, checkpoint.num_classes(path))
     checkpoint.check_features(path, config, model.ifm.hash_weights(), str(path))
     state = checkpoint.load(path, model.temporal)

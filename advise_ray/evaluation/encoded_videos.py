@@ -124,7 +124,7 @@ class Encoder:
             groups.append(group_of([(row, self.videos[row], frames)]))
             places[row] = inverse.reshape(wanted.shape)
         function = EncodeClips(self.config, output, num_crops, places)
-        for block in encode_groups(groups, function, self.config, self.model, self.num_classes):
+        for block in encode_groups(groups, function, self.config, self.model, self.num_classes, everywhere=True):
             failure = str(block["failures"][0])
             yield Encoded(int(block["rows"][0][0]), None if failure else np.array(block["values"][0]), failure or None)
 

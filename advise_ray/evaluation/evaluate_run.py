@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from advise_ray.backend import nodes
-from advise_ray.config import Config, load
+from advise_ray.config import INFERENCE, Config, load
 from advise_ray.errors import UsageError
 from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.labels import LabelledSplit, labelled_split, num_official_splits, refuse_seen
@@ -58,7 +58,7 @@ def evaluate(
     """
     started_s = time.monotonic()
     manifest_key = [f"data.manifest={json.dumps(str(manifest))}"] if manifest else []
-    subject = find_subject(target, [*overrides, *manifest_key])
+    subject = find_subject(target, [*INFERENCE, *overrides, *manifest_key])
     name = _name(subject, protocol, settings, split, manifest)
     refuse_unwritable(subject.run_dir / "evaluation" / name / "result.json", str(target))
     encoder, outcomes, counts = score(subject, protocol, split=split, settings=settings, on_progress=on_progress)
