@@ -14,8 +14,10 @@ from advise_ray.cli.shared import UserPath, json_option, show
 
 @main.command()
 @click.argument("target", metavar="CHECKPOINT_OR_RUN")
-@click.option("--videos", required=True, metavar="DIR_OR_URL", help="A folder of videos, or a manifest (Parquet).")
-@click.option("--out", type=UserPath(), required=True, help="File to write (Parquet).")
+@click.option(
+    "--videos", required=True, metavar="DIR_OR_URL", help="A folder of videos, a video, or a manifest (Parquet)."
+)
+@click.option("--out", type=UserPath(), required=True, help="File to write or update (Parquet).")
 @click.option(
     "--top-k", type=click.IntRange(1), default=5, show_default=True, help="Number of classes to write per clip."
 )
@@ -29,7 +31,8 @@ from advise_ray.cli.shared import UserPath, json_option, show
 def embed(target: str, videos: str, out: Path, top_k: int, step_s: float | None, as_json: bool) -> None:
     """Write the embedding and the classes of each clip to one Parquet file.
 
-    Run the same command again to continue an interrupted job.
+    If the file exists, only new and changed videos are encoded. Run the same command again to continue an interrupted
+    job.
     """
     from advise_ray.cli import progress
     from advise_ray.deploy.embed import embed as run

@@ -1,56 +1,82 @@
-"""`embed`: encodes videos clip by clip with a trained model, on Ray Data, and writes one Parquet file."""
+"""`embed`: encodes videos clip by clip with a trained model, on Ray Data, and writes or updates one Parquet file."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import math
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from advise_ray import dataset
-from advise_ray.backend.frame_encoder import Block, encode_groups
-from advise_ray.config import Config, played_clip
-from advise_ray.deploy.load import VideoModel, load
-from advise_ray.errors import InterruptedRunError, UsageError
-from advise_ray.model.advise import AdViSe
-from advise_ray.model.precision import autocast
-from advise_ray.storage.atomic import refuse_unwritable, write_whole
-from advise_ray.video.augment_draws import centre
-from advise_ray.video.frames import Wanted, group_of
-from advise_ray.video.manifest import Video, read_manifest, videos
-from advise_ray.video.rejects import read_rejects
-from advise_ray.video.sampling import span_frames, stride_frames
-
-FRAMES_AT_ONCE = 128
-"""Batch size of the image model in frames, across clips and videos."""
-GROUP_FRAMES = 512
-"""Number of decoded frames in one group of the stream and one part file. It limits the memory use."""
-SCHEMA = pa.schema(
-    {
-        "video_id": pa.string(),
-        "clip_start_s": pa.float64(),
-        "clip_end_s": pa.float64(),
-        "embedding": pa.list_(pa.float32()),
-        "top_classes": pa.list_(pa.string()),
-        "top_probabilities": pa.list_(pa.float32()),
-        "error": pa.string(),
-    }
+from advise_ray.backend.frame_encoder import encode_groups
+from advise_ray.deploy.embed_clips import ClipRow, EmbedClips, groups_of, part_name, write_part
+from advise_ray.deploy.embeddings_file import (
+    INSTEAD,
+    Settings,
+    count,
+    held_versions,
+    model_hash,
+    refuse_other,
+    version_of,
+    write,
 )
+from advise_ray.deploy.load import VideoModel, load, locate
+from advise_ray.errors import InterruptedRunError, UsageError
+from advise_ray.storage.atomic import refuse_unwritable, write_whole
+from advise_ray.video.annotations import Listing, read_folder, root_and_file
+from advise_ray.video.frames import group_of
+from advise_ray.video.manifest import SCHEMA as MANIFEST
+from advise_ray.video.manifest import read_manifest, videos
+
+log = logging.getLogger("advise_ray")
 OnProgress = Callable[[int, int], None]
-Row = dict[str, Any]
+
+
+class EmbedResult(TypedDict):
+    """What a job did, and what its file has now."""
+
+    out: str
+    videos: int
+    """Videos of the file."""
+    clips: int
+    """Clips of the file, one row each."""
+    failed_videos: int
+    """Videos of the file with only an error."""
+    added_videos: int
+    """Videos that the file did not have before, with those that failed."""
+    changed_videos: int
+    """Videos whose rows were replaced: their file has changed, or they had failed and were tried again."""
+    kept_videos: int
+    """Videos whose rows were kept."""
+    missing_videos: int
+    """Videos of the file that `--videos` does not have any more. Their rows were kept."""
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Footage:
+    """The videos of a manifest or a folder.
+
+    Attributes:
+        source: the manifest's table, or the folder's listing, whose files have not been read.
+        root: the folder or URL; empty for a manifest.
+        versions: maps video ids to versions, see `version_of`.
+    """
+
+    source: pa.Table | Listing
+    root: str
+    versions: dict[str, str]
 
 
 def embed(
@@ -61,220 +87,159 @@ def embed(
     top_k: int = 5,
     step_s: float | None = None,
     on_progress: OnProgress = lambda done, total: None,
-) -> Row:
-    """Encode every video of a manifest or a folder clip by clip. The same call resumes an interrupted job.
+) -> EmbedResult:
+    """Encode every video of a manifest or a folder clip by clip.
+
+    If `out` exists, only new and changed videos are encoded, and all other rows are kept. The same call resumes an
+    interrupted job. Until the job ends, `out` stays as it was.
 
     Args:
         source: see `deploy.load.load`.
-        footage: a manifest (Parquet), or a folder or URL of videos.
+        footage: a manifest (Parquet), a folder or URL of videos, or one video.
         step_s: seconds from the start of one clip to the start of the next. None: each clip starts where the previous
             clip ends.
 
-    Returns:
-        The numbers of videos, clips and failures, and the output path. A video that cannot be decoded has one row with
-        only its `video_id` and `error`.
-
     Raises:
-        UsageError: the output file exists, or the videos do not.
+        UsageError: `out` was made with another model, other settings or other videos, or there are no videos.
         InterruptedRunError: on KeyboardInterrupt. Finished parts are kept.
     """
     started_s = time.monotonic()
-    if out.exists():
-        raise UsageError(f"--out: {out} exists; choose another file name, or remove the file")
-    refuse_unwritable(out, "--out")
-    model = load(source)
-    parts = out.with_name(out.name + ".parts")
-    parts.mkdir(parents=True, exist_ok=True)
+    path = locate(source, "CHECKPOINT_OR_RUN")
+    settings: Settings = {"model": model_hash(path), "step_s": step_s, "top_k": top_k}
     try:
-        with FileLock(parts / ".lock", timeout=0):
-            manifest, rejects = _listed(footage, parts)
-            every = videos(read_manifest(manifest))
-            _refuse_other(parts, model, manifest, step_s, top_k)
-            _reject(rejects, parts)
-            _encode(model, every, parts, step_s, top_k, on_progress)
-            counts = _gather(parts, out)
-    except Timeout:
-        raise UsageError(f"--out: another `advise-ray embed` is writing {out}; wait until it ends") from None
+        with _locked_parts(out) as parts:
+            held = held_versions(out, settings) if out.exists() else {}
+            given = _list(footage)
+            todo = {video_id for video_id, version in given.versions.items() if held.get(video_id) != version}
+            kept, missing = given.versions.keys() - todo, held.keys() - given.versions.keys()
+            if held and not kept and any(held.values()):
+                raise UsageError(f"--out: {out} has none of the videos of {footage}, as they are now; {INSTEAD}")
+            if todo:
+                _refuse_other_job(parts, settings)
+                names = _embed(load(path), settings, given, todo, parts, on_progress, is_first=not held)
+                write(out, settings, todo, (parts / name for name in names))
+            shutil.rmtree(parts)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; run the same command again to resume") from None
-    shutil.rmtree(parts)
+    if missing:
+        log.warning(
+            "note: %d videos of %s are not in --videos any more, such as %s; their rows are kept",
+            len(missing),
+            out,
+            min(missing),
+        )
+    changed = len(todo & held.keys())
     return {
         "out": str(out),
-        "videos": len(every) + len(rejects),
-        **counts,
+        **count(out),
+        "added_videos": len(todo) - changed,
+        "changed_videos": changed,
+        "kept_videos": len(kept),
+        "missing_videos": len(missing),
         "wall_s": round(time.monotonic() - started_s, 1),
     }
 
 
-@dataclass(frozen=True)
-class EmbedClips:
-    """Encodes decoded frames (see `DecodeFrames`), writes their clips' rows as a part file, and returns its name."""
+@contextlib.contextmanager
+def _locked_parts(out: Path) -> Iterator[Path]:
+    """Context with the folder of the job's part files. It stays only if the job has written something.
 
-    config: Config
-    classes: list[str]
-    top_k: int
-    videos: list[Video]
-    parts: Path
-
-    @torch.inference_mode()
-    def __call__(self, model: AdViSe, device: torch.device, block: Block) -> Block:
-        num_frames = self.config.data.clip.num_frames
-        rows, counts, indices = block["rows"][0], block["counts"][0], block["indices"][0]
-        failures = str(block["failures"][0]).split("\n")
-        good = np.repeat([not failure for failure in failures], counts)
-        embeddings, probabilities = self._apply(model, device, np.asarray(block["frames"][0])[good])
-        table: list[Row] = []
-        done = 0
-        starts = np.cumsum([0, *counts])
-        for row, failure, start, count in zip(rows, failures, starts[:-1], counts, strict=True):
-            video = self.videos[row]
-            if failure:
-                table.append({"video_id": video.video_id, "error": failure})
-                continue
-            for clip in indices[start : start + count].reshape(-1, num_frames):
-                best = np.argsort(-probabilities[done])[: self.top_k]
-                table.append(
-                    {
-                        "video_id": video.video_id,
-                        "clip_start_s": float(clip[0] / video.fps),
-                        "clip_end_s": float((clip[-1] + 1) / video.fps),
-                        "embedding": embeddings[done],
-                        "top_classes": [self.classes[index] for index in best],
-                        "top_probabilities": probabilities[done][best],
-                    }
-                )
-                done += 1
-        name = _part_name(rows, indices)
-        partial = self.parts / f".{name}.partial"
-        pq.write_table(pa.Table.from_pylist(table, schema=SCHEMA), partial)
-        partial.rename(self.parts / name)
-        return {"part": np.asarray([name]), "videos": np.asarray([len(rows)])}
-
-    def _apply(
-        self, model: AdViSe, device: torch.device, frames: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Encode K clips: uint8[K·T, H, W, 3] → embeddings float32[K, E], probabilities float32[K, classes]."""
-        clip = self.config.data.clip
-        middle = torch.from_numpy(centre(frames, self.config.augment))
-        embeddings, probabilities = [], []
-        for chunk in middle.split(max(1, FRAMES_AT_ONCE // clip.num_frames) * clip.num_frames):
-            features = model.frame_features(chunk.to(device)).unflatten(0, (-1, clip.num_frames))
-            with autocast(self.config.train.precision, device.type):
-                embedding = model.temporal.embed(model.sfu.arrange(features))
-                logits = model.temporal.classify(embedding)
-            embeddings.append(embedding.float().cpu().numpy())
-            probabilities.append(logits.float().softmax(1).cpu().numpy())
-        if not embeddings:
-            return np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
-        return np.concatenate(embeddings), np.concatenate(probabilities)
-
-
-def clips_of(video: Video, config: Config, step_s: float | None) -> NDArray[np.int64]:
-    """Frame numbers int64[K, T] of a video's clips, from its first frame on.
-
-    A video that is shorter than a clip gives one clip that repeats its last frame.
+    Raises:
+        UsageError: another job is writing the same file.
     """
-    clip = played_clip(config)
-    stride = max(1.0, stride_frames(clip, video.fps))
-    offsets = np.floor(np.arange(clip.num_frames) * stride + 0.5).astype(np.int64)
-    length = len(video.frames)
-    span = span_frames(clip.num_frames, stride)
-    step = span if step_s is None else max(1, round(step_s * video.fps))
-    starts = np.arange(0, max(length - span, 0) + 1, step)
-    return video.frames[0] + np.minimum(starts[:, None] + offsets, length - 1)
+    parts = out.with_name(out.name + ".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(parts / ".lock", timeout=0):
+            try:
+                yield parts
+            finally:
+                if parts.exists() and [path.name for path in parts.iterdir()] == [".lock"]:
+                    shutil.rmtree(parts)
+    except Timeout:
+        raise UsageError(f"--out: another `advise-ray embed` is writing {out}; wait until it ends") from None
 
 
-def _groups(every: list[Video], config: Config, step_s: float | None) -> Iterator[list[Wanted]]:
-    """Group the clips of all videos into groups of up to GROUP_FRAMES frames.
-
-    A long video is split over several groups; short videos share one.
-    """
-    group: list[Wanted] = []
-    held = 0
-    per_portion = max(1, GROUP_FRAMES // config.data.clip.num_frames)
-    for row, video in enumerate(every):
-        clips = clips_of(video, config, step_s)
-        for portion in np.array_split(clips, math.ceil(len(clips) / per_portion)):
-            if held + portion.size > GROUP_FRAMES and group:
-                yield group
-                group, held = [], 0
-            group.append((row, video, portion.ravel()))
-            held += portion.size
-    if group:
-        yield group
-
-
-def _listed(footage: str, parts: Path) -> tuple[Path, dict[str, str]]:
-    """The given manifest, or a new manifest of the given folder, and the folder's unreadable videos with reasons."""
+def _list(footage: str) -> Footage:
+    """List the videos and their versions, without reading the videos."""
     if footage.endswith(".parquet"):
-        return Path(footage), {}
-    found = dataset.index_folder(footage, parts / "manifests")
-    return Path(found["manifest"]), read_rejects(Path(found["rejects"])) if found["rejects"] else {}
+        table = read_manifest(Path(footage))
+        rows = table.select(["video_id", "bytes", "modified_ns", "start_frame", "end_frame"]).to_pylist()
+        return Footage(table, "", {row.pop("video_id"): version_of(*row.values()) for row in rows})
+    listing, (root, _) = read_folder(footage), root_and_file(footage)
+    for name, reason in list(listing.skipped.items())[:1]:
+        log.warning("note: skipped %d files and folders, such as %s: %s", len(listing.skipped), name, reason)
+    files = {video.path: listing.stored[video.path] for video in listing.found}
+    return Footage(listing, root, {name: version_of(file.bytes, file.modified_ns) for name, file in files.items()})
 
 
-def _reject(rejects: dict[str, str], parts: Path) -> None:
-    """Write the rows of the unreadable videos as the last part file."""
-    rows = [{"video_id": video_id, "error": " ".join(reason.split())} for video_id, reason in rejects.items()]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), parts / "rejects.parquet")
-
-
-def _encode(
-    model: VideoModel, every: list[Video], parts: Path, step_s: float | None, top_k: int, on_progress: OnProgress
-) -> None:
+def _embed(
+    model: VideoModel,
+    settings: Settings,
+    given: Footage,
+    todo: set[str],
+    parts: Path,
+    on_progress: OnProgress,
+    *,
+    is_first: bool,
+) -> list[str]:
+    """Encode the videos `todo`, and return the names of the part files with their rows."""
+    table, rejects = _read(given, todo, parts, is_first)
+    every = videos(table)
+    versions = [given.versions[video.video_id] for video in every]
     for partial in parts.glob(".*.partial"):
         partial.unlink()
-    groups = list(_groups(every, model.config, step_s))
-    left = []
-    for group in groups:
-        name = _part_name([row for row, *_ in group], np.concatenate([frames for *_, frames in group]))
-        if not (parts / name).exists():
-            left.append(group)
-    done = len(groups) - len(left)
-    on_progress(done, len(groups))
-    if not left:
-        return
-    function = EmbedClips(model.config, model.classes, min(top_k, len(model.classes)), every, parts)
-    tables = [group_of(group) for group in left]
-    for _ in encode_groups(tables, function, model.config, model, len(model.classes), everywhere=True):
-        done += 1
-        on_progress(done, len(groups))
-
-
-def _part_name(rows: Any, frames: NDArray[np.int64]) -> str:
-    """Name of a part file. The same rows and frames give the same name, and names sort in row order."""
-    digest = hashlib.blake2b(json.dumps([list(map(int, rows)), frames.tolist()]).encode(), digest_size=8)
-    return f"{int(rows[0]):09d}-{int(frames[0]):09d}-{digest.hexdigest()}.parquet"
-
-
-def _gather(parts: Path, out: Path) -> Row:
-    """Join all part files in order into one file. The file is renamed when it is complete."""
-    partial = out.with_name(out.name + ".partial")
-    clips, failed = 0, set()
-    with contextlib.closing(pq.ParquetWriter(partial, SCHEMA)) as writer:
-        for path in sorted(parts.glob("*.parquet")):
-            table = pq.read_table(path, schema=SCHEMA)
-            failures = table.filter(table.column("error").is_valid())
-            failed |= set(failures.column("video_id").to_pylist())
-            clips += table.num_rows - failures.num_rows
-            writer.write_table(table)
-    partial.rename(out)
-    return {"clips": clips, "failed_videos": len(failed)}
-
-
-def _refuse_other(parts: Path, model: VideoModel, manifest: Path, step_s: float | None, top_k: int) -> None:
-    """Raise UsageError if the existing part files are from another model, manifest or setting."""
-    weights = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in model.temporal.state_dict().values()))
-    what = {
-        "model": weights.hexdigest(),
-        "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(),
-        "step_s": step_s,
-        "top_k": top_k,
-    }
-    path = parts / "job.json"
-    if not path.exists():
-        write_whole(path, json.dumps(what))
-    differing = [key for key, value in json.loads(path.read_text(encoding="utf-8")).items() if what[key] != value]
-    if differing:
-        raise UsageError(
-            f"--out: {parts} is from a job with another {', '.join(differing)}; remove it, or choose another file name"
+    groups = list(groups_of(every, model.config, settings["step_s"]))
+    names = [
+        part_name(
+            [(video.video_id, versions[row]) for row, video, _ in group],
+            np.concatenate([frames for *_, frames in group]),
         )
+        for group in groups
+    ]
+    left = [group_of(group) for group, name in zip(groups, names, strict=True) if not (parts / name).exists()]
+    on_progress(len(groups) - len(left), len(groups))
+    if left:
+        top_k = min(settings["top_k"], len(model.classes))
+        function = EmbedClips(model.config, model.classes, top_k, every, versions, parts)
+        blocks = encode_groups(left, function, model.config, model, len(model.classes), everywhere=True)
+        for done, _ in enumerate(blocks, len(groups) - len(left) + 1):
+            on_progress(done, len(groups))
+    write_part(parts / "rejects.parquet", rejects)
+    return [*names, "rejects.parquet"]
+
+
+def _read(given: Footage, todo: set[str], parts: Path, is_first: bool) -> tuple[pa.Table, list[ClipRow]]:
+    """Return the manifest of the videos `todo`, and the rows of those that cannot be read.
+
+    Raises:
+        UsageError: it is the first job of its file, and no video can be read.
+    """
+    if isinstance(given.source, pa.Table):
+        return given.source.filter(pc.is_in(given.source.column("video_id"), pa.array(sorted(todo)))), []
+    found = [video for video in given.source.found if video.path in todo]
+    listing = replace(given.source, found=found, missing=[], problems={}, skipped={}, notes=[])
+    manifest = parts / "manifests" / "manifest.parquet"
+    rejects = manifest.with_name(manifest.name + ".rejects.parquet")
+    try:
+        dataset.index(listing, given.root, manifest)
+        table = read_manifest(manifest)
+    except UsageError:
+        if is_first or not rejects.exists():
+            raise
+        table = MANIFEST.empty_table()
+    rows: list[ClipRow] = []
+    for row in pq.read_table(rejects).to_pylist() if rejects.exists() else []:
+        is_lasting = row["bytes"] is not None or row["modified_ns"] is not None
+        version = given.versions.get(row["video_id"]) if is_lasting else None
+        rows.append({"video_id": row["video_id"], "error": " ".join(row["reason"].split()), "version": version})
+    return table, rows
+
+
+def _refuse_other_job(parts: Path, settings: Settings) -> None:
+    """Raise UsageError if the existing part files were made with another model or other settings."""
+    path = parts / "job.json"
+    if path.exists():
+        refuse_other(json.loads(path.read_text(encoding="utf-8")), settings, parts)
+    else:
+        write_whole(path, json.dumps(settings))

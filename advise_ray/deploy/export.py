@@ -6,7 +6,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -17,21 +17,29 @@ from advise_ray.errors import ExportError, UsageError
 from advise_ray.storage.atomic import refuse_unwritable
 
 Format = Literal["safetensors", "onnx"]
-Row = dict[str, Any]
 TOLERANCE = 1e-3
 """Largest allowed difference between the exported and the original model's embeddings and logits, in fp32."""
 KEPT = ("task", "seed", "model", "augment")
 OPSET = 18
 
 
-def export(source: Path | str, out: Path, kind: Format) -> Row:
+class ExportResult(TypedDict):
+    """What `export` wrote."""
+
+    format: Format
+    out: str
+    bytes: int
+    max_difference: float
+    """Largest difference of the embeddings and logits from the original model's."""
+    classes: list[str]
+    """Class names of the head, in the order of its logits."""
+
+
+def export(source: Path | str, out: Path, kind: Format) -> ExportResult:
     """Write a model to a new directory.
 
     `safetensors`: the temporal module and head, the configuration without this machine's paths, and the description of
     the image model, for `advise_ray.load`. `onnx`: the whole model, from uint8 clips to `embedding` and `logits`.
-
-    Returns:
-        The format, the path, the size in bytes, and the largest difference from the original model.
 
     Raises:
         UsageError, ConfigError: the directory exists, or the model cannot be loaded.

@@ -5,7 +5,7 @@ A client sends the video itself, never a path. With a path, a client could read 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import mlflow
 import pandas as pd
@@ -14,6 +14,9 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from advise_ray.deploy.load import load
 from advise_ray.errors import VideoDecodeError
+
+Answer = TypedDict("Answer", {"class": str, "probability": float, "error": str})
+"""The most probable class of a video with its probability, or 0 and the reason why the video cannot be decoded."""
 
 
 class Classifier(mlflow.pyfunc.PythonModel):
@@ -31,7 +34,7 @@ class Classifier(mlflow.pyfunc.PythonModel):
         """
         return pd.DataFrame([self._row(video) for video in model_input["video"]])
 
-    def _row(self, video: Any) -> dict[str, Any]:
+    def _row(self, video: Any) -> Answer:
         if not isinstance(video, bytes):
             raise MlflowException("video: send the bytes of a video file (base64 in JSON)", INVALID_PARAMETER_VALUE)
         try:

@@ -16,12 +16,13 @@ from advise_ray.errors import ConfigError
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """Parts of names that torch.compile, FSDP and activation checkpointing insert, anywhere in a name."""
-PLAIN = [
+_scalar = np.float64(0).__reduce__()[0]
+PLAIN: list[Any] = [
     argparse.Namespace,  # the options of timm, MAE and DINO
     pathlib.PosixPath,
     (pathlib.PosixPath, "pathlib._local.PosixPath"),  # written by Python 3.13
-    np._core.multiarray.scalar,  # type: ignore[attr-defined] (metrics)
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined] (written by NumPy 1)
+    _scalar,  # metrics
+    (_scalar, "numpy.core.multiarray.scalar"),  # written by NumPy 1
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64")),
 ]

@@ -19,7 +19,8 @@ import advise_ray
 from advise_ray import tracking
 from advise_ray.backend import packages
 from advise_ray.config import load
-from advise_ray.deploy.embed import clips_of, embed
+from advise_ray.deploy.embed import embed
+from advise_ray.deploy.embed_clips import clips_of
 from advise_ray.deploy.export import export
 from advise_ray.deploy.load import VideoModel
 from advise_ray.errors import ExportError, UsageError, VideoDecodeError
@@ -244,8 +245,8 @@ def test_footage_becomes_rows_of_clips(run_dir: Path, model: VideoModel, manifes
     np.testing.assert_allclose(first["top_probabilities"], likeliest.values.detach(), atol=1e-5)
     assert first["top_probabilities"] == sorted(first["top_probabilities"], reverse=True)
     assert list(tmp_path.iterdir()) == [out]
-    with pytest.raises(UsageError, match="exists; choose another file name"):
-        embed(run_dir, str(manifest), out)
+    again = embed(run_dir, str(manifest), out)
+    assert (again["kept_videos"], again["added_videos"], again["clips"]) == (len(every), 0, found["clips"])
 
 
 def test_a_file_in_a_folder_that_is_no_video_has_a_row_with_its_reason(
@@ -284,7 +285,7 @@ def test_an_interrupted_job_goes_on(
 ) -> None:
     from advise_ray.errors import InterruptedRunError
 
-    monkeypatch.setattr("advise_ray.deploy.embed.GROUP_FRAMES", 64)
+    monkeypatch.setattr("advise_ray.deploy.embed_clips.GROUP_FRAMES", 64)
     out = tmp_path / "out.parquet"
 
     def stop(done: int, total: int) -> None:

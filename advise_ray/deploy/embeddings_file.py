@@ -1,0 +1,135 @@
+"""The Parquet file that `embed` writes: its columns, what made it, and which videos it has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Set
+from pathlib import Path
+from typing import TypedDict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from advise_ray.config import INFERENCE, flatten
+from advise_ray.config import load as load_config
+from advise_ray.errors import UsageError
+from advise_ray.storage import remote
+from advise_ray.training import checkpoint
+
+SCHEMA = pa.schema(
+    {
+        "video_id": pa.string(),
+        "clip_start_s": pa.float64(),
+        "clip_end_s": pa.float64(),
+        "embedding": pa.list_(pa.float32()),
+        "top_classes": pa.list_(pa.string()),
+        "top_probabilities": pa.list_(pa.float32()),
+        "error": pa.string(),
+        "version": pa.string(),
+    }
+)
+"""Columns of the file. It has a row for each clip, and one row for each video that failed.
+
+- `error`: why the video failed; then only `video_id` and `version` are set besides.
+- `version`: size and time of the video's file and the frames of its label, see `version_of`. Null: the next job tries
+  again."""
+MADE_BY = b"advise_ray.embed"
+"""Key of the `Settings` in the file's metadata."""
+SHAPING = ("task", "data.clip.", "augment.", "model.kind", "model.ifm.precision", "model.ifm.layer", "model.sfu.")
+"""Keys of the configuration that change the embeddings of the same weights."""
+
+
+class Settings(TypedDict):
+    """What made the embeddings of a file. All its rows have the same."""
+
+    model: str
+    """Hash of the model's weights and of the settings with which it sees a clip."""
+    step_s: float | None
+    """Seconds from the start of one clip to the start of the next; None: each starts where the previous one ends."""
+    top_k: int
+    """Number of classes for each clip."""
+
+
+class Counts(TypedDict):
+    """The content of a file."""
+
+    videos: int
+    clips: int
+    failed_videos: int
+
+
+def model_hash(path: Path) -> str:
+    """Identify the model of a checkpoint without building it."""
+    config = flatten(load_config(path / "config.yaml", INFERENCE))
+    shaping = {key: value for key, value in config.items() if key.startswith(SHAPING)}
+    state = checkpoint.read_state(path)
+    digest = hashlib.sha256((path / "model.safetensors").read_bytes())
+    digest.update(json.dumps([state.ifm_sha256, state.classes, shaping], default=str).encode())
+    return digest.hexdigest()
+
+
+def version_of(
+    num_bytes: int | None, modified_ns: int | None, start_frame: int | None = None, end_frame: int | None = None
+) -> str:
+    """Return a text that differs if a video's file or the frames of its label have changed."""
+    frames = "" if start_frame is end_frame is None else f" frames {start_frame or 0}:{end_frame or ''}"
+    return f"{num_bytes} bytes {modified_ns} ns{frames}"
+
+
+def held_versions(out: Path, settings: Settings) -> dict[str, str | None]:
+    """Return the video ids of a file, with their versions.
+
+    Raises:
+        UsageError: `embed` did not write the file, or with another model or other settings.
+    """
+    if out.is_dir():
+        raise UsageError(f"--out: {out} is a folder; give a file name, such as {out / 'embeddings.parquet'}")
+    try:
+        schema = pq.read_schema(out)
+    except (pa.ArrowInvalid, OSError):
+        schema = pa.schema([])
+    made_by = (schema.metadata or {}).get(MADE_BY)
+    if made_by is None or schema.names != SCHEMA.names:
+        raise UsageError(f"--out: {out} exists, and is not a file that this `advise-ray embed` adds to; {INSTEAD}")
+    refuse_other(json.loads(made_by), settings, out)
+    table = pq.read_table(out, columns=["video_id", "version"])
+    return dict(zip(table.column("video_id").to_pylist(), table.column("version").to_pylist(), strict=True))
+
+
+INSTEAD = "choose another file name, or remove it"
+
+
+def refuse_other(theirs: Settings, ours: Settings, path: Path) -> None:
+    """Raise UsageError if embeddings were made with another model or other settings."""
+    differing = [name for name, value in ours.items() if theirs.get(name) != value]
+    if differing:
+        raise UsageError(f"--out: {path} was made with another {', '.join(differing)}; {INSTEAD}")
+
+
+def write(out: Path, settings: Settings, without: Set[str], parts: Iterable[Path]) -> None:
+    """Write the rows of `parts` after those that `out` has, atomically.
+
+    Args:
+        without: ids of videos whose old rows are left out.
+    """
+    schema = SCHEMA.with_metadata({MADE_BY: json.dumps(settings)})
+    with remote.writing(str(out)) as file, pq.ParquetWriter(file, schema) as writer:
+        if out.exists():
+            left_out = pa.array(sorted(without), pa.string())
+            for batch in pq.ParquetFile(out).iter_batches():
+                writer.write_batch(batch.filter(pc.invert(pc.is_in(batch.column("video_id"), left_out))))
+        for part in parts:
+            writer.write_table(pq.read_table(part, schema=SCHEMA).cast(schema))
+
+
+def count(out: Path) -> Counts:
+    """Count the videos and clips of a file."""
+    table = pq.read_table(out, columns=["video_id", "error"])
+    failures = table.filter(table.column("error").is_valid())
+    return {
+        "videos": pc.count_distinct(table.column("video_id")).as_py(),
+        "clips": table.num_rows - failures.num_rows,
+        "failed_videos": pc.count_distinct(failures.column("video_id")).as_py(),
+    }
