@@ -106,10 +106,10 @@ def embed(
     started_s = time.monotonic()
     path = locate(source, "CHECKPOINT_OR_RUN")
     settings: Settings = {"model": model_hash(path), "step_s": step_s, "top_k": top_k}
+    given = _list(footage)
     try:
         with _locked_parts(out) as parts:
             held = held_versions(out, settings) if out.exists() else {}
-            given = _list(footage)
             todo = {video_id for video_id, version in given.versions.items() if held.get(video_id) != version}
             kept, missing = given.versions.keys() - todo, held.keys() - given.versions.keys()
             if held and not kept and any(held.values()):
@@ -163,6 +163,8 @@ def _locked_parts(out: Path) -> Iterator[Path]:
 def _list(footage: str) -> Footage:
     """List the videos and their versions, without reading the videos."""
     if footage.endswith(".parquet"):
+        if not Path(footage).exists():
+            raise UsageError(f"--videos: {footage} does not exist")
         table = read_manifest(Path(footage))
         rows = table.select(["video_id", "bytes", "modified_ns", "start_frame", "end_frame"]).to_pylist()
         return Footage(table, "", {row.pop("video_id"): version_of(*row.values()) for row in rows})

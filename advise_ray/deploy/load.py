@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +92,7 @@ def locate(source: Path | str, option: str = "load") -> Path:
         from advise_ray.tracking import model_registry
 
         return checkpoint.find(model_registry.fetch(source), option)
-    return checkpoint.find(Path(source).expanduser().absolute(), option)
+    return checkpoint.find(Path(os.path.expanduser(source)).absolute(), option)  # noqa: PTH111 (Path's own may raise)
 
 
 def load(source: Path | str, *, device: str | torch.device = "cpu") -> VideoModel:

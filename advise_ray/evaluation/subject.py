@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,7 +45,7 @@ def find_subject(target: Path | str, overrides: list[str], ifm: IFM | None = Non
         UsageError, ConfigError: `target` does not exist, or the checkpoint does not fit the configuration with
             `overrides`.
     """
-    folder = Path(target).expanduser()
+    folder = Path(os.path.expanduser(target))  # noqa: PTH111 (Path's own may raise)
     if not folder.is_dir():
         return _untrained(str(target), overrides)
     path = checkpoint.find(folder.absolute(), "CHECKPOINT_OR_RUN")

@@ -133,7 +133,7 @@ def _writable(location: str) -> ObjectStore:
 
 def _list_local(root: str, unreadable: dict[str, str] | None) -> Iterator[StoredFile]:
     if not Path(root).is_dir():
-        raise UsageError(f"--videos: {root} is not a folder")
+        raise UsageError(f"--videos: {root} {'is not a folder' if Path(root).exists() else 'does not exist'}")
     entered = set()
 
     def cannot_read(error: OSError) -> None:

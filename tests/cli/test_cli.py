@@ -215,7 +215,7 @@ def test_options_that_contradict_each_other(refused, arguments, message):
 
 def test_index_says_what_is_wrong_with_the_folder_or_the_list(refused, workplace):
     index = ["data", "index", "--out=a.parquet", "--videos"]
-    assert refused(run, *index, "none", "--format=folder") == [f"--videos: {workplace}/none is not a folder"]
+    assert refused(run, *index, "none", "--format=folder") == [f"--videos: {workplace}/none does not exist"]
     assert refused(run, *index, ".", "--format=list", "--annotations=none") == ["--annotations: none does not exist"]
 
 

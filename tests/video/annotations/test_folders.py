@@ -48,7 +48,7 @@ def test_a_folder_for_each_split_and_in_it_for_each_class(tmp_path):
 def test_a_folder_without_videos_is_an_error(tmp_path):
     place(tmp_path, "notes.txt")
     assert message(read_folder, tmp_path) == f"--videos: {tmp_path}: no video files, but texts (.txt): 1"
-    assert message(read_folder, tmp_path / "none") == f"--videos: {tmp_path}/none is not a folder"
+    assert message(read_folder, tmp_path / "none") == f"--videos: {tmp_path}/none does not exist"
 
 
 def test_a_link_that_leads_back_up_is_not_followed_for_ever(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_lists_of_which_nothing_can_be_used_are_an_error(videos):
     assert message(read_list, videos, lists) == (
         f"--annotations: no *train*, *val* or *test* list (.txt, .csv, .tsv, .lst, .list) in {lists}"
     )
-    assert message(read_list, lists / "none", lists / "all.txt") == f"--videos: {lists}/none is not a folder"
+    assert message(read_list, lists / "none", lists / "all.txt") == f"--videos: {lists}/none does not exist"
 
 
 def test_a_listed_file_is_found_whatever_its_suffix(tmp_path):
