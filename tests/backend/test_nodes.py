@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from advise_ray.backend import nodes, session
-from advise_ray.backend.shares import Node
+from advise_ray.backend.processes import Node
 from advise_ray.config import INFERENCE, load
 
 TRAINED = """

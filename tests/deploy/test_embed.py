@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import advise_ray
 from advise_ray.config import load
 from advise_ray.dataset.probing import PROBED, _probe_block
 from advise_ray.deploy.embed import embed
 from advise_ray.errors import InterruptedRunError, UsageError
+from advise_ray.evaluation.evaluate_run import evaluate
 from advise_ray.training.local import train_here
-from advise_ray.video.decode import LIMITS, probe
 from advise_ray.video.frames import DecodeFrames
 from advise_ray.video.manifest import read_manifest, write_manifest
+from advise_ray.video.probe import LIMITS, probe
 from advise_ray.video.synth import synthesize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -154,7 +156,7 @@ def test_a_file_of_something_else_is_refused_and_stays(
         "was made with another model": (tmp_path / "other_run", footage, out, {}),
         "has none of the videos of": (run_dir, others, out, {}),
         "is not a file that this `advise-ray embed` adds to": (run_dir, footage, tmp_path / "text.parquet", {}),
-        "is a folder; give a file name": (run_dir, footage, others, {}),
+        "cannot write .*: Is a directory": (run_dir, footage, others, {}),
     }.items():
         source, videos, path, settings = arguments
         with pytest.raises(UsageError, match=f"^--out: .*{problem}"):
@@ -202,3 +204,26 @@ def test_a_video_that_failed_is_tried_again(run_dir: Path, films: list[Path], tm
     result = embed(run_dir, str(manifest), out)
     assert (result["failed_videos"], result["changed_videos"], result["kept_videos"]) == (0, 1, 1)
     assert all(row["embedding"] for row in rows_of(out)[films[1].name])
+
+
+@pytest.mark.parametrize("missing", ["none.parquet", "none", "none.mp4"])
+def test_missing_footage_is_named_before_anything_is_written(run_dir: Path, tmp_path: Path, missing: str) -> None:
+    with pytest.raises(UsageError, match=f"^--videos: {tmp_path}/{missing} does not exist$"):
+        embed(run_dir, str(tmp_path / missing), tmp_path / "new" / "out.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_an_unknown_user_is_named() -> None:
+    with pytest.raises(UsageError, match="~nobody_here/run is neither a checkpoint nor a run that has one"):
+        advise_ray.load("~nobody_here/run")
+    with pytest.raises(UsageError, match="^~nobody_here/run is not a run"):
+        evaluate("~nobody_here/run", "knn")
+
+
+def test_one_video_is_embedded_by_its_name(run_dir: Path, films: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "größe mit Leerzeichen"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    shutil.copy(films[0], folder / "clip ä.mp4")
+    assert embed(run_dir, str(tmp_path / "link" / "clip ä.mp4"), folder / "aus ü.parquet")["videos"] == 1
+    assert list(rows_of(folder / "aus ü.parquet")) == ["clip ä.mp4"]
