@@ -216,7 +216,7 @@ def test_missing_footage_is_named_before_anything_is_written(run_dir: Path, tmp_
 def test_a_run_of_an_unknown_user_is_named() -> None:
     with pytest.raises(UsageError, match="~nobody_here/run is neither a checkpoint nor a run that has one"):
         advise_ray.load("~nobody_here/run")
-    with pytest.raises(UsageError, match="^~nobody_here/run is not a run"):
+    with pytest.raises(UsageError, match=r"^~nobody_here/run is not a run"):
         evaluate("~nobody_here/run", "knn")
 
 

@@ -245,7 +245,7 @@ def test_footage_becomes_rows_of_clips(run_dir: Path, model: VideoModel, manifes
     np.testing.assert_allclose(first["top_probabilities"], likeliest.values.detach(), atol=1e-5)
     assert first["top_probabilities"] == sorted(first["top_probabilities"], reverse=True)
     assert list(tmp_path.iterdir()) == [out]
-    again = embed(run_dir, str(manifest), out)
+    again = embed(run_dir, str(manifest), out, top_k=2)
     assert (again["kept_videos"], again["added_videos"], again["clips"]) == (len(every), 0, found["clips"])
 
 
