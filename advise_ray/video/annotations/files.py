@@ -63,8 +63,8 @@ class Files:
         every = [file for file in every if file.path not in self.hidden]
         listed = [file for file in every if is_video(file.path) or file.path == only]
         self.stored = {file.path: file for file in listed if _is_utf8(file.path)}
-        self.others = {file.path: file for file in every if _is_utf8(file.path) and file not in set(listed)}
         self.unnameable = [ascii(file.path) for file in listed if file.path not in self.stored]
+        self.others = {file.path: file for file in every if _is_utf8(file.path) and file.path not in self.stored}
         self.by_stem = {path.rsplit(".", 1)[0]: path for path in sorted(self.stored, reverse=True)}
         self.by_name: dict[str, list[str]] = {}
         for stem in sorted(self.by_stem):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from advise_ray.storage import remote
+from advise_ray.storage.transports import StoredFile
 from advise_ray.video.annotations import ListedVideo, read_folder, root_and_file
 from tests.video.annotations.lists import message, place
 
@@ -199,3 +202,11 @@ def test_classes_that_are_probably_one_and_copies_in_other_formats_are_told(tmp_
     ]
     (note,) = read_folder(place(tmp_path / "b", "caf\u00e9/1.mp4", "cafe\u0301/2.mp4")).notes
     assert note.startswith("classes whose names differ only")
+
+
+def test_the_time_to_list_a_folder_grows_with_its_files_not_with_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [StoredFile(f"{number % 100}/{number}.mp4", 1, 1) for number in range(30_000)]
+    monkeypatch.setattr(remote, "list_files", lambda *_: every)
+    start = time.process_time()
+    assert len(read_folder("s3://bucket/videos").found) == len(every)
+    assert time.process_time() - start < 20
