@@ -105,7 +105,7 @@ def _keep_text(node: yaml.Node, key: str, seen: set[str]) -> Iterator[str]:
             yield from _keep_text(item, key, seen)
     elif isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in IMPLICIT:
         takes = text_keys().get(key, "")
-        cut = re.match(r"[ \t]+(#\S+)", node.end_mark.buffer[node.end_mark.pointer :]) if takes else None
+        cut = re.match(r"[ \t]+(#\S+)", (node.end_mark.buffer or "")[node.end_mark.pointer :]) if takes else None
         if cut:
             yield f"{key}: YAML ignores {cut[1]!r}; quote the value, or write a space after # if it is a comment"
         if node.tag == NULL:
