@@ -122,7 +122,7 @@ def _path_and_label(line: str, delimiter: str, files: Files) -> list[str]:
     separators = re.finditer(r"\s+" if delimiter == " " else re.escape(delimiter), line)
     cuts = [(_bare(line[: found.start()]), _bare(line[found.end() :])) for found in separators][::-1]
     exist = (cut for cut in cuts if files.find(cut[0]) is not None)
-    have_suffix = (cut for cut in cuts if is_video(cut[0]))
+    have_suffix = (cut for cut in cuts if is_video(cut[0]) and "/" not in cut[1])
     return list(next(exist, None) or next(have_suffix, None) or next(iter(cuts), (_bare(line),)))
 
 
