@@ -25,8 +25,8 @@ def hold_out(listing: Listing, test_fraction: float, group_by: str | None) -> Li
             form a group, and every other video is a group by itself.
 
     Raises:
-        UsageError: The lists already have test videos, the expression is invalid or does not match, or there are too
-            few groups.
+        UsageError: The lists already have test videos, the expression is invalid or does not match, there are too few
+            groups, or the videos of each class are one group.
     """
     if any(video.split == "test" for video in (*listing.found, *listing.missing)):
         raise UsageError("--test-fraction: the lists already have test videos; remove --test-fraction")
