@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ INFERENCE = (
 )
 """Overrides of a run's configuration that unset the processes of its training. Inference may run on another machine or
 cluster, and uses what is there."""
+MESSAGES = {
+    "tuple_type": "must be a list, such as [a, b]",
+    "model_type": "must be a section of keys, such as {key: value}",
+    "dict_type": "must be a section of keys, such as {key: value}",
+}
+"""Own words for pydantic's types of errors."""
 
 
 def to_yaml(config: Config) -> str:
@@ -42,7 +48,7 @@ def load(recipe: Path | str | None = None, overrides: Sequence[str] = ()) -> Con
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        problems += [line for detail in error.errors() for line in _describe(detail)]
+        problems += list(dict.fromkeys(line for detail in error.errors() for line in _describe(detail)))
     if problems:
         raise ConfigError(problems)
     return config
@@ -59,34 +65,51 @@ def _read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, problems
     if not isinstance(tree, dict):
         return {}, [f"{path}: a recipe must be a mapping of keys to values, got {type(tree).__name__}"]
-    return tree, problems
+    nested: dict[str, Any] = {}
+    problems += [f"{path}: {problem}" for problem in _nest(tree, nested)]
+    return nested, problems
+
+
+def _nest(tree: dict[str, Any], nested: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Copy a recipe to `nested`, where a dotted key (`optim.lr: 1`) is a key of a section. Yields problems."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value and key.partition(".")[0] != "search":
+            yield from _nest(value, nested, f"{key}.")
+        else:
+            yield from _place(nested, key, value)
 
 
 def _apply(tree: dict[str, Any], override: str) -> list[str]:
     """Apply one override `a.b=value` to the tree; return its problems."""
     key, separator, text = override.partition("=")
+    key = key.strip()
     if not separator or not key:
         return [f"--set {override}: expected key=value"]
     value, problems = read_value(key, text)
-    if problems:
-        return [f"--set {override}: {problem}" for problem in problems]
+    return [f"--set {override}: {problem}" for problem in problems or _place(tree, key, value)]
+
+
+def _place(tree: dict[str, Any], key: str, value: Any) -> Iterator[str]:
+    """Put a value at a dotted key of the tree, or yield the problem."""
     *parents, leaf = key.split(".")
     for name in parents:
         if tree.get(name) is None:  # missing, or an empty section
             tree[name] = {}
         child = tree[name]
         if not isinstance(child, dict):
-            return [f"--set {override}: {name} is {child!r}, which has no keys"]
+            yield f"{name} is {child!r}, which has no keys"
+            return
         tree = child
     tree[leaf] = value
-    return []
 
 
 def _describe(detail: Any) -> list[str]:
-    key = ".".join(str(part) for part in detail["loc"])
+    # If a value may have several types, pydantic adds the type to its place: `num_workers.constrained-int`.
+    key = ".".join(part for part in map(str, detail["loc"]) if not part.startswith(("constrained-", "tuple[")))
     if detail["type"] == "extra_forbidden":
         return [unknown_key(key)]
-    message = detail["msg"].removeprefix("Value error, ")
+    message = MESSAGES.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":  # raised by our validators; the message already contains the value
         return [line if line.split(":")[0] in dict(fields()) else f"{key}: {line}" for line in message.splitlines()]
     return [f"{key}: {message}, got {detail['input']!r}"]

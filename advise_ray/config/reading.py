@@ -13,10 +13,14 @@ from advise_ray.config.keys import fields
 
 NULL = "tag:yaml.org,2002:null"
 TEXT = "tag:yaml.org,2002:str"
+MERGE = "tag:yaml.org,2002:merge"
+IMPLICIT = {TEXT} | {tag for each in yaml.SafeLoader.yaml_implicit_resolvers.values() for tag, _ in each}
+"""Tags that YAML itself gives to plain values. A tag that a recipe has (`!env NAME`) is another one, and an error."""
+NUMBER = re.compile(r"[-+]?(0|[1-9][\d_]*)(\.[\d_]*)?(e[-+]?\d+)?|[-+]?\.\w+", re.IGNORECASE)
 
 
 def read_tree(text: str) -> tuple[Any, list[str]]:
-    """Parse a recipe; return its content and a message for each duplicate key.
+    """Parse a recipe; return its content and its problems: duplicate keys, and values that YAML would shorten.
 
     Raises:
         yaml.YAMLError: The text is not valid YAML.
@@ -26,8 +30,8 @@ def read_tree(text: str) -> tuple[Any, list[str]]:
         node = loader.get_single_node()
         if node is None:
             return None, []
-        twice = list(_keep_text(node, ""))
-        return loader.construct_document(node), twice
+        problems = list(_keep_text(node, "", set()))
+        return loader.construct_document(node), problems
     finally:
         loader.dispose()
 
@@ -44,8 +48,8 @@ def read_value(key: str, text: str) -> tuple[Any, list[str]]:
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        twice = list(_keep_text(node, key)) if node is not None else []
-        return loader.construct_document(node) if node is not None else None, twice
+        problems = list(_keep_text(node, key, set())) if node is not None else []
+        return loader.construct_document(node) if node is not None else None, problems
     except yaml.YAMLError:
         return text, []
     finally:
@@ -80,24 +84,32 @@ def _kinds(annotation: Any) -> Iterator[str]:
             yield from _kinds(each)
 
 
-def _keep_text(node: yaml.Node, key: str) -> Iterator[str]:
-    """Tag scalars as text, except numbers in plain notation; yield a message for each duplicate key of a mapping."""
+def _keep_text(node: yaml.Node, key: str, seen: set[str]) -> Iterator[str]:
+    """Tag scalars as text, except numbers in plain notation; yield a problem for each duplicate or shortened value.
+
+    Args:
+        key: Dotted key of the node.
+        seen: Gets the dotted keys.
+    """
     if isinstance(node, yaml.MappingNode):
-        seen = set()
         for name, value in node.value:
+            if name.tag in IMPLICIT and name.tag != MERGE and not key.startswith("search."):
+                name.tag = TEXT  # `on: 1`; the cases of a search are values
             inner = f"{key}.{name.value}" if key else str(name.value)
             if inner in seen:
                 yield f"{inner}: duplicate key, again at line {name.start_mark.line + 1}; remove one of them"
             seen.add(inner)
-            if inner.partition(".")[0] != "search":  # its values have many types; the search checks them
-                yield from _keep_text(value, inner)
+            yield from _keep_text(value, inner, seen)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _keep_text(item, key)
-    elif isinstance(node, yaml.ScalarNode) and node.style is None:
+            yield from _keep_text(item, key, seen)
+    elif isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in IMPLICIT:
         takes = text_keys().get(key, "")
+        cut = re.match(r"[ \t]+(#\S+)", (node.end_mark.buffer or "")[node.end_mark.pointer :]) if takes else None
+        if cut:
+            yield f"{key}: YAML ignores {cut[1]!r}; quote the value, or write a space after # if it is a comment"
         if node.tag == NULL:
             is_home = node.value == "~" and takes and "null" not in takes
             node.tag = TEXT if is_home else NULL
-        elif takes or not re.fullmatch(r"[-+]?(0|[1-9][\d_]*)(\.[\d_]*)?(e[-+]?\d+)?|[-+]?\.\w+", node.value, re.I):
+        elif takes or not NUMBER.fullmatch(node.value):
             node.tag = TEXT  # `on`, `010`, `1:30`, a date: pydantic converts the text to the key's type

@@ -7,12 +7,12 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from advise_ray.config.data import AugmentConfig, CacheConfig, ClipConfig, DataConfig
 from advise_ray.config.model import ModelConfig
 from advise_ray.config.search import Space, TuneConfig
-from advise_ray.config.section import Cpus, LocalPath, Positive, Section
+from advise_ray.config.section import Cpus, LocalPath, Positive, Section, absolute
 
 
 class PretextConfig(Section):
@@ -88,10 +88,17 @@ class TrainConfig(Section):
 MLFLOW_VARIABLES = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}
 
 
+def _expand_home(uri: str) -> str:
+    """Expand `~` in a path, or in the path of an SQLite file."""
+    scheme = "sqlite:///" if uri.startswith("sqlite:///") else ""
+    path = uri.removeprefix(scheme)
+    return scheme + absolute(path) if path.startswith("~") else uri
+
+
 class TrackingConfig(Section):
     """Where MLflow records the run."""
 
-    uri: str | None = None
+    uri: Annotated[str, AfterValidator(_expand_home)] | None = None
     """MLflow tracking URI. If a recipe does not set it: the environment variable MLFLOW_TRACKING_URI, or else
     `mlflow.db` (SQLite) in `storage.path`."""
     experiment: Annotated[str, Field(min_length=1)] = "advise-ray"
@@ -132,7 +139,7 @@ class Config(Section):
 
     task: Literal["prp", "action"] = "prp"
     """`prp`: predict the playback rate; `action`: classify videos by the manifest's classes."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of all random numbers."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

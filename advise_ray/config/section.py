@@ -14,8 +14,10 @@ def absolute(path: str) -> str:
     """Return the absolute path, because Ray's workers have another working directory.
 
     Raises:
-        ValueError: The path is a URL, or contains a shell variable.
+        ValueError: The path is empty or a URL, or contains a shell variable.
     """
+    if not path.strip():  # such as `storage.path=$SCRATCH`, which the shell makes empty
+        raise ValueError("is empty; give a path, such as ./runs")
     if "://" in path:
         raise ValueError("must be a local path (on a cluster: one that all nodes share), not a URL")
     if (variable := re.search(r"\$(\w+|{\w+})", path)) and not Path(path).exists():

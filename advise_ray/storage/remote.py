@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import stat
 import urllib.parse
@@ -43,10 +44,11 @@ def join(root: str, path: str) -> str:
 
 
 def list_files(root: str, unreadable: dict[str, str] | None = None) -> Iterator[StoredFile]:
-    """Yield all files below a folder, in any order. Local links are followed, each target once.
+    """Yield all files below a folder, in any order. Local links are followed; a folder with several names is read once.
 
     Args:
-        unreadable: Gets the paths below the root that cannot be read, and the reasons. None: these raise an error.
+        unreadable: Gets the paths below the root that are skipped, and the reasons. None: a folder that cannot be read
+            is an error.
 
     Raises:
         UsageError: The folder or bucket does not exist, or cannot be read.
@@ -134,19 +136,24 @@ def _writable(location: str) -> ObjectStore:
 def _list_local(root: str, unreadable: dict[str, str] | None) -> Iterator[StoredFile]:
     if not Path(root).is_dir():
         raise UsageError(f"--videos: {root} {'is not a folder' if Path(root).exists() else 'does not exist'}")
-    entered = set()
+    entered: set[str] = set()
+    tops = [root]
 
     def cannot_read(error: OSError) -> None:
         if unreadable is None or Path(error.filename) == Path(root):
             raise UsageError(f"--videos: {error.filename}: {error.strerror}") from None
         unreadable[os.path.relpath(error.filename, root)] = str(error.strerror)
 
-    for folder, folders, names in os.walk(root, onerror=cannot_read, followlinks=True):
+    # Links come after all folders, so that a folder with a link keeps its own name.
+    for folder, folders, names in itertools.chain.from_iterable(os.walk(top, onerror=cannot_read) for top in tops):
         real = os.path.realpath(folder)
-        if real in entered:  # a link to a parent folder
+        if real in entered:
             folders.clear()
+            if unreadable is not None:
+                unreadable[os.path.relpath(folder, root)] = "a link to a folder that is read under another name"
             continue
         entered.add(real)
+        tops += [link for name in folders if os.path.islink(link := os.path.join(folder, name))]  # noqa: PTH114, PTH118
         for name in names:
             path = Path(folder) / name
             try:

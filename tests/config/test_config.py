@@ -20,7 +20,7 @@ words = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=
 some_settings = st.fixed_dictionaries(
     {},
     optional={
-        "seed": st.integers(min_value=0),
+        "seed": st.integers(0, 2**31 - 1),
         "data.manifest": st.none() | st.just("/a set/a manifest.parquet"),
         "data.train_split": words,
         "data.clip.rates": st.lists(st.floats(1, 64), min_size=2, max_size=5, unique=True).map(sorted),
@@ -314,8 +314,3 @@ def test_numbers_are_as_people_write_them() -> None:
     assert load(None, ["secrets=[ON, B]"]).secrets == ("ON", "B")
     single = ["data.clip.clips_per_video=1", "train.global_batch_size=1", "model.head.num_layers=1"]
     assert load(None, single).train.global_batch_size == 1
-
-
-def test_a_key_that_a_recipe_has_twice_is_refused(tmp_path: Path) -> None:
-    path = recipe(tmp_path, "optim: {lr: 1}\nseed: 1\noptim: {lr: 2}\n")
-    assert problems(recipe=path) == ["optim: duplicate key, again at line 3; remove one of them"]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from advise_ray.errors import UsageError
 from advise_ray.video.annotations.benchmarks import read_diving48, read_hmdb51, read_kinetics, read_ssv2, read_ucf101
 from advise_ray.video.annotations.files import root_and_file
 from advise_ray.video.annotations.folders import read_folder
@@ -22,6 +23,8 @@ def read(layout: str, videos: str, annotations: Path | None, split: int | None) 
     """
     if annotations is None:
         return read_folder(videos)
+    if layout != "list" and annotations.is_file():
+        raise UsageError(f"--annotations: {annotations} is a file; --format {layout} needs the folder of the lists")
     if layout in ("ucf101", "hmdb51"):
         return {"ucf101": read_ucf101, "hmdb51": read_hmdb51}[layout](videos, annotations, split or 1)
     if layout == "list":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,23 @@ def read_ucf101(videos: str | Path, annotations: Path, split: int) -> Listing:
     for split_name in ("train", "test"):
         list_file = annotations / f"{split_name}list{split:02d}.txt"
         for number, line in lines(list_file, f"the {split_name} list of split {split}"):
-            path, _, label = line.partition(" ") if split_name == "train" else (line, "", "")
+            path, label = _path_and_number(line)
             below, where = files.relative(path), f"{list_file}:{number}"
             class_name = _ucf101_class(below or path)
             if below is not None and class_name not in numbers:
                 listing.problems[where] = f"{line!r}: class {class_name!r} is not in classInd.txt"
-            elif below is not None and label and label.strip() != str(numbers[class_name]):
+            elif below is not None and label and int(label) != numbers[class_name]:
                 listing.problems[where] = f"{line!r}: the label and the folder are different classes"
             else:
                 video = ListedVideo(path, class_name, split_name, official_splits=official.get(path))
                 files.place(video, listing, where)
     return checked(listing, files)
+
+
+def _path_and_number(line: str) -> tuple[str, str]:
+    """Split `path 3`. The number is empty if the line is only a path, as in the test lists."""
+    found = re.fullmatch(r"(.+?)\s+(\d+)", line)
+    return (found[1], found[2]) if found else (line, "")
 
 
 def _ucf101_class(path: str) -> str:
@@ -71,7 +78,7 @@ def _ucf101_splits(annotations: Path, split: int) -> Iterator[tuple[str, str]]:
         list_file = annotations / f"{split_name}list{split:02d}.txt"
         if list_file.is_file():
             for _, line in lines(list_file, f"the {split_name} list of split {split}"):
-                yield line.partition(" ")[0] if split_name == "train" else line, split_name
+                yield _path_and_number(line)[0], split_name
 
 
 def read_hmdb51(videos: str | Path, annotations: Path, split: int) -> Listing:
@@ -87,10 +94,10 @@ def read_hmdb51(videos: str | Path, annotations: Path, split: int) -> Listing:
     files, official = Files(videos), _official(lambda number: _hmdb51_splits(annotations, number))
     for list_file, class_name in zip(lists, listing.classes, strict=True):
         for number, line in lines(list_file, f"the list of {class_name}"):
-            name, _, use = line.rpartition(" ")
+            name, use = _path_and_number(line)
             where = f"{list_file}:{number}"
-            path = f"{class_name}/{name.strip()}"
-            if use not in HMDB51_USES or not name:
+            path = f"{class_name}/{name}"
+            if use not in HMDB51_USES:
                 listing.problems[where] = f"{line!r}: expected a file name and 0, 1 or 2"
             elif use != "0" or any(official.get(path, ())):
                 video = ListedVideo(path, class_name, HMDB51_USES[use], official_splits=official.get(path))
@@ -102,8 +109,8 @@ def _hmdb51_splits(annotations: Path, split: int) -> Iterator[tuple[str, str | N
     ending = f"_test_split{split}.txt"
     for list_file in sorted(annotations.glob(f"*{ending}")):
         for _, line in lines(list_file, f"split {split}"):
-            name, _, use = line.rpartition(" ")
-            yield f"{list_file.name.removesuffix(ending)}/{name.strip()}", HMDB51_USES.get(use)
+            name, use = _path_and_number(line)
+            yield f"{list_file.name.removesuffix(ending)}/{name}", HMDB51_USES.get(use)
 
 
 def _official(
@@ -204,13 +211,13 @@ def _answers(annotations: Path, listing: Listing) -> dict[str, str]:
 def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
     """Read Kinetics' `train.csv`, `val.csv` (or `validate.csv`) and `test.csv`.
 
-    Their columns are label, youtube_id, time_start, time_end and split. A file has the name
-    `<youtube_id>_<start>_<end>.mp4`, with times in seconds and six digits, and may be in any folder. The test list may
-    have no labels.
+    The longer names (`kinetics-400_train.csv`) work too. Their columns are label, youtube_id, time_start, time_end and
+    split. A video file has the name `<youtube_id>_<start>_<end>.mp4`, with times in seconds and six digits, and may be
+    in any folder. The test list may have no labels.
     """
     names = {"train": ("train.csv",), "val": ("val.csv", "validate.csv", "validation.csv"), "test": ("test.csv",)}
     there = {
-        split_name: next((annotations / name for name in candidates if (annotations / name).exists()), None)
+        split_name: next((path for name in candidates if (path := _find_list(annotations, name)).exists()), None)
         for split_name, candidates in names.items()
     }
     if not any(there.values()):
@@ -239,18 +246,30 @@ def read_kinetics(videos: str | Path, annotations: Path) -> Listing:
 
 
 def _rows(path: Path, what: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line numbers and rows of a CSV file with a header."""
-    reader = csv.DictReader(io.StringIO(read_text(path, what), newline=""))
+    """Yield line numbers and rows of a CSV file with a header. Names are in lower case, values without outer space."""
+    reader = csv.DictReader(io.StringIO(read_text(path, what), newline=""), restval="")
     try:
-        yield from ((reader.line_num, row) for row in reader)
+        names = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+        if missing := {"youtube_id", "time_start", "time_end"} - set(names):
+            raise UsageError(
+                f"--annotations: {path}: the first line must name the columns label,youtube_id,time_start,time_end; it "
+                f"lacks {', '.join(sorted(missing))}"
+            )
+        for row in reader:
+            yield reader.line_num, {name: row[name].strip() for name in names}
     except csv.Error as error:
         raise UsageError(f"--annotations: {path}:{reader.line_num}: {error}") from None
 
 
 def _find_list(folder: Path, suffix: str) -> Path:
-    """Return the file with this name, or a file whose longer name ends with it."""
-    longer = sorted(folder.glob(f"*-{suffix}"))
-    return longer[0] if longer and not (folder / suffix).exists() else folder / suffix
+    """Return the file with this name, or a file whose longer name ends with it, after a dash or an underscore."""
+    longer = sorted(folder.glob(f"*[-_]{suffix}"))
+    if (folder / suffix).exists() or not longer:
+        return folder / suffix
+    if len(longer) > 1:
+        names = ", ".join(path.name for path in longer)
+        raise UsageError(f"--annotations: several files for {suffix}: {names}; put those of one data set into a folder")
+    return longer[0]
 
 
 def _entries(path: Path, what: str) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from advise_ray.errors import UsageError
 from advise_ray.storage import remote
 from advise_ray.storage.transports import StoredFile
-from advise_ray.video.annotations.fitting import suggest
+from advise_ray.video.annotations.fitting import note_of_alike, suggest
 from advise_ray.video.annotations.listing import ListedVideo, Listing
 
 VIDEO_SUFFIXES = frozenset(
@@ -43,7 +43,10 @@ KINDS = {
     "tables": (".arrow", ".h5", ".hdf5", ".npy", ".npz", ".parquet", ".pkl", ".tfrecord"),
 }
 """Kinds of files that are not videos, by suffix."""
-SYSTEM_FOLDERS = ("$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX", "lost+found")
+SYSTEM_FOLDERS = (
+    *("#recycle", "#snapshot", "$RECYCLE.BIN", "@Recycle", "@eaDir", "FOUND.000", "System Volume Information"),
+    *("__MACOSX", "lost+found"),
+)
 
 
 class Files:
@@ -60,13 +63,14 @@ class Files:
         every = [file for file in every if file.path not in self.hidden]
         listed = [file for file in every if is_video(file.path) or file.path == only]
         self.stored = {file.path: file for file in listed if _is_utf8(file.path)}
-        self.others = {file.path: file for file in every if _is_utf8(file.path) and file not in set(listed)}
         self.unnameable = [ascii(file.path) for file in listed if file.path not in self.stored]
+        self.others = {file.path: file for file in every if _is_utf8(file.path) and file.path not in self.stored}
         self.by_stem = {path.rsplit(".", 1)[0]: path for path in sorted(self.stored, reverse=True)}
         self.by_name: dict[str, list[str]] = {}
         for stem in sorted(self.by_stem):
             self.by_name.setdefault(stem.rsplit("/", 1)[-1], []).append(self.by_stem[stem])
-        self.placed: dict[str, str] = {}
+        self.placed: dict[str, tuple[str, str | None]] = {}
+        """Maps the path of each video that a list has named to the place in the list, and to its class."""
         self.unplaced: list[str] = []
         """Listed paths whose file does not exist."""
 
@@ -81,7 +85,9 @@ class Files:
             root = self.root.partition("?")[0].rstrip("/") + "/"
             if remote.is_url(listed):
                 return unquote(listed.removeprefix(root)) if listed.startswith(root) else None
-        path = os.path.expanduser(listed.removeprefix("file://").replace("\\", "/"))  # noqa: PTH111
+        if listed.startswith("file://"):
+            listed = unquote(listed.removeprefix("file://"))
+        path = os.path.expanduser(listed.replace("\\", "/"))  # noqa: PTH111
         if path.startswith("/"):
             if remote.is_url(self.root):
                 return None
@@ -120,9 +126,12 @@ class Files:
             listing.missing.append(replace(video, path=below))
             self.unplaced.append(video.path)
         elif path in self.placed:
-            listing.problems[where] = f"{video.path!r} is a duplicate of {self.placed[path]}"
+            first, class_name = self.placed[path]
+            other = f" with another label ({video.class_name}, not {class_name})"
+            differs = other if class_name != video.class_name else ""
+            listing.problems[where] = f"{video.path!r} is a duplicate of {first}{differs}"
         else:
-            self.placed[path] = where
+            self.placed[path] = where, video.class_name
             listing.found.append(replace(video, path=path))
 
 
@@ -138,13 +147,14 @@ def checked(listing: Listing, files: Files) -> Listing:
     if files.unreadable:
         path, why = next(iter(files.unreadable.items()))
         others = len(files.unreadable) - 1
-        and_others = f", and {others} other{'s' if others > 1 else ''} cannot be read either" if others else ""
-        listing.notes.append(f"{path} cannot be read ({why}){and_others}")
+        and_others = f", and {others} other{'s' if others > 1 else ''}" if others else ""
+        listing.notes.append(f"skipped {path} ({why}){and_others}")
     if hidden := [path for path in files.hidden if is_video(path) and path not in files.placed]:
-        tops = sorted({path.split("/")[0] for path in hidden})
+        tops = sorted(set(map(_hidden_part, hidden)))
         message = f"{', '.join(tops[:3])}{', …' if len(tops) > 3 else ''}"
         count = "1 video that is" if len(hidden) == 1 else f"{len(hidden)} videos that are"
         listing.notes.append(f"skipped {count} hidden or in a system folder: {message}")
+    listing.notes += note_of_alike(listing.classes)
     lost, num_found = files.unplaced, len(listing.found)
     if len(lost) > num_found:
         count = f"{'none' if not num_found else f'only {num_found}'} of the {len(lost) + num_found}"
@@ -192,7 +202,14 @@ def is_video(path: str) -> bool:
 
 
 def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.split("/"))
+    return _hidden_part(path) != ""
+
+
+def _hidden_part(path: str) -> str:
+    """Return the path up to the first file or folder that is hidden or of the operating system, or an empty text."""
+    parts = path.split("/")
+    hidden = (place for place, part in enumerate(parts, 1) if part.startswith(".") or part in SYSTEM_FOLDERS)
+    return "/".join(parts[: next(hidden, 0)])
 
 
 def _single(root: str, name: str) -> StoredFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -48,6 +49,17 @@ def suggest(listed: Sequence[str], root: str, there: Sequence[str]) -> str:
     return f"they exist without the leading {part!r}: remove it from the paths in the lists"
 
 
+def note_of_alike(classes: Sequence[str]) -> list[str]:
+    """Return a note about classes that are probably one class, such as `Run` and `run`."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(_plain(name), []).append(name)
+    pairs = [" and ".join(map(repr, names[:2])) for names in alike.values() if len(names) > 1]
+    if not pairs:
+        return []
+    return [f"classes whose names differ only in capitals, spaces or accents are separate: {', '.join(pairs[:3])}"]
+
+
 def _differs(
     listed: str, files: Mapping[str, str], alike: Mapping[str, str], by_name: Mapping[str, Sequence[str]]
 ) -> tuple[str, str] | None:
@@ -79,5 +91,8 @@ def _stem(path: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return the text without differences in case, spaces, dashes and underscores, which often change in copies."""
-    return re.sub(r"[\s_-]+", "_", text.casefold())
+    """Return the text without differences in case, spaces, dashes and underscores, which often change in copies.
+
+    Accented letters get one form: macOS writes file names with separate accents.
+    """
+    return re.sub(r"[\s_-]+", "_", unicodedata.normalize("NFC", text).casefold()).strip("_")

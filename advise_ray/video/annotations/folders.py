@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from advise_ray.errors import UsageError
-from advise_ray.video.annotations.files import Files, checked, kind_of
-from advise_ray.video.annotations.forms import SPLIT_NAMES
+from advise_ray.video.annotations.files import KINDS, Files, checked, kind_of, without_suffix
+from advise_ray.video.annotations.forms import split_of_folder
 from advise_ray.video.annotations.listing import ListedVideo, Listing
 
 MOSTLY = 0.9
@@ -34,6 +34,11 @@ def read_folder(videos: str | Path) -> Listing:
             listing.skipped[path] = f"no video: {kind}"
     listing.found = _by_folders([path.split("/") for path in sorted(files.stored)], listing.notes, str(files.root))
     listing.classes = sorted({video.class_name for video in listing.found if video.class_name is not None})
+    stems = Counter(map(without_suffix, files.stored))
+    if twice := [stem for stem, count in stems.items() if count > 1]:
+        listing.notes.append(
+            f"{len(twice)} video(s) are there with several suffixes, such as {min(twice)}: each file counts as a video"
+        )
     return checked(listing, files)
 
 
@@ -47,11 +52,13 @@ def _describe_other_files(others: dict[str, int]) -> str:
         how = "; to convert a folder of pictures to a video: `ffmpeg -i FOLDER/%05d.jpg FOLDER.mp4`"
     elif "archives" in kinds:
         how = "; unpack the archives first"
+    elif not any(kind in kinds for kind in KINDS):
+        how = "; if these are videos, rename them, or name them in a list (--format list), which takes any suffix"
     return f"no video files, but {there}{how}"
 
 
 def _by_folders(paths: Sequence[Parts], notes: list[str], root: str) -> list[ListedVideo]:
-    in_split = [parts for parts in paths if len(parts) > 1 and parts[0].lower() in SPLIT_NAMES]
+    in_split = [parts for parts in paths if len(parts) > 1 and split_of_folder(parts[0])]
     if len(in_split) >= MOSTLY * len(paths):
         return _by_splits(paths, notes)
     found = [ListedVideo("/".join(parts), parts[0] if len(parts) == 2 else None) for parts in paths]
@@ -71,7 +78,7 @@ def _by_splits(paths: Sequence[Parts], notes: list[str]) -> list[ListedVideo]:
     with_classes = {split for split, count in num_labelled.items() if count >= MOSTLY * num_videos[split]}
     found, strays, outside = [], [], []
     for split, parts in zip(split_of, paths, strict=True):
-        path, split_name = "/".join(parts), SPLIT_NAMES.get(split.lower())
+        path, split_name = "/".join(parts), split_of_folder(split)
         if split_name is None:
             outside.append(parts)
         elif len(parts) != 3 and split in with_classes:
@@ -90,22 +97,26 @@ def _why_no_labels(paths: Sequence[Parts], labelled: Sequence[bool], root: str) 
     """Return why the folders are not used as classes; nothing for a folder without subfolders."""
     if all(len(parts) == 1 for parts in paths):
         return []
-    tops = {parts[0] for parts in paths}
+    tops = {parts[0] for parts in paths if len(parts) > 1}
+    splits = {top for top in tops if split_of_folder(top)}
+    if splits and len(splits) < len(tops):
+        return [
+            f"no labels: {min(splits)} is a split (train, val, test), but {min(tops - splits)} is not; rename it, or "
+            "move it out of the folder"
+        ]
     if len(tops) == 1 and all(len(parts) > 2 for parts in paths):
         return [
             f"no labels: all videos are in {tops.pop()}/; to use its folders as classes: --videos {root}/{paths[0][0]}"
         ]
-    if 2 * sum(labelled) > len(paths):
+    depth, count = Counter(map(len, paths)).most_common(1)[0]
+    if depth <= 2 or count < MOSTLY * len(paths):
         stray = next("/".join(parts) for parts, is_labelled in zip(paths, labelled, strict=True) if not is_labelled)
         return [
             f"no labels: {len(paths) - sum(labelled)} of {len(paths)} videos are not in CLASS/VIDEO, such as {stray}; "
-            "remove them, or move them into class folders"
+            "for labels, move them into class folders, or remove them"
         ]
-    depth, count = Counter(map(len, paths)).most_common(1)[0]
-    if depth > 2 and count >= MOSTLY * len(paths):
-        example = next("/".join(parts) for parts in paths if len(parts) == depth)
-        return [f"no labels: videos are in {depth - 1} levels of folders, such as {example}, not in CLASS/VIDEO"]
-    return []
+    example = next("/".join(parts) for parts in paths if len(parts) == depth)
+    return [f"no labels: videos are in {depth - 1} levels of folders, such as {example}, not in CLASS/VIDEO"]
 
 
 def _name_strays(

@@ -13,6 +13,11 @@ from advise_ray.errors import UsageError
 from advise_ray.storage.transports import StoredFile
 
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+PACKED = {
+    b"\x1f\x8b": "compressed; unpack it with gunzip",
+    b"PK\x03\x04": "a zip archive or a workbook; save it as CSV",
+}
+"""The first bytes of files that people take for text."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,18 @@ def read_text(path: Path, what: str) -> str:
     """
     try:
         content = path.read_bytes()
-        return content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig")
     except OSError as error:
         raise UsageError(f"--annotations: cannot read {what}, {path}: {error.strerror}") from None
+    for first_bytes, kind in PACKED.items():
+        if content.startswith(first_bytes):
+            raise UsageError(f"--annotations: {path} is {kind}")
+    try:
+        text = content.decode("utf-16" if content.startswith(UTF16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"--annotations: {path} is not a text file in UTF-8; save it as one") from None
+        text = "\0"
+    if "\0" in text:  # UTF-16 without a mark is valid UTF-8 with NUL characters
+        raise UsageError(f"--annotations: {path} is not a text file in UTF-8; save it as one")
+    return text
 
 
 def lines(path: Path, what: str) -> Iterator[tuple[int, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from advise_ray.video.annotations.forms import SPLIT_NAMES, Form, form_of
 from advise_ray.video.annotations.listing import ListedVideo, Listing, lines
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
+NO_LABEL = ("nan", "none", "null", "n/a", "na")
+"""What tables have in place of a missing number."""
 
 
 def read_list(videos: str | Path, annotations: Path, split: int | None = None) -> Listing:
@@ -31,13 +34,18 @@ def read_list(videos: str | Path, annotations: Path, split: int | None = None) -
     """
     files = Files(videos)
     listing = Listing([])
-    for list_file, split_name in _list_files(annotations, split):
-        numbered = list(lines(list_file, "the list"))
+    for list_file, split_name in _list_files(annotations, split, listing):
+        numbered = [(number, line) for number, line in lines(list_file, "the list") if not _is_blank(line)]
         form = form_of([line for _, line in numbered], files, list_file)
         for number, line in numbered[form.header_lines :]:
             _add_line(line, form, split_name, listing, files, f"{list_file}:{number}")
     _number_labels(listing)
     return checked(listing, files)
+
+
+def _is_blank(line: str) -> bool:
+    """Return whether a line has no fields: only separators, or Excel's `sep=;`."""
+    return not line.strip(",;|\t ") or re.fullmatch("sep=.", line, re.IGNORECASE) is not None
 
 
 def _add_line(line: str, form: Form, split_name: str, listing: Listing, files: Files, where: str) -> None:
@@ -48,7 +56,10 @@ def _add_line(line: str, form: Form, split_name: str, listing: Listing, files: F
     except ValueError as error:
         listing.problems[where] = f"{line!r}: {error}"
         return
-    if own_split:
+    if not path:
+        listing.problems[where] = f"{line!r}: no path"
+        return
+    if own_split is not None:
         if own_split.lower() not in SPLIT_NAMES:
             listing.problems[where] = f"{line!r}: unknown split {own_split!r}; use train, val or test"
             return
@@ -57,43 +68,50 @@ def _add_line(line: str, form: Form, split_name: str, listing: Listing, files: F
 
 
 def _number_labels(listing: Listing) -> None:
-    """Sort the classes. Numeric labels are sorted by value, and lose the `.0` that spreadsheets append."""
+    """Sort the classes. Labels that are whole numbers are sorted by value: `3`, `03`, `+3` and `3.0` are one label."""
     # Classes of missing videos count too, so that a class keeps its number when the rest is downloaded later.
     names = {video.class_name for video in (*listing.found, *listing.missing) if video.class_name is not None}
-    numbers = {name for name in names if re.fullmatch(r"-?\d+(\.0+)?", name)}
-    if numbers != names:
+    numbers = {
+        name: int(Decimal(name)) for name in names if re.fullmatch(r"[-+]?[0-9]+(\.0*)?(e\+?[0-9])?", name, re.I)
+    }
+    unlabelled = {name for name in names if numbers and name.lower() in NO_LABEL}
+    words = names - numbers.keys() - unlabelled
+    if words:
         listing.classes = sorted(names)
         if numbers:
-            word = min(names - numbers)
             listing.notes.append(
-                f"labels are both numbers ({len(numbers)}) and names ({len(names - numbers)}, such as {word!r}); all "
-                "are used as names, in alphabetical order"
+                f"labels are both numbers ({len(numbers)}) and names ({len(names) - len(numbers)}, such as "
+                f"{min(words)!r}); all are used as names, in alphabetical order"
             )
         return
-    whole = {name: name.partition(".")[0] for name in names}
-    unlabelled = {name for name, number in whole.items() if int(number) < 0}
+    unlabelled |= {name for name, number in numbers.items() if number < 0}
+    texts = {name: str(number) for name, number in numbers.items() if name not in unlabelled}
     for videos in (listing.found, listing.missing):
-        videos[:] = [
-            replace(video, class_name=None if video.class_name in unlabelled else whole.get(video.class_name or ""))
-            for video in videos
-        ]
-    listing.classes = sorted({whole[name] for name in names - unlabelled}, key=int)
+        videos[:] = [replace(video, class_name=texts.get(video.class_name or "")) for video in videos]
+    listing.classes = sorted(set(texts.values()), key=int)
     if unlabelled:
         listing.notes.append(f"videos with the label {', '.join(sorted(unlabelled))} are used without a label")
 
 
-def _list_files(annotations: Path, split: int | None) -> list[tuple[Path, str]]:
+def _list_files(annotations: Path, split: int | None, listing: Listing) -> list[tuple[Path, str]]:
+    """Return the lists and their splits. Adds a note about lists that are not used."""
     if annotations.is_file():
         return [(annotations, _split_in_name(annotations) or "train")]
     if not annotations.is_dir():
         raise UsageError(f"--annotations: {annotations} does not exist")
-    every = [path for path in sorted(annotations.iterdir()) if path.suffix.lower() in SUFFIXES]
+    there = sorted(annotations.iterdir())
+    every = [path for path in there if path.suffix.lower() in SUFFIXES]
     named = [(path, split_name) for path in every if (split_name := _split_in_name(path)) is not None]
     if len(every) == 1 and not named:  # a column may contain the splits
         return [(every[0], "train")]
     if not named:
-        known = ", ".join(SUFFIXES)
-        raise UsageError(f"--annotations: no *train*, *val* or *test* list ({known}) in {annotations}")
+        known, some = ", ".join(SUFFIXES), ", ".join([path.name for path in there][:3]) or "no files"
+        raise UsageError(
+            f"--annotations: no list ({known}) in {annotations} has a name with the word train, val or test; it has "
+            f"{some}; give one file, or rename the lists"
+        )
+    if ignored := [path.name for path in every if _split_in_name(path) is None]:
+        listing.notes.append(f"not used, because their names have no train, val or test: {', '.join(ignored[:5])}")
     if split is not None:
         numbers = _numbers([path for path, _ in named])
         named = [each for each in named if split in numbers[each[0]]]

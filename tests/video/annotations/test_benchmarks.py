@@ -260,3 +260,26 @@ def test_a_synthesized_set_is_read_in_its_format(empty_videos: None, tmp_path: P
     held_out = {"ssv2": "val", "kinetics": "val"}.get(layout, "test")
     splits = {None: 3} if layout == "folder" else {"train": 2, held_out: 1}
     assert counts == {(name, split): number for name in listing.classes for split, number in splits.items()}
+
+
+def test_lists_that_were_edited_or_renamed_are_read(tmp_path: Path) -> None:
+    """Headers in capitals, spaces around fields, longer names, tabs, and labels in a test list."""
+    videos = place(tmp_path / "videos", "run/abcdefghijk_000001_000011.mp4", "run/v_1.avi")
+    lists = write(
+        tmp_path / "lists",
+        {"kinetics-400_train.csv": "Label, YouTube_ID ,time_start,time_end\nrun , abcdefghijk,1.0,11.0\n"},
+    )
+    assert read_kinetics(videos, lists).found == [ListedVideo("run/abcdefghijk_000001_000011.mp4", "run", "train")]
+    write(lists, {"kinetics-600_train.csv": ""})
+    assert "several files for train.csv: kinetics-400_train.csv, kinetics-600_train.csv" in message(
+        read_kinetics, videos, lists
+    )
+    headless = write(tmp_path / "headless", {"train.csv": "run,abcdefghijk,1,11,train\n"})
+    assert message(read_kinetics, videos, headless).endswith("it lacks time_end, time_start, youtube_id")
+    ucf = {"classInd.txt": "1\trun\n", "trainlist01.txt": "", "testlist01.txt": "run/v_1.avi 1\n"}
+    (video,) = read_ucf101(videos, write(tmp_path / "ucf", ucf), 1).found
+    assert (video.path, video.split, video.official_splits) == ("run/v_1.avi", "test", ("test",))
+    hmdb = write(tmp_path / "hmdb", {"run_test_split1.txt": "v_1.avi\t2\n"})
+    assert [video.split for video in read_hmdb51(videos, hmdb, 1).found] == ["test"]
+    problem = message(read, "ucf101", str(videos), tmp_path / "ucf" / "classInd.txt", None)
+    assert problem.endswith("classInd.txt is a file; --format ucf101 needs the folder of the lists")

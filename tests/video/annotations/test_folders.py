@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from advise_ray.storage import remote
+from advise_ray.storage.transports import StoredFile
 from advise_ray.video.annotations import ListedVideo, read_folder, root_and_file
 from tests.video.annotations.lists import message, place
 
@@ -60,6 +63,14 @@ def test_a_link_that_leads_back_up_is_not_followed_for_ever(tmp_path: Path) -> N
     ]
 
 
+def test_a_linked_folder_keeps_its_own_name(tmp_path: Path) -> None:
+    place(tmp_path, "zoo/run/a.mp4", "zoo/jump/b.mp4")
+    (tmp_path / "zoo" / "also").symlink_to(tmp_path / "zoo" / "run")
+    listing = read_folder(tmp_path / "zoo")
+    assert listing.classes == ["jump", "run"]
+    assert listing.skipped == {"also": "a link to a folder that is read under another name"}
+
+
 def test_names_that_are_not_utf8_are_told(tmp_path: Path) -> None:
     place(tmp_path, "a.mp4")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.avi")).touch()
@@ -106,7 +117,15 @@ def test_strays_beside_splits_and_a_test_set_without_classes(tmp_path: Path) -> 
             [f"{name}/p{i}/1.mp4" for name in "ab" for i in (1, 2)],
             "videos are in 2 levels of folders, such as a/p1/1.mp4",
         ),
-        (["x.mp4", "y.mp4", *CLASSES[:3]], "2 of 5 videos are not in CLASS/VIDEO, such as x.mp4; remove them"),
+        (["a/p1/1.mp4", "b/p1/2.mp4", *CLASSES[:2]], "2 of 4 videos are not in CLASS/VIDEO, such as a/p1/1.mp4"),
+        (
+            [f"{top}/{path}" for top in ("train", "extra") for path in CLASSES],
+            "train is a split (train, val, test), but extra is not; rename it",
+        ),
+        (
+            ["x.mp4", "y.mp4", *CLASSES[:3]],
+            "2 of 5 videos are not in CLASS/VIDEO, such as x.mp4; for labels, move them",
+        ),
     ],
 )
 def test_what_keeps_folders_from_being_classes_is_said(tmp_path: Path, paths: list[str], note: str) -> None:
@@ -117,10 +136,10 @@ def test_what_keeps_folders_from_being_classes_is_said(tmp_path: Path, paths: li
 
 
 def test_hidden_and_system_folders_are_no_classes(tmp_path: Path) -> None:
-    hidden = (".thumbs/0.mp4", "@eaDir/1.mp4", "__MACOSX/run/._0.mp4", "run/._1.mp4")
+    hidden = (".thumbs/0.mp4", "@eaDir/1.mp4", "__MACOSX/run/._0.mp4", "run/._1.mp4", "#recycle/2.mp4")
     listing = read_folder(place(tmp_path, *hidden, *CLASSES, ".DS_Store"))
     assert listing.classes == ["jump", "run"]
-    assert listing.notes == ["skipped 4 videos that are hidden or in a system folder: .thumbs, @eaDir, __MACOSX, …"]
+    assert listing.notes == ["skipped 5 videos that are hidden or in a system folder: #recycle, .thumbs, @eaDir, …"]
     assert listing.other_files == {}
 
 
@@ -141,7 +160,7 @@ def test_a_folder_that_may_not_be_read_and_a_pipe_are_skipped_and_named(
     assert listing.classes == ["jump", "run"]
     assert listing.skipped == {"secret": "Permission denied", "run/live.mp4": "a pipe, socket or device, not a file"}
     assert len(listing.notes) == 1
-    assert listing.notes[0].endswith(", and 1 other cannot be read either")
+    assert listing.notes[0].endswith(", and 1 other")
     assert message(read_folder, tmp_path / "secret") == f"--videos: {tmp_path}/secret: Permission denied"
 
 
@@ -163,3 +182,31 @@ def test_what_there_is_in_place_of_videos_is_said(tmp_path: Path) -> None:
     assert "unpack the archives first" in message(read_folder, place(tmp_path / "b", "00000.tar"))
     (tmp_path / "c").mkdir()
     assert message(read_folder, tmp_path / "c").endswith("the folder is empty, or has only hidden files")
+
+
+@pytest.mark.parametrize("names", [("trainset", "testset"), ("train_256", "test_256"), ("videos_Train", "videos_Test")])
+def test_split_folders_may_have_longer_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    flat = read_folder(place(tmp_path / "flat", *(f"{name}/1.mp4" for name in names)))
+    assert {(video.class_name, video.split) for video in flat.found} == {(None, "train"), (None, "test")}
+    deep = read_folder(place(tmp_path / "deep", *(f"{name}/{path}" for name in names for path in CLASSES)))
+    assert {(video.class_name, video.split) for video in deep.found} == {
+        (name, split) for name in ("jump", "run") for split in ("train", "test")
+    }
+
+
+def test_classes_that_are_probably_one_and_copies_in_other_formats_are_told(tmp_path: Path) -> None:
+    notes = read_folder(place(tmp_path, "train/Run/a.mp4", "val/run/b.mp4", "val/run/b.webm")).notes
+    assert notes == [
+        "1 video(s) are there with several suffixes, such as val/run/b: each file counts as a video",
+        "classes whose names differ only in capitals, spaces or accents are separate: 'Run' and 'run'",
+    ]
+    (note,) = read_folder(place(tmp_path / "b", "caf\u00e9/1.mp4", "cafe\u0301/2.mp4")).notes
+    assert note.startswith("classes whose names differ only")
+
+
+def test_the_time_to_list_a_folder_grows_with_its_files_not_with_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [StoredFile(f"{number % 100}/{number}.mp4", 1, 1) for number in range(30_000)]
+    monkeypatch.setattr(remote, "list_files", lambda *_: every)
+    start = time.process_time()
+    assert len(read_folder("s3://bucket/videos").found) == len(every)
+    assert time.process_time() - start < 20

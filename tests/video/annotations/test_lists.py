@@ -104,7 +104,8 @@ def test_lists_of_which_nothing_can_be_used_are_an_error(videos):
     (lists / "train.txt").rename(lists / "all.txt")
     (lists / "more.txt").touch()
     assert message(read_list, videos, lists) == (
-        f"--annotations: no *train*, *val* or *test* list (.txt, .csv, .tsv, .lst, .list) in {lists}"
+        f"--annotations: no list (.txt, .csv, .tsv, .lst, .list) in {lists} has a name with the word train, val or "
+        "test; it has all.txt, more.txt; give one file, or rename the lists"
     )
     assert message(read_list, lists / "none", lists / "all.txt") == f"--videos: {lists}/none does not exist"
 
@@ -201,7 +202,7 @@ def test_which_of_several_numbers_is_the_label_is_asked_for(videos: Path) -> Non
     head = "label,youtube_id,time_start,time_end\nx,abc,1,11\n"
     assert message(listed, videos, head).endswith("name that column `path`; use --format kinetics for Kinetics' lists")
     assert "no column is clearly the labels (path, a, b)" in message(listed, videos, "path,a,b\njump/a.avi,1,2\n")
-    assert message(listed, videos, '{"path": "jump/a.avi"}').endswith("needs lines with a path and a label")
+    assert message(listed, videos, '{"path": "jump/a.avi"}').endswith("with the columns path, label and split")
 
 
 def test_a_label_may_have_spaces_and_minus_one_is_none(videos: Path) -> None:
