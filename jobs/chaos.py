@@ -34,7 +34,7 @@ from advise_ray.video.synth import synthesize
 
 KINDS = ("decode_actor", "train_worker", "node", "driver", "controller", "tracking_server", "storage", "disk")
 MOMENTS = ("start", "mid_epoch", "checkpoint")
-PROCESSES = {"decode_actor": "MapWorker", "train_worker": "RayTrainWorker", "controller": "TrainController"}
+PROCESSES = {"decode_actor": "MapWorker", "train_worker": "RayTrainWorker", "controller": "RunController"}
 RESUMED = ("driver", "controller", "disk")
 """Faults that end a run. The script resumes the run with `--resume`."""
 AWAY_S = {"tracking_server": 8.0, "storage": 30.0}

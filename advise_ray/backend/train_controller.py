@@ -80,7 +80,9 @@ class _Group(WorkerGroup):
         return DefaultPlacementGroupHandle(held()[1])
 
 
-class _Controller(TrainController):
+class RunController(TrainController):
+    """Ray Train's controller with our reservation. Its name is that of its process, `ray::RunController`."""
+
     worker_group_cls = _Group
 
     async def waiting(self) -> Waiting | None:
@@ -146,7 +148,7 @@ class RayTrainer(TorchTrainer):
         # The rest does the same as Ray's method, except for how it waits.
         variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
         controller = (
-            ray.remote(_Controller)
+            ray.remote(RunController)
             .options(num_cpus=0, label_selector=here, runtime_env=session.environment(variables))
             .remote(**kwargs)
         )
