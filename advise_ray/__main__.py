@@ -7,7 +7,9 @@ Setting the environment variable ADVISE_RAY_PLAIN_PROCESS=1 leaves them out.
 import atexit
 import contextlib
 import os
+import signal
 import sys
+from typing import Any
 
 from advise_ray.backend import process_env
 
@@ -26,8 +28,14 @@ def run() -> None:
 
 
 def _run() -> None:
-    from advise_ray.cli.main import main
+    from advise_ray.cli import signals
 
+    signals.heed()
+    try:
+        from advise_ray.cli.main import main
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
     main(prog_name="advise-ray")
 
 
@@ -42,9 +50,11 @@ def _restart_with_environment() -> None:
 def _run_and_leave() -> None:
     status: int | str | None = 1  # if the command ends with a traceback
 
-    def leave() -> None:
+    def leave(*_: Any) -> None:
         """End at once, because Python takes seconds to free all imported modules."""
-        with contextlib.suppress(OSError):
+        if session := sys.modules.get("advise_ray.backend.session"):
+            session.end_unfinished_start()
+        with contextlib.suppress(OSError, RuntimeError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status if isinstance(status, int) else 1)
@@ -55,6 +65,9 @@ def _run_and_leave() -> None:
     except SystemExit as end:
         status = end.code or 0
         raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, leave)  # while other modules clean up
 
 
 if __name__ == "__main__":

@@ -52,6 +52,20 @@ class VideoDecodeError(AdviseRayError):
         return type(self), (self.video, self.reason, self.lasting, self.detail, self.part)
 
 
+class DecoderError(AdviseRayError):
+    """Decoding failed for a reason that no video is to blame for: its process does not start, or has a fault."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return self.reason  # Ray Data adds lines about itself to `args`
+
+    def __reduce__(self) -> tuple[type[DecoderError], tuple[str]]:
+        return type(self), (self.reason,)
+
+
 class TrainingError(AdviseRayError):
     """A run stopped: too many videos failed, the loss is not finite, or a worker died too often."""
 
@@ -92,3 +106,10 @@ class InterruptedRunError(AdviseRayError):
     """The run was stopped by Ctrl-C or SIGTERM; it can be resumed from its last checkpoint."""
 
     exit_code = 130
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return the error that another process has raised. Ray wraps it, with a traceback of many lines as its message."""
+    while isinstance(cause := getattr(error, "cause", None), BaseException):
+        error = cause
+    return error

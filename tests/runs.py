@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from advise_ray.storage.jsonl import read_lines
+from advise_ray.video.manifest import SCHEMA
 
 PATIENCE_S = 240
 
@@ -88,3 +90,19 @@ def eventually_step(run_dir: Path, step: int, alive: Any = None) -> None:
     """Wait until a run has written so many steps."""
     metrics = run_dir / "metrics.jsonl"
     eventually(lambda: any(line["step"] >= step for line in read_lines(metrics)), alive=alive)
+
+
+def manifest_of(splits: dict[str | None, int]) -> pa.Table:
+    """Rows of a manifest, so many in each split; there are no such files."""
+    rows = [
+        dict.fromkeys(SCHEMA.names)
+        | {
+            "video_id": f"{split}_{number}.mp4",
+            "path": f"/nowhere/{split}_{number}.mp4",
+            "num_frames": 99,
+            "split": split,
+        }
+        for split, count in splits.items()
+        for number in range(count)
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)

@@ -193,7 +193,6 @@ def test_the_first_command_runs(tmp_path: Path) -> None:
 def test_every_command_runs(document: str, local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, where they are ours, which saves minutes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the command's answer to SIGTERM is not for pytest
     Path("jobs").symlink_to(ROOT / "jobs")  # one reads from the repository's folder
     for line in RUN[document]:
         command = shortened(line)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
+from advise_ray.errors import RayError, UsageError
+
 TOKEN = "~/.ray/auth_token"  # noqa: S105 (a path, not a secret)
 ANSWER_S = 10.0
 
@@ -30,14 +32,15 @@ def misfit(has_token: bool) -> str:
     return f"the cluster {said}; copy {TOKEN} from the cluster's head to {TOKEN} on this machine"
 
 
-def refused(address: str) -> str | None:
-    """Check whether the Ray at an address refuses this process. Without this check `ray.init` retries for a minute.
+def check(address: str) -> None:
+    """Check that a Ray answers and accepts this process. Without this check `ray.init` retries for minutes.
 
     Args:
-        address: as in `RAY_ADDRESS`. If nothing answers there, `ray.init` reports the error.
+        address: the value of `RAY_ADDRESS`. If it is no HOST:PORT, `ray.init` reports the error.
 
-    Returns:
-        The message of `misfit` if Ray refuses this process, else None.
+    Raises:
+        UsageError: the cluster asks for a token, and this machine has none or a different one.
+        RayError: no Ray answers there within ANSWER_S.
     """
     import grpc
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
@@ -48,12 +51,22 @@ def refused(address: str) -> str | None:
 
     has_token = use_token()
     if is_token_auth_enabled() and not has_token:
-        return misfit(has_token)
+        raise UsageError(f"RAY_ADDRESS {address}: {misfit(has_token)}")
     try:
-        with init_grpc_channel(canonicalize_bootstrap_address(address) or address) as channel:
-            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=ANSWER_S)
+        head = canonicalize_bootstrap_address(address)
+    except (OSError, ValueError):
+        return
+    if head is None:  # `auto` without a Ray on this machine
+        return
+    try:
+        with init_grpc_channel(head) as channel:
+            answer = NodeInfoGcsServiceStub(channel).GetClusterId
+            answer(GetClusterIdRequest(), timeout=ANSWER_S, wait_for_ready=True)
     except grpc.RpcError as error:
-        return misfit(has_token) if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
-    except (ConnectionError, ValueError):  # `auto` without a Ray on this machine, or another kind of address
-        return None
-    return None
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise UsageError(f"RAY_ADDRESS {address}: {misfit(has_token)}") from None
+        where = head if head == address else f"{address} ({head})"
+        raise RayError(
+            f"RAY_ADDRESS {where}: no Ray answers there; start it, set RAY_ADDRESS to HOST:PORT of its head "
+            "(usually port 6379), or unset it"
+        ) from None

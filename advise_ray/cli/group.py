@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import signal
 import sys
 import threading
 from typing import Any, NoReturn, TextIO, cast
@@ -13,7 +12,7 @@ import click
 
 from advise_ray import __version__
 from advise_ray.backend import resource_wait
-from advise_ray.errors import AdviseRayError, InterruptedRunError
+from advise_ray.errors import AdviseRayError, InterruptedRunError, unwrapped
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
@@ -24,12 +23,6 @@ class _Main(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except AdviseRayError as error:
-            if ctx.params.get("verbose") and not isinstance(error, InterruptedRunError):
-                logging.getLogger("advise_ray").exception("traceback of the error:")
-            for line in str(error).splitlines():
-                click.echo(f"error: {line}", err=True)
-            sys.exit(error.exit_code)
         except BrokenPipeError:  # the reader of our output has exited: click then ends without a message
             raise
         except OSError as error:
@@ -38,7 +31,10 @@ class _Main(click.Group):
         except KeyboardInterrupt:
             _end_interrupted()
         except Exception as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C interrupted Ray while it held a lock
+            told = unwrapped(error)
+            if isinstance(told, AdviseRayError):
+                _end_with(told, ctx)
+            if _follows_interrupt(error):
                 _end_interrupted()
             raise
         finally:
@@ -77,7 +73,6 @@ def main(verbose: bool, quiet: bool) -> None:
 
         progress.console.quiet = True
     resource_wait.show = _show_waiting
-    signal.signal(signal.SIGTERM, _terminated)
 
 
 def _show_waiting(line: str | None) -> None:
@@ -86,10 +81,21 @@ def _show_waiting(line: str | None) -> None:
     progress.waiting(line)
 
 
+def _end_with(error: AdviseRayError, ctx: click.Context) -> NoReturn:
+    if ctx.params.get("verbose") and not isinstance(error, InterruptedRunError):
+        logging.getLogger("advise_ray").exception("traceback of the error:")
+    for line in str(error).splitlines():
+        click.echo(f"error: {line}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _follows_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt caused the error, for example in an extension module that was being imported."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _end_interrupted() -> NoReturn:
     click.echo("interrupted", err=True)
     sys.exit(InterruptedRunError.exit_code)
-
-
-def _terminated(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt

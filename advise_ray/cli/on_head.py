@@ -53,6 +53,7 @@ def _run(nodes: str, arguments: list[str]) -> None:
         nodes: The cluster file's expectations of the nodes, as JSON.
     """
     from advise_ray.backend import reservation
+    from advise_ray.cli import signals
     from advise_ray.cli.main import main
     from advise_ray.cluster import preflight
     from advise_ray.config import load
@@ -70,6 +71,7 @@ def _run(nodes: str, arguments: list[str]) -> None:
         for line in str(error).splitlines():
             _tell(f"error: {line}")
         sys.exit(error.exit_code)
+    signals.heed()
     main(arguments, prog_name="advise-ray")
 
 

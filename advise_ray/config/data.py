@@ -99,7 +99,8 @@ class DataConfig(Section):
     max_failed_fraction: Fraction = 0.1
     """The run stops if more than this fraction of the manifest's videos cannot be decoded."""
     deterministic: bool = False
-    """Use torch's deterministic kernels, so that equal batches give equal losses on the same hardware."""
+    """Use torch's deterministic kernels, so that equal batches give equal losses on the same hardware. If an operation
+    has no such kernel, a note names it at the end of the run."""
     log_clips: bool = False
     """Write `clips/*.parquet`: a row for each training clip, with its frame numbers."""
     clip: ClipConfig = ClipConfig()

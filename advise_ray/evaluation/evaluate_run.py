@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from advise_ray.evaluation.write_report import EvaluationResult, VideoCounts, wr
 from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.video.manifest import held_out_split, split_videos, videos
 from advise_ray.video.pool import read_videos
+
+log = logging.getLogger("advise_ray")
 
 Protocol = Literal["pretext", "multiview", "linear", "knn", "retrieval"]
 OnProgress = Callable[[int, int], None]
@@ -109,10 +112,14 @@ def score(
 
 def _pretext_rows(table: pa.Table, config: Config) -> tuple[Any, str]:
     """Rows that the model was not trained on, and the name of their split."""
-    split = np.asarray(table.column("split").to_pylist(), dtype=object)
-    test = np.flatnonzero(split == config.data.test_split)
+    name = str(held_out_split(table, config.data, config.data.test_split))
+    test = np.flatnonzero(np.asarray(table.column("split").to_pylist(), dtype=object) == name)
+    if not len(test) or name == held_out_split(table, config.data, config.data.val_split):
+        log.warning(
+            "note: no split is for testing alone: a best checkpoint was chosen on these videos (data.val_split)"
+        )
     if len(test):
-        return test, config.data.test_split
+        return test, name
     held_out = split_videos(table, config.data).val
     if not len(held_out):
         raise UsageError(

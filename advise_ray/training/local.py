@@ -27,7 +27,7 @@ from advise_ray.backend.processes import Shares
 from advise_ray.config import Config
 from advise_ray.errors import UsageError
 from advise_ray.model.ifm import IFM
-from advise_ray.training import checkpoint
+from advise_ray.training import checkpoint, determinism
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
 from advise_ray.training.run_dir import read_config, run_dir_of, write_config
 from advise_ray.training.run_result import RunResult, write_result
@@ -66,6 +66,7 @@ def train_here(
         for epoch in worker.epochs():
             on_epoch(epoch, worker.state.metrics)
         ended = "FINISHED"
+        determinism.tell(worker.nondeterministic)
     finally:
         result = write_result(plan, worker.spec.run_dir, None, ended, started_s)
     return result

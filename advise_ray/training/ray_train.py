@@ -25,7 +25,7 @@ from advise_ray.errors import AdviseRayError, InterruptedRunError, ResourcesErro
 from advise_ray.storage.atomic import size_bytes
 from advise_ray.storage.retry import PATIENCE_S, PAUSE_S, patiently
 from advise_ray.tracking import RunTracker
-from advise_ray.training import checkpoint, ray_worker, status
+from advise_ray.training import checkpoint, determinism, ray_worker, status
 from advise_ray.training.clip_stream import ClipStream, StreamConfig
 from advise_ray.training.metrics_lines import MetricsLine, follow
 from advise_ray.training.plan import Plan
@@ -73,6 +73,7 @@ def run_workers(plan: Plan, run_dir: Path, tracker: RunTracker, on_line: OnLine)
         raise TrainingError(ended["error"])
     if "interrupted" in ended:
         raise InterruptedRunError(ended["interrupted"])
+    determinism.tell(ended["nondeterministic"])
 
 
 class _Report:

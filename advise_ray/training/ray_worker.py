@@ -12,7 +12,7 @@ import ray.train
 from ray.util.metrics import Gauge
 
 from advise_ray.backend import process_env, shutdown_notice
-from advise_ray.errors import AdviseRayError, InterruptedRunError
+from advise_ray.errors import AdviseRayError, InterruptedRunError, unwrapped
 from advise_ray.storage.retry import LASTING
 from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.worker_spec import WorkerSpec, streams
@@ -57,7 +57,7 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
         return {"interrupted": str(error)}
     except AdviseRayError as error:
         # Not raised, because Ray Train would treat it as a failure of the machine and restart the run.
-        return {"error": str(error)}
+        return {"error": str(unwrapped(error))}
     except OSError as error:
         if error.errno not in LASTING:
             raise

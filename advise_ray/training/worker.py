@@ -17,7 +17,7 @@ from advise_ray.backend import process_env
 from advise_ray.config import Config
 from advise_ray.errors import InterruptedRunError, TrainingError
 from advise_ray.storage.retry import patiently
-from advise_ray.training import checkpoint
+from advise_ray.training import checkpoint, determinism
 from advise_ray.training.batch_schedule import due
 from advise_ray.training.checkpoint import State
 from advise_ray.training.clip_block import ClipBlock
@@ -67,6 +67,7 @@ class Worker:
         self.warned, self.should_stop = warned, should_stop
         self.spec, self.config, self.schedule = spec, spec.config, spec.schedule
         self.rank, self.device = rank, device
+        self.nondeterministic: list[str] = []  # operations, see `determinism.noting_others`
         _set_up_torch(self.config, device, processes_on_node)
         model = spec.empty_model()
         model.load_state_dict(weights)
@@ -99,7 +100,7 @@ class Worker:
             InterruptedRunError: the run was told to end, and is saved. All workers raise it.
         """
         first = self.state.step // self.schedule.steps_per_epoch - self._owes_validation
-        with contextlib.closing(self.blocks):
+        with contextlib.closing(self.blocks), determinism.noting_others(self.nondeterministic):
             for epoch in range(first, self.config.train.epochs):
                 totals = _Epoch()
                 self.state.metrics = {}  # so a checkpoint in mid-epoch has no metrics and is never the best
@@ -118,7 +119,11 @@ class Worker:
 
     def result(self) -> dict[str, Any]:
         """The values that the worker returns to the driver."""
-        return {"clips_seen": self.state.clips_seen, "steps": self.state.step}
+        return {
+            "clips_seen": self.state.clips_seen,
+            "steps": self.state.step,
+            "nondeterministic": self.nondeterministic,
+        }
 
     def _next(self, totals: _Epoch) -> ClipBlock:
         started_s = time.perf_counter()
@@ -244,7 +249,4 @@ def _set_up_torch(config: Config, device: torch.device, processes_on_node: int) 
     torch.manual_seed(config.seed)  # the same initial weights on all workers
     if device.type == "cpu":
         process_env.use_cores(processes_on_node)
-    with contextlib.suppress(RuntimeError):
-        torch.use_deterministic_algorithms(config.data.deterministic, warn_only=True)
-    if config.data.deterministic:
-        torch.backends.cudnn.benchmark = False
+    determinism.use_deterministic_kernels(config.data.deterministic)

@@ -6,6 +6,7 @@ hides, selects another stream, or skips frames when it seeks. `advise_ray.video.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -227,7 +228,11 @@ def size_bytes_of(source: Source) -> int:
 
 @contextmanager
 def decode_errors(source: Source, name: str) -> Iterator[None]:
-    """Convert every exception of the libraries to a VideoDecodeError with the name of the video, or else its path."""
+    """Convert every exception of the libraries to a VideoDecodeError with the name of the video, or else its path.
+
+    Errors that another video would meet too pass as they are: of the installation, and of a machine without memory or
+    file descriptors. FFmpeg's own "Cannot allocate memory" is converted, because it comes from a damaged file.
+    """
     name = name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
     try:
         yield
@@ -236,8 +241,16 @@ def decode_errors(source: Source, name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise VideoDecodeError(name, "no such file", lasting=False) from None
     except Exception as error:
+        is_of_file = isinstance(error, av.error.FFmpegError)
+        if isinstance(error, (ImportError, NameError)) or (isinstance(error, MemoryError) and not is_of_file):
+            raise
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         # An OSError (permissions, a network drive that is not mounted) may not happen the next time.
         detail = f"{type(error).__name__}: {error}"[:1000]
+        if isinstance(error, (TypeError, AttributeError, LookupError, AssertionError)):
+            reason = f"a fault of advise-ray, please report it: {detail[:200]}"
+            raise VideoDecodeError(name, reason, lasting=False, detail=detail) from error
         raise VideoDecodeError(name, _reason(error), not isinstance(error, OSError), detail) from error
 
 

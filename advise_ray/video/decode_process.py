@@ -8,33 +8,34 @@ The process starts with the first call, is killed at the deadline, and is replac
 
 from __future__ import annotations
 
-import ctypes
-import math
-import mmap
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from advise_ray.errors import UsageError, VideoDecodeError
-from advise_ray.storage import remote
-from advise_ray.storage.transports import StorageError
-from advise_ray.video import decode as decoding
-from advise_ray.video.decode import Source
-from advise_ray.video.probe import Limits, VideoInfo, probe
+from advise_ray.errors import AdviseRayError, DecoderError, VideoDecodeError
+from advise_ray.video.decode_server import SharedMemory
+from advise_ray.video.probe import Limits, VideoInfo
 
+SERVER = "advise_ray.video.decode_server"
 MAX_GROWTH_BYTES = 256 * 2**20
 """A process is replaced if its memory grows by more than this after its first video, because decord can leak memory."""
 
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS)
-"""Signals of crashes in native code. Other signals come from outside, such as from the out-of-memory killer."""
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+"""Signals of crashes in native code. The others come from outside, such as from the out-of-memory killer, or tell that
+memory is short (SIGBUS): a video that is read at such a time is read again."""
+
+START_S = 120.0
+"""Maximum time in seconds until a new process can decode. It imports the libraries."""
+PAUSES_S = (0.0, 1.0, 5.0)
+"""Pauses before each try to start a process, in seconds."""
 
 
 def _environment() -> dict[str, str]:
@@ -46,14 +47,15 @@ def _environment() -> dict[str, str]:
 class DecodeProcess:
     """Runs `video.decode.decode` and `video.probe.probe` with a deadline, for local paths and URLs.
 
-    It is not thread-safe: make one call at a time.
+    It is not thread-safe: make one call at a time. Every call can raise DecoderError: the process does not start, or
+    has a fault that no video is to blame for.
     """
 
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection[Any, Any] | None = None
-        self._memory = [_SharedMemory(os.memfd_create("frames")) for _ in range(2)]
+        self._memory = [SharedMemory(os.memfd_create("frames")) for _ in range(2)]
         self._turn = 0
         self._first_bytes = self._bytes = 0
 
@@ -114,8 +116,9 @@ class DecodeProcess:
 
     def close(self) -> None:
         """Kill the process; the next call starts a new one."""
-        if self._process is not None and self._pipe is not None:
+        if self._pipe is not None:
             self._pipe.close()
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
         self._process = self._pipe = None
@@ -127,40 +130,76 @@ class DecodeProcess:
         self.close()
 
     def _ask(self, name: str, request: tuple[Any, ...]) -> Any:
-        if self._process is None or self._process.poll() is not None:
-            self._start()
-        assert self._process is not None
-        assert self._pipe is not None
-        try:
-            self._pipe.send(request)
-            if not self._pipe.poll(self.deadline_s):
-                raise VideoDecodeError(name, f"decoding took longer than {self.deadline_s:g} s", lasting=False)
-            outcome, self._bytes = self._pipe.recv()
-        except (EOFError, OSError):
-            died_of = -self._process.wait()
-            self.close()
-            reason = f"the decoder crashed ({_signal_name(died_of)})"
-            raise VideoDecodeError(name, reason, lasting=died_of in CRASHES) from None
-        except BaseException:  # timeout or interrupt: its late answer must not be read by the next call
-            self.close()
-            raise
+        outcome = self._exchange(name, request)
         self._recycle()
-        if isinstance(outcome, VideoDecodeError):
+        if isinstance(outcome, AdviseRayError):
             raise outcome
         return outcome
 
+    def _exchange(self, name: str, request: tuple[Any, ...]) -> Any:
+        """Send a request and return the answer. If the process was killed meanwhile, ask a new one, once."""
+        for is_last_try in (False, True):
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            assert self._process is not None
+            assert self._pipe is not None
+            try:
+                self._pipe.send(request)
+                if not self._pipe.poll(self.deadline_s):
+                    raise VideoDecodeError(name, f"decoding took longer than {self.deadline_s:g} s", lasting=False)
+                outcome, self._bytes = self._pipe.recv()
+                return outcome
+            except (EOFError, OSError):
+                died_of = -self._process.wait()
+                self.close()
+                if died_of in CRASHES:
+                    raise VideoDecodeError(name, f"the decoder crashed ({_signal_name(died_of)})") from None
+                if is_last_try:
+                    reason = f"the decoder was killed twice ({_signal_name(died_of)}); is memory short?"
+                    raise VideoDecodeError(name, reason, lasting=False) from None
+            except BaseException:  # timeout or interrupt: its late answer must not be read by the next call
+                self.close()
+                raise
+        raise AssertionError
+
     def _start(self) -> None:
+        reason = ""
+        for pause_s in PAUSES_S:
+            time.sleep(pause_s)
+            self.close()
+            try:
+                self._launch()
+                return
+            except OSError as error:
+                reason = error.strerror or str(error)
+            except EOFError:
+                reason = _why_it_ends()
         self.close()
-        self._pipe, theirs = multiprocessing.Pipe()
-        files = (theirs.fileno(), *(memory.file for memory in self._memory))
-        self._process = subprocess.Popen(  # noqa: S603 (ourselves)
-            [sys.executable, "-m", "advise_ray.video.decode_process", *map(str, files)],
-            pass_fds=files,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # only the driver handles Ctrl-C
-            env=_environment(),
+        raise DecoderError(
+            f"the decoding process does not start: {reason}; no video is to blame. Free some memory, raise the limits "
+            "of open files and processes (`ulimit -n`, `ulimit -u`), or check the installation with `advise-ray doctor`"
         )
-        theirs.close()
+
+    def _launch(self) -> None:
+        """Start a process and wait until it can decode.
+
+        Raises:
+            OSError: the system does not start it, or it takes longer than START_S.
+            EOFError: it has ended.
+        """
+        self._pipe, theirs = multiprocessing.Pipe()
+        with theirs:
+            files = (theirs.fileno(), *(memory.file for memory in self._memory))
+            self._process = subprocess.Popen(  # noqa: S603 (ourselves)
+                [sys.executable, "-m", SERVER, *map(str, files)],
+                pass_fds=files,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # only the driver handles Ctrl-C
+                env=_environment(),
+            )
+        if not self._pipe.poll(START_S):
+            raise TimeoutError(f"it takes longer than {START_S:g} s")
+        self._pipe.recv()
         self._first_bytes = 0
 
     def _recycle(self) -> None:
@@ -169,76 +208,16 @@ class DecodeProcess:
             self.close()
 
 
+def _why_it_ends() -> str:
+    """Return the last line that a new process prints, such as an ImportError."""
+    code = [sys.executable, "-c", f"import {SERVER}"]
+    ended = subprocess.run(code, capture_output=True, text=True, env=_environment(), check=False)  # noqa: S603 (ourselves)
+    said = ended.stderr.strip().splitlines()
+    return said[-1] if ended.returncode and said else f"it ended ({_signal_name(-ended.returncode)})"
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"exit code {-number}"
-
-
-class _SharedMemory:
-    """Anonymous memory that parent and child share. It avoids two copies of the frames that a pipe would make.
-
-    It grows to the size of the largest request, survives the child, and is freed with the last view of it.
-    """
-
-    def __init__(self, file: int) -> None:
-        self.file = file
-        self.memory: mmap.mmap | None = None
-
-    def view(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Return the first bytes as uint8[shape]."""
-        num_bytes = math.prod(shape)
-        if self.memory is None or len(self.memory) < num_bytes:
-            if os.fstat(self.file).st_size < num_bytes:
-                os.ftruncate(self.file, num_bytes)
-            self.memory = mmap.mmap(self.file, num_bytes)
-        return np.frombuffer(self.memory, dtype=np.uint8, count=num_bytes).reshape(shape)
-
-    def __del__(self) -> None:
-        os.close(self.file)
-
-
-def _serve(pipe: Connection[Any, Any], memory: list[_SharedMemory]) -> None:
-    """Answer requests until the parent closes the pipe."""
-    while True:
-        try:
-            kind, location, name, *request = pipe.recv()
-        except EOFError:
-            return
-        try:
-            source, answer = _source(location, name), None
-            if kind == "probe":
-                answer = probe(source, name, *request)
-            else:
-                frame_indices, (turn, shape, places), how = request
-                size = {"height_px": shape[2], "width_px": shape[3]}
-                frames = decoding.decode(source, frame_indices.ravel(), name=name, **size, **how)
-                memory[turn].view(shape)[places] = frames.reshape(-1, *shape[1:])
-            pipe.send((answer, _resident_bytes()))
-        except VideoDecodeError as error:
-            pipe.send((error, _resident_bytes()))
-
-
-def _source(location: str, name: str) -> Source:
-    if not remote.is_url(location):
-        return Path(location)
-    try:
-        return remote.read(location)
-    except (StorageError, UsageError) as error:
-        raise VideoDecodeError(name, str(error), lasting=False) from None
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _die_with_parent() -> None:
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    _die_with_parent()
-    pipe_file, *memory_files = map(int, sys.argv[1:])
-    _serve(Connection(pipe_file), [_SharedMemory(file) for file in memory_files])

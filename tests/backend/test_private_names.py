@@ -73,3 +73,7 @@ def test_the_controller_has_what_we_read() -> None:
     assert "self._scaling_policy" in source
     assert "self._worker_group" in source
     assert "worker_group_cls" in source
+
+
+def test_ray_takes_a_directory_for_its_files() -> None:
+    assert 'kwargs.pop("_temp_dir"' in inspect.getsource(find("ray._private.worker:init"))

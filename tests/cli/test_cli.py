@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,14 +51,12 @@ def eight_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An own working directory, no way to start Ray, and the test process's own answer to SIGTERM."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An own working directory, and no way to start Ray."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(session, "connect", lambda: pytest.fail("the command would have started Ray"))
     monkeypatch.setattr(session, "connect_ahead", lambda: None)  # it only begins what connect would do
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, on_sigterm)
+    return tmp_path
 
 
 def run(*arguments: str) -> Result:

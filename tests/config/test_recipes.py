@@ -7,6 +7,8 @@ import pytest
 from advise_ray.config import flatten, load, recipes
 from advise_ray.errors import UsageError
 from advise_ray.sweep.settings import settings_of
+from advise_ray.video.manifest import split_videos
+from tests.runs import manifest_of
 
 SHIPPED = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
 
@@ -48,6 +50,15 @@ def test_what_follows_pretraining_has_its_features_and_never_sees_a_test_video(p
         assert getattr(config.model, part) == getattr(pretraining.model, part)
     assert config.data.val_split is None
     assert not (config.augment.flip and "ssv2" in path.stem)  # it tells left from right
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_recipe_chooses_its_best_checkpoint_on_test_videos(path):
+    data = load(path).data
+    table = manifest_of({"train": 60, "test": 20})
+    chosen = split_videos(table, data).val
+    assert len(chosen)
+    assert {table.column("split")[row].as_py() for row in chosen} == {"train"}
 
 
 def test_an_ablation_changes_what_it_names_and_nothing_else():

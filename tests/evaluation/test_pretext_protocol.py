@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from advise_ray.config import ClipConfig
+from advise_ray.config import ClipConfig, load, recipes
+from advise_ray.evaluation.evaluate_run import _pretext_rows
 from advise_ray.evaluation.pretext_protocol import POLICIES, _play, report
 from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import fits_every_rate, keyed_rng, plan_val_clips
+from tests.runs import manifest_of
 
 RATES = ["×1", "×2", "×4"]
 CLIP = ClipConfig(num_frames=8, frame_stride=1, rates=(1.0, 2.0, 4.0))
@@ -126,3 +129,32 @@ def test_each_policy_plays_a_short_video_its_own_way():
     assert all(each.wraps for each in fastest["wrap"])
     assert all(each.repeats for each in fastest["hold"])
     assert {each.name for each in played} == set(POLICIES)
+
+
+@pytest.mark.parametrize(
+    ("splits", "reported", "is_told"),
+    [
+        ({"train": 60, "test": 20}, "test", False),
+        ({"train": 60, "val": 10, "test": 20}, "test", False),
+        ({"test": 20}, "test", False),  # another data set
+        ({"train": 60, "val": 10}, "val", True),
+        ({"train": 60, "validation": 10}, "validation", True),
+        ({None: 60}, "validation", True),
+    ],
+)
+def test_it_reports_on_test_videos_and_says_if_there_are_none(splits, reported, is_told, caplog) -> None:
+    table, config = manifest_of(splits), load(recipes.find("pretrain_footage"))
+    with caplog.at_level(logging.WARNING, logger="advise_ray"):
+        rows, name = _pretext_rows(table, config)
+    assert name == reported
+    assert len(rows)
+    assert bool(caplog.messages) == is_told
+    if not is_told:
+        assert {table.column("split")[row].as_py() for row in rows} == {"test"}
+
+
+def test_a_split_that_a_recipe_validates_on_is_told(caplog) -> None:
+    config = load(None, ["data.val_split=test"])
+    with caplog.at_level(logging.WARNING, logger="advise_ray"):
+        assert len(_pretext_rows(manifest_of({"train": 60, "test": 20}), config)[0]) == 20
+    assert "a best checkpoint was chosen on these videos (data.val_split)" in caplog.text

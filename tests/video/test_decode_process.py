@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from advise_ray.errors import VideoDecodeError
+from advise_ray.errors import DecoderError, VideoDecodeError, unwrapped
 from advise_ray.video import decode_process
-from advise_ray.video.decode import decode
+from advise_ray.video.decode import decode, decode_errors
 from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.probe import LIMITS, Limits, probe
 from advise_ray.video.synth import synthesize
@@ -29,6 +31,15 @@ def decode(source, *request, **how):
         time.sleep(1000)
     if "crashes" in str(source):
         os.kill(os.getpid(), signal.SIGSEGV)
+    if "killed" in str(source) and not os.path.exists(str(source) + ".done"):
+        open(str(source) + ".done", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "always" in str(source):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "faulty" in str(source):
+        raise TypeError("bad operand")
+    if "memory" in str(source):
+        raise MemoryError
     if "grows" in str(source):
         kept.append(bytearray(os.urandom(1000) * 64_000))
     return real(source, *request, **how)
@@ -86,6 +97,8 @@ def test_what_asks_for_too_much_is_refused(decoder: DecodeProcess, video: Path) 
     [
         ("sleeps.mp4", "sleeps.mp4: decoding took longer than 3 s"),
         ("crashes.mp4", "crashes.mp4: the decoder crashed (SIGSEGV)"),
+        ("always.mp4", "always.mp4: the decoder was killed twice (SIGKILL); is memory short?"),
+        ("memory.mp4", "memory.mp4: the decoder was killed twice (exit code 1); is memory short?"),
     ],
 )
 def test_what_hangs_or_crashes_costs_one_video(stand_in: None, video: Path, name: str, reason: str) -> None:
@@ -108,6 +121,80 @@ def test_a_process_that_was_killed_between_two_videos_is_nobodys_fault(decoder: 
     decoder._process.kill()
     decoder._process.wait()
     np.testing.assert_array_equal(ask(decoder, video), whole)
+
+
+def test_a_process_that_is_killed_once_costs_no_video(stand_in: None, video: Path, decoder: DecodeProcess) -> None:
+    whole = ask(decoder, video)
+    killed = video.with_name("killed.mp4")
+    killed.symlink_to(video)
+    np.testing.assert_array_equal(ask(decoder, killed), whole)
+
+
+def test_a_fault_of_ours_is_not_told_as_the_videos(stand_in: None, video: Path, decoder: DecodeProcess) -> None:
+    faulty = video.with_name("faulty.mp4")
+    faulty.symlink_to(video)
+    with pytest.raises(DecoderError, match=r"^faulty.mp4: TypeError: bad operand; the video is not to blame$"):
+        ask(decoder, faulty)
+    assert len(ask(decoder, video)) == len(FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("site", "reason"),
+    [
+        ("import sys\nif 'advise_ray.video.decode_server' in str(sys.orig_argv): sys.modules['av'] = None", "av"),
+        (
+            "import os, sys\nif 'advise_ray.video.decode_server' in str(sys.orig_argv): os.kill(os.getpid(), 9)",
+            "SIGKILL",
+        ),
+        ("import os, sys\nif 'advise_ray.video.decode_server' in str(sys.orig_argv): os._exit(3)", "exit code 3"),
+    ],
+)
+def test_a_process_that_does_not_start_is_no_videos_fault(
+    site: str, reason: str, video: Path, tmp_path: Path, decoder: DecodeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(site)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(decode_process, "PAUSES_S", (0.0, 0.1))
+    with pytest.raises(DecoderError, match=rf"does not start: .*{reason}.*no video is to blame"):
+        ask(decoder, video)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.EMFILE, "Too many open files"), (errno.ENOMEM, "Cannot allocate")]
+)
+def test_a_machine_that_starts_no_process_is_no_videos_fault(
+    number: int, reason: str, video: Path, decoder: DecodeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **how: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode_process, "PAUSES_S", (0.0, 0.1))
+        patch.setattr(decode_process.subprocess, "Popen", refuse)
+        with pytest.raises(DecoderError, match=reason):
+            ask(decoder, video)
+    assert len(ask(decoder, video)) == len(FRAMES)  # it starts again when the machine can
+
+
+def test_a_machine_without_file_descriptors_is_no_videos_fault() -> None:
+    with pytest.raises(OSError, match="Too many"), decode_errors(Path("a.mp4"), "a.mp4"):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with pytest.raises(ImportError), decode_errors(Path("a.mp4"), "a.mp4"):
+        raise ImportError("libavcodec")
+    with (
+        pytest.raises(VideoDecodeError, match="a fault of advise-ray") as caught,
+        decode_errors(Path("a.mp4"), "a.mp4"),
+    ):
+        raise TypeError("bad operand")
+    assert not caught.value.lasting
+
+
+def test_what_ray_wraps_and_adds_to_stays_one_line() -> None:
+    error = pickle.loads(pickle.dumps(DecoderError("the decoding process does not start")))
+    error.args = (f"{error.args[0]}\nFailed to apply UDF transform",)
+    wrapped = RuntimeError("a traceback")
+    wrapped.cause = error  # type: ignore[attr-defined]
+    assert str(unwrapped(wrapped)) == "the decoding process does not start"
 
 
 def test_a_process_that_grows_is_replaced(stand_in: None, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
