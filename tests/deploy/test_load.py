@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,15 @@ def model(run_dir: Path) -> VideoModel:
     return advise_ray.load(run_dir)
 
 
+@pytest.fixture
+def own_mlflow() -> Iterator[None]:
+    """A test that sets MLflow's tracking URI, as a notebook does, leaves none behind."""
+    import mlflow
+
+    yield
+    mlflow.set_tracking_uri(None)
+
+
 def test_a_loaded_model_encodes_clips_and_tells_classes(model: VideoModel, manifest: Path) -> None:
     clips = torch.randint(0, 256, (3, 4, 96, 96, 3), dtype=torch.uint8)
     embedding = model.encode(clips)
@@ -56,16 +66,13 @@ def test_a_loaded_model_encodes_clips_and_tells_classes(model: VideoModel, manif
     assert model.predict(path.read_bytes(), num_clips=2) == found
 
 
-def test_mlflow_has_the_model_and_serves_bytes_alone(
-    pretrained: Run, manifest: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_has_the_model_and_serves_bytes_alone(pretrained: Run, manifest: Path, own_mlflow: None) -> None:
     import mlflow
     import pandas as pd
     from mlflow.exceptions import MlflowException
 
     model = advise_ray.load(pretrained["run_dir"])
     store = tracking.tracking_uri(model.config)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     mlflow.set_tracking_uri(store)
     path = Path(videos(read_manifest(manifest))[0].path)
     served = mlflow.pyfunc.load_model(f"models:/advise-ray-prp/{version_of(pretrained)}")
@@ -96,13 +103,12 @@ def test_mlflow_has_the_model_and_serves_bytes_alone(
 
 @pytest.mark.full
 def test_a_logged_model_brings_its_code_and_names_what_it_needs(
-    pretrained: Run, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pretrained: Run, manifest: Path, tmp_path: Path, own_mlflow: None
 ) -> None:
     """Loaded where there is nothing but that: an environment of links to what its requirements ask for."""
     import mlflow
 
     store = tracking.tracking_uri(load(Path(pretrained["run_dir"]) / "config.yaml"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     mlflow.set_tracking_uri(store)
     uri = f"models:/advise-ray-prp/{version_of(pretrained)}"
     folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=tmp_path / "model"))
