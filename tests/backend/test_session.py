@@ -91,10 +91,13 @@ def test_a_notebook_can_interrupt_and_go_on(unconnected: None, monkeypatch: pyte
 
     monkeypatch.setattr(ray, "init", init)
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(signal, "default_int_handler", signal.default_int_handler)
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores Ctrl-C
     threading.Thread(target=lambda: (begun.wait(30), time.sleep(0.1), os.kill(os.getpid(), signal.SIGINT))).start()
-    with pytest.raises(KeyboardInterrupt):
-        session.connect()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            session.connect()
+    finally:
+        signal.signal(signal.SIGINT, ours)
     go_on.set()
     session.connect()  # waits for the same start
     assert calls == [("local",)]
