@@ -24,7 +24,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import DataContext
 
 from advise_ray.backend import session
 from advise_ray.backend.generator_source import row_by_row, rows
@@ -66,7 +65,7 @@ def coordinator_rows_per_s(num_workers: int) -> float:
         for number in range(NUM_ROWS):
             yield pa.table({"number": [number]})
 
-    with DataContext.current(row_by_row(preserve_order=True)):
+    with row_by_row(preserve_order=True):
         passed = rows(numbers).map_batches(
             _Same, batch_size=None, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.25
         )

@@ -11,7 +11,6 @@ import ray
 import ray.data
 import torch
 from numpy.typing import NDArray
-from ray.data import DataContext
 
 from advise_ray.backend import nodes, process_env, session
 from advise_ray.backend.backpressure import paced, start_pace
@@ -55,7 +54,7 @@ def encode_groups(
         workers, decoders = shares.num_workers, min(shares.num_decode_actors, len(groups))
         ahead = AHEAD * (decoders + workers)
         listed, pace = ray.put(groups), start_pace()
-        with DataContext.current(row_by_row()):
+        with row_by_row():
             decoded = rows(lambda: paced(ray.get(listed), ahead, pace)).map_batches(
                 DecodeFrames,
                 fn_constructor_args=(config,),
@@ -65,9 +64,10 @@ def encode_groups(
                 num_cpus=shares.cpus_per_decode_actor,
                 ray_remote_args_fn=Places(group, workers, decoders),
             )
-            if workers == 1 and not shares.use_gpu and session.is_our_own():
-                yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded, pace))
-                return
+        if workers == 1 and not shares.use_gpu and session.is_our_own():
+            yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded, pace))
+            return
+        with row_by_row():
             encoded = decoded.map_batches(
                 _Model,
                 fn_constructor_args=(config, num_classes, [ray.put(model.state_dict())], function),
@@ -79,7 +79,7 @@ def encode_groups(
                 runtime_env=session.environment(process_env.ENVIRONMENT),
                 ray_remote_args_fn=Places(group, 0, workers),
             )
-            yield from _read(encoded, pace)
+        yield from _read(encoded, pace)
 
 
 def _read(dataset: ray.data.Dataset, pace: Any) -> Iterator[Block]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,13 +13,17 @@ from ray.data import DataContext, ExecutionOptions
 from ray.data.block import BlockMetadata
 
 
-def row_by_row(*, preserve_order: bool = False) -> DataContext:
-    """A context in which each row is a block and moves on at once. Only a `Pace` throttles it."""
+@contextlib.contextmanager
+def row_by_row(*, preserve_order: bool = False) -> Iterator[None]:
+    """Each row of datasets that are built in this block is a block and moves on at once. Only a `Pace` throttles it."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = 1
     context.execution_options = ExecutionOptions(preserve_order=preserve_order)
     context.downstream_capacity_backpressure_ratio = None
-    return context
+    with DataContext.current(context), warnings.catch_warnings():
+        # Ray 2.60 has no other way to give each actor of a pool its own bundle (`reservation.Places`).
+        warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
+        yield
 
 
 def rows(read: Callable[[], Iterator[pa.Table]]) -> ray.data.Dataset:

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
-from ray.data import DataContext
 from ray.train import DataConfig
 from ray.util.metrics import Counter
 from ray.util.placement_group import PlacementGroup
@@ -55,7 +54,7 @@ class ClipStream:
         pace = start_pace(pace_name)
         ahead = max(2, self.config.data.max_clips_in_flight // self.schedule.batch_size)
         shares = self.shares
-        with DataContext.current(row_by_row(preserve_order=True)):
+        with row_by_row(preserve_order=True):
             batches = partial(self.schedule.batches, self.start_step, validation_first=self.validation_first)
             plan = rows(lambda: _plan_rows(batches(), num_workers, ahead, pace, pace_name))
             decoded = plan.map_batches(
