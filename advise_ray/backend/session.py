@@ -64,7 +64,7 @@ def connect_ahead() -> None:
 def connect() -> None:
     """Join the cluster that `RAY_ADDRESS` names, or start a local Ray with its dashboard on 127.0.0.1 only.
 
-    Ray's own log lines and progress bars reach the terminal only if the log level of `advise_ray` is DEBUG. Failures
+    Ray's own log lines reach the terminal of a command only if the log level of `advise_ray` is DEBUG. Failures
     always reach the user as exceptions. Ray starts in a thread: so a signal interrupts this call at once, and Ray does
     not replace this process's signal handlers.
 
@@ -85,9 +85,10 @@ def connect() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = _is_verbose()
     context.raise_original_map_exception = True  # see `errors.unwrapped`
-    logging.getLogger("ray.train").setLevel(_log_level())
-    # Ray Data's errors are tracebacks of exceptions that it also raises.
-    logging.getLogger("ray.data").setLevel(logging.INFO if _is_verbose() else logging.CRITICAL)
+    if logging.getLogger("advise_ray").level:  # set by the command; a notebook's loggers stay as they are
+        logging.getLogger("ray.train").setLevel(_log_level())
+        # Ray Data's errors are tracebacks of exceptions that it also raises.
+        logging.getLogger("ray.data").setLevel(logging.INFO if _is_verbose() else logging.CRITICAL)
 
 
 @atexit.register
