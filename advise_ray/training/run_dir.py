@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -9,6 +10,8 @@ import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from advise_ray.config import Config, flatten, load, to_yaml
 from advise_ray.errors import ConfigError, UsageError
@@ -60,6 +63,28 @@ def refuse_existing(config: Config) -> None:
             f"{run_dir} exists; resume it with `advise-ray train --resume {run_dir}`, or choose another "
             "tracking.run_name"
         )
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep other commands from training in this directory inside the `with` block.
+
+    A file system without locks keeps nobody out.
+
+    Raises:
+        UsageError: another command trains in this directory.
+    """
+    lock = FileLock(run_dir / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"another `advise-ray train` is running {run_dir}; wait until it ends") from None
+    except (NotImplementedError, OSError) as error:
+        log.debug("cannot lock %s: %s", run_dir, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_config(config: Config, run_dir: Path) -> None:

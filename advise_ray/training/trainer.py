@@ -21,7 +21,7 @@ from advise_ray.training import cards, checkpoint
 from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
 from advise_ray.training.ray_train import OnLine, run_workers
-from advise_ray.training.run_dir import create, refuse_existing, resumed_config, write_config
+from advise_ray.training.run_dir import create, locked, refuse_existing, resumed_config, write_config
 from advise_ray.training.run_result import RunResult, read_result, write_result
 
 log = logging.getLogger("advise_ray")
@@ -50,7 +50,9 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> RunResult:
     plan = make_plan(config)
     refuse_existing(config)
     _check_tracking(config)
-    return _run(plan, create(config), on_line)
+    run_dir = create(config)
+    with locked(run_dir):
+        return _run(plan, run_dir, on_line)
 
 
 def resume(run_dir: Path, overrides: Sequence[str] = (), *, on_line: OnLine = _ignore) -> RunResult:
@@ -75,8 +77,9 @@ def resume(run_dir: Path, overrides: Sequence[str] = (), *, on_line: OnLine = _i
     plan = make_plan(config, begun=last is not None)
     refuse_other_manifest(plan, last)
     _check_tracking(config)
-    write_config(config, run_dir)
-    return _run(plan, run_dir, on_line)
+    with locked(run_dir):
+        write_config(config, run_dir)
+        return _run(plan, run_dir, on_line)
 
 
 def _report_again(result: RunResult, run_dir: Path) -> RunResult:

@@ -10,7 +10,7 @@ import pytest
 
 from advise_ray.config import Config, load
 from advise_ray.errors import ConfigError, UsageError
-from advise_ray.training.run_dir import create, read_config, resumed_config
+from advise_ray.training.run_dir import create, locked, read_config, resumed_config
 
 Configured = Callable[..., Config]
 
@@ -40,6 +40,13 @@ def test_runs_without_a_name_never_share_a_directory(tmp_path: Path) -> None:
 def test_of_two_runs_with_one_name_the_second_is_refused(project: Path) -> None:
     with pytest.raises(UsageError, match=r"runs/first exists; resume it with .*, or choose another tracking.run_name"):
         create(_config(project))
+
+
+def test_two_commands_do_not_train_in_one_directory(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UsageError, match="another `advise-ray train` is running"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
 
 
 def test_storage_that_cannot_be_created_is_named(tmp_path: Path) -> None:
