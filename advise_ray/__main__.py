@@ -55,8 +55,9 @@ def _run_and_leave() -> None:
         if session := sys.modules.get("advise_ray.backend.session"):
             session.end_unfinished_start()
         with contextlib.suppress(OSError, RuntimeError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.__stdout__, sys.stderr):
+                if stream is not None:
+                    stream.flush()
         os._exit(status if isinstance(status, int) else 1)
 
     atexit.register(leave)  # registered first, so it is called last

@@ -106,8 +106,10 @@ def disconnect() -> None:
 
     A Ray to which the caller had connected before stays connected.
     """
+    global _own, _connected
     if _connected:
         ray.shutdown()
+    _own = _connected = False
 
 
 def _start() -> None:

@@ -69,7 +69,8 @@ def awaited(name: str, grace_s: float, would_lose: Callable[[], bool]) -> Iterat
     if threading.current_thread() is not threading.main_thread():
         yield notice
         return
-    before = {number: signal.signal(number, notice._on_signal) for number in (*SIGNALS, signal.SIGALRM)}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # e.g. by a shell's `&`
+    before = {number: signal.signal(number, notice._on_signal) for number in (*heeded, signal.SIGALRM)}
     try:
         yield notice
     finally:

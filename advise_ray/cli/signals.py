@@ -19,7 +19,8 @@ def heed() -> None:
 
 def _interrupt(*_: Any) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end_at_once)  # also if other code swallows the exception
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, _end_at_once)  # also if other code swallows the exception
     raise KeyboardInterrupt
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from advise_ray.storage.atomic import size_bytes
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -28,14 +31,15 @@ def reopen(path: Path) -> list[dict[str, Any]]:
 
 
 def follow(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield, at each `next`, the lines that were completed since the last one. It starts at the end of the file."""
-    offset = path.stat().st_size if path.exists() else 0
+    """Yield, at each `next`, the lines that were completed since the last one. It starts at the end of the file.
+
+    While the file does not exist, or its storage does not answer, it yields no lines.
+    """
+    offset = size_bytes(path)
     while True:
-        lines: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(offset)
-                whole, newline, _ = file.read().rpartition(b"\n")
-            offset += len(whole) + len(newline)
-            lines = [json.loads(line) for line in whole.splitlines()]
-        yield lines
+        whole = newline = b""
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            file.seek(offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        offset += len(whole) + len(newline)
+        yield [json.loads(line) for line in whole.splitlines()]

@@ -5,8 +5,10 @@ The sweep's directory is the source of truth. Tune's own state is created anew a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import math
 import shutil
 import time
@@ -14,8 +16,6 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
-
-from filelock import FileLock, Timeout
 
 from advise_ray import tracking
 from advise_ray.backend import nodes, resource_wait, session
@@ -34,7 +34,9 @@ from advise_ray.sweep.trial_result import is_number, read_trials
 from advise_ray.sweep.tune_callback import TrialCallback
 from advise_ray.tracking import RunTracker
 from advise_ray.training import status
-from advise_ray.training.run_dir import read_config
+from advise_ray.training.run_dir import locked, read_config
+
+log = logging.getLogger("advise_ray")
 
 OnEvent = Callable[[str], None]
 """Called with a progress message."""
@@ -78,10 +80,10 @@ class _SweepRun:
         self.config, self.directory, self.on_event = config, directory, on_event
         self.settings = settings_of(config)
         self.started_s = time.monotonic()
-        tracking.check(config)  # report what is wrong with MLflow before anything is written
         self.trained = list(_trained(config, self.settings))
         refuse_unfit(self.trained)
         session.connect()
+        tracking.check(config)  # report what is wrong with MLflow before anything is written
         self.trial, rooms = _one_trial(config, nodes.most_nodes(config))
         self.num_trials = len(self.settings) or config.tune.num_trials
         self.concurrent = min(sum(rooms), self.num_trials, config.tune.max_concurrent or sum(rooms))
@@ -94,12 +96,10 @@ class _SweepRun:
         fresh = not self.directory.exists()
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.directory / ".lock", timeout=0):
+            with locked(self.directory):
                 if fresh:
                     self._write_config()
                 return self._execute()
-        except Timeout:
-            raise UsageError(f"another `advise-ray tune` is running {self.directory}; wait until it ends") from None
         except TrackingError:  # only `tracker.start` raises this
             if fresh:
                 shutil.rmtree(self.directory)
@@ -130,13 +130,10 @@ class _SweepRun:
                 await_resources(self.trial, self.config.train.max_wait_s, self._wait)
                 run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, self.trial.worker_bundle)
         except (KeyboardInterrupt, InterruptedRunError):
-            recorder.leave()
-            session.disconnect()
-            self._end("KILLED", recorder)
+            self._try_to_end("KILLED", recorder)
             raise InterruptedRunError(f"interrupted; resume with: advise-ray tune --resume {self.directory}") from None
         except BaseException:
-            recorder.leave()
-            self._end("FAILED", recorder)
+            self._try_to_end("FAILED", recorder)
             raise
         recorder.leave()
         shutil.rmtree(self.directory / ".ray", ignore_errors=True)  # Tune's state is not used to resume
@@ -148,11 +145,21 @@ class _SweepRun:
             raise SweepError(_why_none(result, self.config))
         return result
 
+    def _try_to_end(self, ended: Literal["FAILED", "KILLED"], recorder: TrialCallback) -> None:
+        """Like `_end`, but only log a failure to write: the error that ended the sweep (a full disk?) matters more."""
+        session.disconnect()  # ends the trials on all nodes
+        recorder.leave()
+        try:
+            self._end(ended, recorder)
+        except OSError as error:
+            log.warning("cannot write the result of the sweep: %s", error)
+
     def _wait(self, line: str | None) -> None:
         resource_wait.show(line)
         if line is not None or self.waited:
             self.tracker.tag("waiting", line or "no")
-            status.note(self.directory, 0, line)
+            with contextlib.suppress(OSError):
+                status.note(self.directory, 0, line)
         self.waited = line is not None
 
     def _end(self, ended: Literal["FINISHED", "FAILED", "KILLED"], recorder: TrialCallback) -> SweepResult:

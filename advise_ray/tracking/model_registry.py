@@ -129,8 +129,10 @@ def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path
     version = client.create_model_version(name, source, run_id, tags=tags, model_id=model.model_id).version
     try:
         best = client.get_model_version_by_alias(name, "best")
-    except MlflowException:  # no version has the alias
-        best = None
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        best = None  # no version has the alias
     differing = [key for key in tags if best is not None and key != METRIC and best.tags.get(key) != tags[key]]
     if METRIC not in tags:
         log.warning("MLflow model %s: version %s has no %s, so it cannot get the alias `best`", name, version, METRIC)

@@ -108,7 +108,7 @@ class RunTracker:
         paths = [str(path.absolute()) for path in artifacts]
         safe = {key: redact(value) for key, value in (tags or {}).items()}
         end = EndOfRun(status, time.time(), paths, dict(summary or {}), safe, str(model) if model is not None else None)
-        self._state.update(end=end)
+        self._state.update(end=end, complete=False)
         if self._machine is not None:
             self._machine.finish()
         if self._thread is None:

@@ -49,7 +49,9 @@ class Sender:
             known = self._client.search_runs([experiment_id], f"attributes.run_id = '{self.state.run_id}'")
             run = known[0] if known else self._client.create_run(experiment_id, run_name=name)
             sent_bytes = self.state.sent_bytes if known else 0
-            self.state.update(run_id=run.info.run_id, sent_bytes=sent_bytes, end=None, complete=False)
+            # A run that continues can have another best checkpoint at its end.
+            again = {"end": None, "complete": False, "model": None, "registered": False}
+            self.state.update(run_id=run.info.run_id, sent_bytes=sent_bytes, **again)
             self._client.update_run(self.state.run_id, status="RUNNING")
             self._log_config(run.data.params, {**flatten(self.config), **params}, tags)
 
@@ -60,8 +62,9 @@ class Sender:
         end, metrics_path = self.state.end, self.state.run_dir / "metrics.jsonl"
         with isolated():
             for key in list(self.tags):
-                self._client.set_tag(self.state.run_id, key, self.tags[key])
-                self.tags.pop(key)
+                self._client.set_tag(self.state.run_id, key, value := self.tags[key])
+                if self.tags[key] == value:  # else `tag` has set a new one in the meantime
+                    self.tags.pop(key)
             while metrics_path.exists() and (text := _whole_lines(metrics_path, self.state.sent_bytes)):
                 self._log_metrics(map(json.loads, text.splitlines()))
                 self.state.update(sent_bytes=self.state.sent_bytes + len(text))

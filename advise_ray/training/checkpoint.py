@@ -106,6 +106,11 @@ def best(run_dir: Path) -> Path | None:
     return checkpoints[-max(scored)[1]] if scored else latest(run_dir)
 
 
+def step_of(path: Path) -> int:
+    """The number of optimizer steps of a checkpoint, from the name of its folder."""
+    return int(path.name.rpartition("_")[2])
+
+
 def read_state(path: Path) -> State:
     """The progress that a checkpoint holds."""
     return State(**json.loads((path / "state.json").read_text(encoding="utf-8")))

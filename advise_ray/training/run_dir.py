@@ -69,8 +69,6 @@ def refuse_existing(config: Config) -> None:
 def locked(run_dir: Path) -> Iterator[None]:
     """Keep other commands from training in this directory inside the `with` block.
 
-    A file system without locks keeps nobody out.
-
     Raises:
         UsageError: another command trains in this directory.
     """
@@ -78,7 +76,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UsageError(f"another `advise-ray train` is running {run_dir}; wait until it ends") from None
+        raise UsageError(f"another command trains in {run_dir}; wait until it ends") from None
     except (NotImplementedError, OSError) as error:
         log.debug("cannot lock %s: %s", run_dir, error)
     try:
@@ -97,8 +95,8 @@ def write_config(config: Config, run_dir: Path) -> None:
 def read_config(run_dir: Path, overrides: Sequence[str] = (), *, file: Path | None = None) -> Config:
     """Read the configuration of a run.
 
-    If the directory was moved, `storage.path` becomes its new parent. Other paths that do not exist any more are
-    replaced if a file or folder exists at the same place relative to the run directory.
+    If the directory was moved out of its storage, `storage.path` becomes its new parent. Other paths that do not exist
+    any more are replaced if a file or folder exists at the same place relative to the run directory.
 
     Args:
         run_dir: absolute path of the run directory.
@@ -107,6 +105,14 @@ def read_config(run_dir: Path, overrides: Sequence[str] = (), *, file: Path | No
     file = file or run_dir / "config.yaml"
     moved = _moved_paths(load(file), run_dir)
     return load(file, [*(f"{key}={json.dumps(value)}" for key, value in moved.items()), *overrides])
+
+
+def refuse_no_run(run_dir: Path) -> None:
+    """Raise UsageError if this is not the directory of a run that can be resumed."""
+    if not (run_dir / "config.yaml").is_file():
+        raise UsageError(f"--resume: {run_dir} is not a run directory (it has no config.yaml)")
+    if load(run_dir / "config.yaml").search:
+        raise UsageError(f"--resume: {run_dir} is a sweep; use `advise-ray tune --resume {run_dir}`")
 
 
 def _moved_paths(config: Config, run_dir: Path) -> dict[str, str | list[str]]:
@@ -141,11 +147,8 @@ def resumed_config(run_dir: Path, overrides: Sequence[str], *, is_finished: bool
             or if the learning rates of its finished steps do not depend on `train.epochs`.
 
     Raises:
-        UsageError: this is not a run directory.
         ConfigError: every change that a resumed run cannot take.
     """
-    if not (run_dir / "config.yaml").is_file():
-        raise UsageError(f"--resume: {run_dir} is not a run directory (it has no config.yaml)")
     before, config = read_config(run_dir), read_config(run_dir, overrides)
     problems = list(_refusals(before, config, run_dir, is_finished=is_finished))
     if problems:
@@ -168,7 +171,7 @@ def _refusals(before: Config, config: Config, run_dir: Path, *, is_finished: boo
     old, new = flatten(before), flatten(config)
     for key in (key for key in new if new[key] != old.get(key) and key not in CHANGEABLE):
         yield f"{key}: a resumed run keeps its value, {old.get(key)}; for another value start a new run"
-    if Path(config.storage.path).resolve() != run_dir.parent.resolve():
+    if config.storage.path not in (before.storage.path, str(run_dir.parent)):
         yield f"storage.path: the run is in {run_dir.parent}; move the run's directory instead"
     epochs, had = config.train.epochs, before.train.epochs
     if epochs < had:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from advise_ray import tracking
 from advise_ray.backend import session
-from advise_ray.config import Config
+from advise_ray.config import Config, load
 from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError
 from advise_ray.storage.atomic import write_whole
 from advise_ray.storage.retry import patiently
@@ -21,8 +21,8 @@ from advise_ray.training import cards, checkpoint
 from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
 from advise_ray.training.ray_train import OnLine, run_workers
-from advise_ray.training.run_dir import create, locked, refuse_existing, resumed_config, write_config
-from advise_ray.training.run_result import RunResult, read_result, write_result
+from advise_ray.training.run_dir import create, locked, refuse_existing, refuse_no_run, resumed_config, write_config
+from advise_ray.training.run_result import RunResult, is_whole, read_result, write_result
 
 log = logging.getLogger("advise_ray")
 
@@ -67,17 +67,17 @@ def resume(run_dir: Path, overrides: Sequence[str] = (), *, on_line: OnLine = _i
         UsageError, ConfigError: `run_dir` is not a run directory, or the run cannot take the changes.
     """
     run_dir = run_dir.absolute()
-    result = read_result(run_dir)
-    is_finished = result is not None and result["status"] == "FINISHED"
-    config = resumed_config(run_dir, overrides, is_finished=is_finished)
-    last = checkpoint.latest(run_dir)
-    if result is not None and is_finished and config.train.epochs <= result["epochs"]:
-        write_config(config, run_dir)
-        return _report_again(result, run_dir)
-    plan = make_plan(config, begun=last is not None)
-    refuse_other_manifest(plan, last)
-    _check_tracking(config)
+    refuse_no_run(run_dir)
     with locked(run_dir):
+        result, last = read_result(run_dir), checkpoint.latest(run_dir)
+        is_finished = result is not None and is_whole(result, load(run_dir / "config.yaml"))
+        config = resumed_config(run_dir, overrides, is_finished=is_finished)
+        if result is not None and is_whole(result, config):
+            write_config(config, run_dir)
+            return _report_again(result, run_dir)
+        plan = make_plan(config, begun=last is not None)
+        refuse_other_manifest(plan, last)
+        _check_tracking(config)
         write_config(config, run_dir)
         return _run(plan, run_dir, on_line)
 
@@ -110,7 +110,7 @@ def _run(plan: Plan, run_dir: Path, on_line: OnLine) -> RunResult:
     except (KeyboardInterrupt, InterruptedRunError):
         _try_to_end(plan, run_dir, tracker, "KILLED", started_s)
         last = checkpoint.latest(run_dir)
-        saved = f"step {checkpoint.read_state(last).step} is saved" if last else "no step is saved"
+        saved = f"step {checkpoint.step_of(last)} is saved" if last else "no step is saved"
         how_to_resume = f"resume with: advise-ray train --resume {run_dir}"
         raise InterruptedRunError(f"interrupted; {saved}; {how_to_resume}") from None
     except BaseException:

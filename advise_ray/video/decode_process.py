@@ -173,8 +173,9 @@ class DecodeProcess:
             except OSError as error:
                 reason = error.strerror or str(error)
             except EOFError:
-                reason = _why_it_ends()
+                reason = ""
         self.close()
+        reason = reason or _why_it_ends()
         raise DecoderError(
             f"the decoding process does not start: {reason}; no video is to blame. Free some memory, raise the limits "
             "of open files and processes (`ulimit -n`, `ulimit -u`), or check the installation with `advise-ray doctor`"
@@ -211,7 +212,11 @@ class DecodeProcess:
 def _why_it_ends() -> str:
     """Return the last line that a new process prints, such as an ImportError."""
     code = [sys.executable, "-c", f"import {SERVER}"]
-    ended = subprocess.run(code, capture_output=True, text=True, env=_environment(), check=False)  # noqa: S603 (ourselves)
+    how: dict[str, Any] = {"capture_output": True, "text": True, "env": _environment(), "timeout": START_S}
+    try:
+        ended = subprocess.run(code, check=False, **how)  # noqa: S603 (ourselves)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
     said = ended.stderr.strip().splitlines()
     return said[-1] if ended.returncode and said else f"it ended ({_signal_name(-ended.returncode)})"
 

@@ -43,7 +43,7 @@ def test_of_two_runs_with_one_name_the_second_is_refused(project: Path) -> None:
 
 
 def test_two_commands_do_not_train_in_one_directory(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(UsageError, match="another `advise-ray train` is running"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(UsageError, match="another command trains in"), locked(tmp_path):
         pass
     with locked(tmp_path):
         pass
