@@ -77,7 +77,7 @@ def _nest(tree: dict[str, Any], nested: dict[str, Any], prefix: str = "") -> Ite
         if isinstance(value, dict) and value and key.partition(".")[0] != "search":
             yield from _nest(value, nested, f"{key}.")
         else:
-            yield from _place(nested, key, value)
+            yield from _place(nested, key, value, joins=True)
 
 
 def _apply(tree: dict[str, Any], override: str) -> list[str]:
@@ -90,8 +90,12 @@ def _apply(tree: dict[str, Any], override: str) -> list[str]:
     return [f"--set {override}: {problem}" for problem in problems or _place(tree, key, value)]
 
 
-def _place(tree: dict[str, Any], key: str, value: Any) -> Iterator[str]:
-    """Put a value at a dotted key of the tree, or yield the problem."""
+def _place(tree: dict[str, Any], key: str, value: Any, *, joins: bool = False) -> Iterator[str]:
+    """Put a value at a dotted key of the tree, or yield the problem.
+
+    Args:
+        joins: join a section with what is there, instead of replacing it.
+    """
     *parents, leaf = key.split(".")
     for name in parents:
         if tree.get(name) is None:  # missing, or an empty section
@@ -101,7 +105,8 @@ def _place(tree: dict[str, Any], key: str, value: Any) -> Iterator[str]:
             yield f"{name} is {child!r}, which has no keys"
             return
         tree = child
-    tree[leaf] = value
+    there = tree.get(leaf) if joins else None
+    tree[leaf] = {**there, **(value or {})} if isinstance(there, dict) and isinstance(value, dict | None) else value
 
 
 def _describe(detail: Any) -> list[str]:

@@ -102,7 +102,7 @@ def _keep_text(node: yaml.Node, key: str, seen: set[str]) -> Iterator[str]:
             yield from _keep_text(value, inner, seen)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _keep_text(item, key, seen)
+            yield from _keep_text(item, key, set() if isinstance(item, yaml.MappingNode) else seen)
     elif isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in IMPLICIT:
         takes = text_keys().get(key, "")
         cut = re.match(r"[ \t]+(#\S+)", (node.end_mark.buffer or "")[node.end_mark.pointer :]) if takes else None
@@ -111,5 +111,5 @@ def _keep_text(node: yaml.Node, key: str, seen: set[str]) -> Iterator[str]:
         if node.tag == NULL:
             is_home = node.value == "~" and takes and "null" not in takes
             node.tag = TEXT if is_home else NULL
-        elif takes or not NUMBER.fullmatch(node.value):
+        elif takes or not (NUMBER.fullmatch(node.value) or node.value in ("true", "false")):
             node.tag = TEXT  # `on`, `010`, `1:30`, a date: pydantic converts the text to the key's type

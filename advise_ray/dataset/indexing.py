@@ -40,6 +40,7 @@ def index(
     limits: Limits = LIMITS,
     keep_damaged: bool = False,
     on_progress: OnProgress = _ignore,
+    option: str = "--out",
 ) -> IndexSummary:
     """Probe the listed videos under `root` on all CPUs and write the manifest.
 
@@ -50,13 +51,14 @@ def index(
     Args:
         keep_damaged: keep the longest readable part of each damaged video.
         on_progress: called with (videos probed, videos to probe).
+        option: what named `out`, for error messages.
 
     Raises:
-        UsageError: no video can be read.
+        UsageError: no video can be read, or `out` cannot be written.
     """
     if out.is_dir():
         raise UsageError(f"--out: {out} is a folder; give a file name, such as {out / 'manifest.parquet'}")
-    refuse_unwritable(out, "--out")
+    refuse_unwritable(out, option)
     files = [_file(str(root), listing.stored[video.path]) for video in listing.found]
     rejects_path = out.with_name(out.name + ".rejects.parquet")
     with Journal(out.with_name(out.name + ".partial.jsonl")) as journal:
@@ -186,7 +188,7 @@ def index_folder(videos: str, manifests: Path, *, on_progress: OnProgress = _ign
     location = remote.local_or_url(videos)
     out = manifests / f"{Path(location).name}-{zlib.crc32(location.encode()):08x}.parquet"
     root, _ = root_and_file(location)
-    summary = index(read_folder(location), root, out, on_progress=on_progress)
+    summary = index(read_folder(location), root, out, on_progress=on_progress, option="storage.path")
     for note in summary["notes"]:
         log.warning("note: %s", note)
     return summary
@@ -207,5 +209,5 @@ def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress =
     if not out.exists():
         synthesize(root_path, SYNTHESIZED_VIDEOS, 0, "ucf101", on_progress=on_progress)
         listing = read_ucf101(root_path / "videos", root_path / "ucfTrainTestlist", 1)
-        index(listing, root_path / "videos", out, on_progress=on_progress)
+        index(listing, root_path / "videos", out, on_progress=on_progress, option="storage.path")
     return out

@@ -73,7 +73,10 @@ def model_hash(path: Path) -> str:
 def version_of(
     num_bytes: int | None, modified_ns: int | None, start_frame: int | None = None, end_frame: int | None = None
 ) -> str:
-    """Return a text that differs if a video's file or the frames of its label have changed."""
+    """Return a text that differs if a video's file or the frames of its label have changed.
+
+    Where neither the size nor the time of a file is known (some web servers), a change of the file is not noticed.
+    """
     frames = "" if start_frame is end_frame is None else f" frames {start_frame or 0}:{end_frame or ''}"
     return f"{num_bytes} bytes {modified_ns} ns{frames}"
 

@@ -94,7 +94,7 @@ def score(
     if protocol == "pretext":
         if split is not None:
             raise UsageError("--split: the pretext protocol has no official splits; leave --split out")
-        rows, which = _pretext_rows(table, config)
+        rows, which = _pretext_rows(table, config, is_trained=subject.path is not None)
         return encoder, {which: pretext(encoder, rows, on_progress)}, {"videos": len(rows)}
     chosen = _splits(subject, protocol, table, split)
     protocols = {
@@ -110,14 +110,12 @@ def score(
     return encoder, dict(zip(chosen, found, strict=True)), counts
 
 
-def _pretext_rows(table: pa.Table, config: Config) -> tuple[Any, str]:
+def _pretext_rows(table: pa.Table, config: Config, *, is_trained: bool) -> tuple[Any, str]:
     """Rows that the model was not trained on, and the name of their split."""
     name = str(held_out_split(table, config.data, config.data.test_split))
     test = np.flatnonzero(np.asarray(table.column("split").to_pylist(), dtype=object) == name)
-    if not len(test) or name == held_out_split(table, config.data, config.data.val_split):
-        log.warning(
-            "note: no split is for testing alone: a best checkpoint was chosen on these videos (data.val_split)"
-        )
+    if is_trained and (not len(test) or name == held_out_split(table, config.data, config.data.val_split)):
+        log.warning("note: no split is for testing alone: these are the videos on which runs validate (data.val_split)")
     if len(test):
         return test, name
     held_out = split_videos(table, config.data).val

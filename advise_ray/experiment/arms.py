@@ -40,6 +40,8 @@ IFM_ALONE = (
 )
 Statistic = Literal["mean", "change"]
 SETTINGS = Settings(num_crops=1)
+TRAIN_ON_ALL = ("data.val_split=null", "data.val_fraction=0")
+"""Overrides for runs that train on all training videos and validate on none."""
 """Ten clips per video with the centre crop of each, because a feature cache has only the centre crop."""
 
 
@@ -63,7 +65,7 @@ class Trainings:
 
     def pretrain(self, recipe: str, name: str, seed: int, manifests: Sequence[Path]) -> Path:
         """Pretrain on a pool, or reuse the finished run; returns the run directory."""
-        config = self._config(recipe, name, seed, manifests)
+        config = self._config(recipe, name, seed, manifests, *TRAIN_ON_ALL)
         if self.pretrain_steps is not None:
             config = _for_steps(config, self.pretrain_steps)
         return self._run(config)
@@ -74,7 +76,7 @@ class Trainings:
 
     def finetune_run(self, name: str, seed: int, manifest: Path, lr: float, init_from: Path | None) -> Path:
         """Fine-tune, or reuse the finished run; returns the run directory."""
-        own = ["data.val_split=null", "data.val_fraction=0", f"optim.lr={lr}", f"model.init_from={_quoted(init_from)}"]
+        own = [*TRAIN_ON_ALL, f"optim.lr={lr}", f"model.init_from={_quoted(init_from)}"]
         config = self._config(self.finetune, name, seed, [manifest], *own)
         return self._run(_for_steps(config, self.finetune_steps))
 
@@ -96,7 +98,7 @@ class Trainings:
 
     def _config(self, recipe: str, name: str, seed: int, manifests: Sequence[Path], *own: str) -> Config:
         listed = json.dumps([str(path) for path in manifests] if len(manifests) > 1 else str(manifests[0]))
-        where = [f"data.manifest={listed}", f"data.features={_quoted(self.features)}"]
+        where = [f"data.manifest={listed}", f"data.features={_quoted(self.features)}", "tracking.uri=null"]
         where += [f"storage.path={_quoted(self.out / 'runs')}", f"tracking.run_name={name}", f"seed={seed}"]
         often = ["train.val_every_epochs=1000000", "train.checkpoint_every_epochs=10", "train.keep_checkpoints=1"]
         return load(recipe, [*self.overrides, *where, *often, *own])

@@ -80,8 +80,8 @@ class Experiment:
     def pretraining(self, arm: str, seed: int) -> Path:
         """Pretrain an arm, or reuse the finished run; returns the run directory.
 
-        The pretraining uses the pool and the sets' training videos in the seed's split, without labels. It validates
-        on the test videos only once, at its end, so that they do not influence any choice.
+        The pretraining uses the pool and the sets' training videos in the seed's split, without labels. It trains on
+        all of them and validates on none; its last checkpoint is used.
         """
         manifests = [*self.pool, *(each.of_seed(seed) for each in self.sets)]
         return self.trainings.pretrain(self.pretrained[arm], f"pretrain-{arm}-{seed}", seed, manifests)
@@ -198,8 +198,8 @@ def refuse_another(experiment: Experiment, path: Path) -> None:
 
 
 def _settings(recipe: str, overrides: Sequence[str]) -> str:
-    """The recipe as YAML, without its `storage.path`, which depends on the working directory."""
-    return to_yaml(load(recipe, [*overrides, "storage.path=/"]))
+    """The recipe as YAML, without what depends on the working directory and the environment."""
+    return to_yaml(load(recipe, [*overrides, "storage.path=/", "tracking.uri=null"]))
 
 
 def choose_lr(results: Results, arm: str, lrs: Sequence[float]) -> float:

@@ -95,6 +95,14 @@ def _resize_positions(clip: Any, tensors: Tensors) -> Tensors:
 
 def _fill_from_file(clip: Any, path: Path, name: str) -> None:
     """Load the image tower from a checkpoint of the whole model, of its image tower, or of timm's model in it."""
+    if path.suffix == ".npz":  # weights of big_vision, such as SigLIP's
+        import open_clip
+
+        try:
+            open_clip.load_checkpoint(clip, str(path))
+        except Exception as error:  # open_clip raises many kinds of errors
+            raise ConfigError([f"model.ifm.weights: {path} does not fit {name}: {one_line(error)}"]) from None
+        return
     visual, held = clip.visual, read_checkpoint(path)
     if hasattr(visual, "trunk"):
         fill(visual.trunk, held, str(path), name, converter(visual.trunk))

@@ -7,7 +7,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import ray
@@ -50,7 +50,6 @@ def run_workers(plan: Plan, run_dir: Path, tracker: RunTracker, on_line: OnLine)
     session.connect()
     metrics = run_dir / "metrics.jsonl"
     before = size_bytes(metrics)
-    # Compare file sizes: lines are reported only after the tracking server has answered, maybe after the first steps.
     with (
         shutdown_notice.awaited(
             str(run_dir), plan.config.train.grace_s, lambda: size_bytes(metrics) > before
@@ -69,6 +68,9 @@ def run_workers(plan: Plan, run_dir: Path, tracker: RunTracker, on_line: OnLine)
                 raise error.controller_failure from None
             raise TrainingError(_message(error, run_dir)) from error
         report(None)
+        while not report.tracks:  # a short run, whose tracking server does not answer yet
+            time.sleep(PAUSE_S)
+            report(None)
     if "error" in ended:
         raise TrainingError(ended["error"])
     if "interrupted" in ended:
@@ -82,18 +84,22 @@ class _Report:
     def __init__(self, plan: Plan, run_dir: Path, tracker: RunTracker, on_line: OnLine, noticed: Notice) -> None:
         self.plan, self.run_dir, self.tracker = plan, run_dir, tracker
         self.on_line, self.noticed = on_line, noticed
-        self.lines: Iterator[list[MetricsLine]] | None = None
+        self.lines = follow(run_dir / "metrics.jsonl")
+        next(self.lines)  # those of an earlier start of the run
         self.waiting: str | None = None
         self.tagged_s = self.noted_s = -math.inf
+        self.tracks = False
+        """Whether the run is in MLflow."""
+        self.try_s, self.give_up_s = -math.inf, math.inf
 
     def __call__(self, waiting: Waiting | None) -> None:
         """Report the wait and new metrics lines, write the status, and pass a shutdown notice on to the workers."""
+        if self.noticed.given:
+            self.noticed.pass_on()
         if waiting is not None or self.waiting is not None:
             self._report_wait(waiting)
-        if self.lines is None:
-            metrics = self.run_dir / "metrics.jsonl"
+        if not self.tracks and time.monotonic() > self.try_s:
             self._start_tracking()
-            self.lines = follow(metrics)
         total_steps = self.plan.schedule.total_steps
         if time.monotonic() > self.noted_s + NOTE_EVERY_S:
             with contextlib.suppress(OSError):  # the workers report storage that does not answer
@@ -101,8 +107,6 @@ class _Report:
             self.noted_s = time.monotonic()
         for line in next(self.lines):
             self.on_line(line, total_steps)
-        if self.noticed.given:
-            self.noticed.pass_on()
 
     def _report_wait(self, waiting: Waiting | None) -> None:
         """Report what the run waits for, or that it does not wait any more.
@@ -119,18 +123,21 @@ class _Report:
             refuse_longer(waiting, self.plan.config.train.max_wait_s)
 
     def _start_tracking(self) -> None:
-        """Start tracking. Retries for PATIENCE_S: the server, or the storage, answered earlier in this run."""
-        deadline_s = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")
-                return
-            except TrackingError as error:
-                lasting = self.plan.config.tracking.uri is None and self.run_dir.exists()
-                if lasting or time.monotonic() > deadline_s:
-                    raise TrackingError(f"{error}; then: advise-ray train --resume {self.run_dir}") from None
-                log.warning("%s; retrying", error)
-            time.sleep(PAUSE_S)
+        """Start tracking. Fails only after PATIENCE_S: the server, or the storage, answered earlier in this run.
+
+        Raises:
+            TrackingError: the server does not answer, or the store cannot be written.
+        """
+        try:
+            self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")
+            self.tracks = True
+        except TrackingError as error:
+            now_s = time.monotonic()
+            self.try_s, self.give_up_s = now_s + PAUSE_S, min(self.give_up_s, now_s + PATIENCE_S)
+            lasting = self.plan.config.tracking.uri is None and size_bytes(self.run_dir / "config.yaml") > 0
+            if lasting or now_s > self.give_up_s:
+                raise TrackingError(f"{error}; then: advise-ray train --resume {self.run_dir}") from None
+            log.warning("%s; retrying", error)
 
 
 def _trainer(plan: Plan, run_dir: Path, report: Callable[[Waiting | None], None], scratch: str) -> RayTrainer:

@@ -198,6 +198,8 @@ def video_stream(container: Any, index: int | None = None) -> Any:
     """Return the stream with this index, or the first video stream that is not a cover picture. Uses one thread."""
     for stream in container.streams.video:
         if index in (None, stream.index) and not stream.disposition & av.stream.Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise VideoDecodeError("", "there is no decoder for its codec")
             stream.codec_context.thread_count = 1
             return stream
     raise VideoDecodeError("", "no video stream")
@@ -248,7 +250,7 @@ def decode_errors(source: Source, name: str) -> Iterator[None]:
             raise
         # An OSError (permissions, a network drive that is not mounted) may not happen the next time.
         detail = f"{type(error).__name__}: {error}"[:1000]
-        if isinstance(error, (TypeError, AttributeError, LookupError, AssertionError)):
+        if isinstance(error, (TypeError, AttributeError, LookupError, AssertionError)) and not is_of_file:
             reason = f"a fault of advise-ray, please report it: {detail[:200]}"
             raise VideoDecodeError(name, reason, lasting=False, detail=detail) from error
         raise VideoDecodeError(name, _reason(error), not isinstance(error, OSError), detail) from error

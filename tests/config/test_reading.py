@@ -26,6 +26,13 @@ def refused(tmp_path: Path, text: str, *overrides: str) -> str:
     ("text", "key", "value"),
     [
         ("optim.lr: 0.5\noptim: {warmup_epochs: 1}\n", "optim.lr", 0.5),
+        ("optim.lr: 0.5\noptim:\n", "optim.lr", 0.5),
+        ("search.seed: {grid: [0]}\nsearch: {optim.lr: {grid: [1]}}\n", "search.seed.grid", [0]),
+        (
+            "search:\n  model.sfu.temporal_centering: {grid: [true, false]}\n",
+            "search.model.sfu.temporal_centering.grid",
+            [True, False],
+        ),
         ("data.clip: {num_frames: 4}\n", "data.clip.num_frames", 4),
         ("data:\n  clip.rates: [1, 4]\n", "data.clip.rates", [1.0, 4.0]),
         ("storage:\n  path: /runs # second disk\n", "storage.path", "/runs"),

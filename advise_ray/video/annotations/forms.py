@@ -94,7 +94,9 @@ class Form:
         if '"' in line or (self.path and self.num_fields > 2):
             return split_fields(line, self.delimiter)
         if self.path == 0 and self.num_fields == 2:
-            return _path_and_label(line.rstrip(f"{self.delimiter} "), self.delimiter, files)
+            fields = _path_and_label(line.rstrip(f"{self.delimiter} "), self.delimiter, files)
+            has_blank = self.delimiter != " " and len(fields) == 1 and line.rstrip().endswith(self.delimiter)
+            return [*fields, ""] if has_blank else fields
         fields = line.split(separator, 1) if self.path else line.rsplit(separator, self.num_fields - 1)
         if separator and len(fields) > 1 and not fields[-1].strip():
             return split_fields(line, self.delimiter)

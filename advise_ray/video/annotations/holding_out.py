@@ -57,11 +57,7 @@ def hold_out(listing: Listing, test_fraction: float, group_by: str | None) -> Li
 
 
 def _one_sided(videos: list[ListedVideo]) -> list[str]:
-    """Return a note about classes that, in one of the official splits, have no training or no test videos.
-
-    Raises:
-        UsageError: No class has both, in any split.
-    """
+    """Return a note about classes that, in one of the official splits, have no training or no test videos."""
     parts: dict[str, list[set[str | None]]] = {}
     for video in videos:
         if video.class_name is not None and video.official_splits is not None:
@@ -70,10 +66,10 @@ def _one_sided(videos: list[ListedVideo]) -> list[str]:
                 side.add(split)
     one_sided = sorted(name for name, sides in parts.items() if any(len(side) < 2 for side in sides))
     if parts and all(len(side) < 2 for sides in parts.values() for side in sides):
-        raise UsageError(
-            "--test-fraction: no class has both training and test videos, because the videos of each class are one "
-            "group; use --group-by with smaller groups"
-        )
+        return [
+            "no class has both training and test videos, because the videos of each class are one group. Pretraining "
+            "can use this manifest, but no protocol with labels; for these, use --group-by with smaller groups"
+        ]
     if not one_sided:
         return []
     return [

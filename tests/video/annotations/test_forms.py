@@ -56,6 +56,14 @@ def test_a_path_and_a_label_may_both_have_spaces_or_commas(videos: Path) -> None
     )
 
 
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_video_without_a_label_is_kept(videos: Path, separator: str) -> None:
+    lines = ("path,label", "jump/a.avi,walk", "jump/b.avi,", "run fast/c.avi,run")
+    listing = listed(videos, "\n".join(lines).replace(",", separator) + "\n")
+    assert pairs(listing) == [("jump/a.avi", "walk"), ("jump/b.avi", None), ("run fast/c.avi", "run")]
+    assert listing.problems == {}
+
+
 def test_a_word_for_a_missing_number_is_no_label(videos: Path) -> None:
     listing = listed(videos, "jump/a.avi,10\njump/b.avi,nan\nrun fast/c.avi,2\n")
     assert listing.classes == ["2", "10"]

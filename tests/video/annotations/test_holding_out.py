@@ -63,13 +63,18 @@ def test_more_splits_than_groups_are_refused() -> None:
         (None, "(", r"'\(' is not a regular expression"),
         (None, "ann", "'ann' does not match 18 of 24 videos, such as a/bob_0.mp4"),
         (None, "(ann)?_", r"'\(ann\)\?_' does not match 18 of 24 videos"),
-        (None, "^(.)/", "no class has both training and test videos"),
         ("val", None, "there are no videos to hold out"),
     ],
 )
 def test_what_cannot_be_held_out_is_refused(split: str | None, group_by: str | None, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         hold_out(listing(*PEOPLE, split=split), 0.5, group_by)
+
+
+def test_whole_classes_may_be_held_out_for_pretraining() -> None:
+    found = hold_out(listing(*PEOPLE), 0.5, "^(.)/")
+    assert {video.split for video in found.found} == {"train", "test"}
+    assert found.notes[0].startswith("no class has both training and test videos")
 
 
 def test_a_class_with_too_few_groups_is_told() -> None:
