@@ -87,7 +87,7 @@ def test_a_node_without_ray(slurm: Slurm, script: Path, recipe: Path) -> None:
     """The job ends, and does not wait for a head until its time is up."""
     script.write_text(script.read_text().replace("until ray start", "until no-such-command start"))
     job = slurm.submit(script, str(recipe))
-    eventually(lambda: slurm.job(job)["JobState"] == "FAILED", 60)
+    eventually(lambda: slurm.job(job)["JobState"] == "FAILED")
     assert slurm.job(job)["ExitCode"] == "1:0"
     said = (script.parent / f"{job}.log").read_text()
     assert "no-such-command: command not found" in said
