@@ -110,7 +110,7 @@ def score(
     return encoder, dict(zip(chosen, found, strict=True)), counts
 
 
-def _pretext_rows(table: pa.Table, config: Config, *, is_trained: bool) -> tuple[Any, str]:
+def _pretext_rows(table: pa.Table, config: Config, *, is_trained: bool = True) -> tuple[Any, str]:
     """Rows that the model was not trained on, and the name of their split."""
     name = str(held_out_split(table, config.data, config.data.test_split))
     test = np.flatnonzero(np.asarray(table.column("split").to_pylist(), dtype=object) == name)

@@ -30,12 +30,22 @@ def test_word_reaches_those_who_work_and_is_forgotten_by_the_next() -> None:
 
 @pytest.mark.parametrize(("matters", "signals"), [(False, 1), (True, 2)])
 def test_it_ends_at_once_where_nothing_would_be_lost_and_at_the_second_signal(matters: bool, signals: int) -> None:
-    sent = []
+    sent: list[int] = []
     with pytest.raises(KeyboardInterrupt), shutdown_notice.awaited("work", 60, lambda: matters):  # noqa: PT012
         while len(sent) < 2:
-            sent.append(signal.SIGINT)
+            sent.append(signal.SIGTERM)
             os.kill(os.getpid(), sent[-1])
     assert len(sent) == signals
+
+
+def test_a_ctrl_c_that_a_shell_told_to_ignore_stays_ignored() -> None:
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with shutdown_notice.awaited("work", 60, lambda: True) as noticed:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not noticed.given
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 def test_its_time_is_bounded() -> None:
