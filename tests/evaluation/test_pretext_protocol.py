@@ -157,4 +157,4 @@ def test_a_split_that_a_recipe_validates_on_is_told(caplog) -> None:
     config = load(None, ["data.val_split=test"])
     with caplog.at_level(logging.WARNING, logger="advise_ray"):
         assert len(_pretext_rows(manifest_of({"train": 60, "test": 20}), config)[0]) == 20
-    assert "a best checkpoint was chosen on these videos (data.val_split)" in caplog.text
+    assert "these are the videos on which runs validate (data.val_split)" in caplog.text
