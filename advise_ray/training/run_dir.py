@@ -132,7 +132,7 @@ def _moved_paths(config: Config, run_dir: Path) -> dict[str, str | list[str]]:
     moved: dict[str, str | list[str]] = {}
     values = flatten(config)
     for key in PLACES:
-        value = values.get(key)
+        value = values.get(key) if key != "storage.path" else None
         if isinstance(value, str | list):
             moved[key] = follow(value) if isinstance(value, str) else [follow(each) for each in value]
     return moved | {"storage.path": str(run_dir.parent)}
@@ -149,7 +149,8 @@ def resumed_config(run_dir: Path, overrides: Sequence[str], *, is_finished: bool
     Raises:
         ConfigError: every change that a resumed run cannot take.
     """
-    before, config = read_config(run_dir), read_config(run_dir, overrides)
+    before = read_config(run_dir)
+    config = load(None, [*(f"{key}={json.dumps(value)}" for key, value in flatten(before).items()), *overrides])
     problems = list(_refusals(before, config, run_dir, is_finished=is_finished))
     if problems:
         raise ConfigError(problems)
