@@ -14,14 +14,22 @@ from advise_ray import tracking
 from advise_ray.backend import session
 from advise_ray.config import Config, load
 from advise_ray.errors import AdviseRayError, InterruptedRunError, TrackingError
-from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.atomic import refuse_unwritable, write_whole
 from advise_ray.storage.retry import patiently
 from advise_ray.tracking import RunTracker
 from advise_ray.training import cards, checkpoint
 from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
 from advise_ray.training.ray_train import OnLine, run_workers
-from advise_ray.training.run_dir import create, locked, refuse_existing, refuse_no_run, resumed_config, write_config
+from advise_ray.training.run_dir import (
+    create,
+    locked,
+    refuse_existing,
+    refuse_no_run,
+    resumed_config,
+    run_dir_of,
+    write_config,
+)
 from advise_ray.training.run_result import RunResult, is_whole, read_result, write_result
 
 log = logging.getLogger("advise_ray")
@@ -47,8 +55,9 @@ def train(config: Config, *, on_line: OnLine = _ignore) -> RunResult:
         TrainingError: the run stopped. Its directory holds everything up to the last checkpoint.
         InterruptedRunError: SIGINT, SIGTERM or a KeyboardInterrupt stopped the run, see `train.grace_s`.
     """
-    plan = make_plan(config)
     refuse_existing(config)
+    refuse_unwritable(run_dir_of(config) / "config.yaml", "storage.path")
+    plan = make_plan(config)
     _check_tracking(config)
     run_dir = create(config)
     with locked(run_dir):
