@@ -8,11 +8,10 @@ frames at 224 px. The arms take turns, and each result is the median of its roun
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,10 +122,10 @@ def _arms(ifm: str, manifest: Path, folder: Path, settings: tuple[str, ...]) -> 
     }
 
 
-def _flat(config: Config) -> Iterator[str]:
-    from advise_ray.config import flatten
+def _flat(config: Config) -> list[str]:
+    from advise_ray.config import flatten, overrides_of
 
-    return (f"{key}={json.dumps(value)}" for key, value in flatten(config).items())
+    return overrides_of(flatten(config))
 
 
 def _epochs_clips_per_s(config: Config) -> float:

@@ -138,7 +138,7 @@ def _ray(cluster: Address | Launcher, command: str) -> str:
 def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
     """Return the job's command line, with absolute paths, and its configuration, if the job gets one as a file."""
     from advise_ray.cluster.shipment import RECIPE
-    from advise_ray.config import flatten
+    from advise_ray.config import flatten, overrides_of
 
     globally = [f"--{name}" for name in ("verbose", "quiet") if ctx.find_root().params.get(name)]
     arguments = [*globally, *ctx.command_path.split()[1:]]
@@ -159,12 +159,12 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
         return arguments, None
     if ctx.params["recipe"] is None and config.data.manifest is None:  # `train` synthesizes its videos there
         asked = {"storage.path", *(override.partition("=")[0] for override in ctx.params["overrides"])}
-        given = [
-            f"{key}={json.dumps(value)}"
+        given = {
+            key: value
             for key, value in flatten(config).items()
             if any(key == each or key.startswith(each + ".") for each in asked)
-        ]
-        return [*arguments, *(part for each in given for part in ("--set", each))], config
+        }
+        return [*arguments, *(part for each in overrides_of(given) for part in ("--set", each))], config
     return [*arguments, "--config", RECIPE], config
 
 

@@ -6,7 +6,7 @@ others.
 """
 
 from advise_ray.config.data import AugmentConfig, ClipConfig, DataConfig
-from advise_ray.config.keys import fields, flatten, reference
+from advise_ray.config.keys import fields, flatten, overrides_of, reference
 from advise_ray.config.loading import INFERENCE, load, to_yaml
 from advise_ray.config.model import HeadConfig, IFMConfig, SFUConfig, TMMConfig
 from advise_ray.config.schema import Config, OptimConfig, TrainConfig, played_clip, videos_per_step, worker_counts
@@ -29,6 +29,7 @@ __all__ = [
     "fields",
     "flatten",
     "load",
+    "overrides_of",
     "played_clip",
     "reference",
     "to_yaml",

@@ -27,6 +27,11 @@ def flatten(config: Config) -> dict[str, Any]:
     return dict(walk(config.model_dump(mode="json"), ""))
 
 
+def overrides_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the overrides `key=value` for `load` and `--set`, with the values as JSON."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
 def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every dotted key of the schema with its pydantic field."""
     for name, info in section.model_fields.items():

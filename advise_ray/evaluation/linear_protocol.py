@@ -11,14 +11,7 @@ from advise_ray.evaluation.encoded_videos import Encoder, Output
 from advise_ray.evaluation.labels import LabelledSplit
 from advise_ray.evaluation.outcome import Details, Outcome
 from advise_ray.evaluation.probes import probe
-from advise_ray.evaluation.protocol import (
-    OnProgress,
-    Settings,
-    classified,
-    clips_of,
-    decoded_rows,
-    encode_splits,
-)
+from advise_ray.evaluation.protocol import OnProgress, Settings, classified, clips_of, decoded_rows, encode_splits
 
 
 def linear(

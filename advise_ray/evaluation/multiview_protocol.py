@@ -8,14 +8,7 @@ from advise_ray.evaluation import metrics as measure
 from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.labels import LabelledSplit
 from advise_ray.evaluation.outcome import Outcome
-from advise_ray.evaluation.protocol import (
-    OnProgress,
-    Settings,
-    classified,
-    clips_of,
-    decoded_rows,
-    encode_splits,
-)
+from advise_ray.evaluation.protocol import OnProgress, Settings, classified, clips_of, decoded_rows, encode_splits
 
 
 def multiview(

@@ -13,14 +13,7 @@ from advise_ray.evaluation.encoded_videos import Encoded, Encoder
 from advise_ray.evaluation.labels import LabelledSplit
 from advise_ray.evaluation.outcome import Details, Outcome
 from advise_ray.evaluation.predictions import Prediction
-from advise_ray.evaluation.protocol import (
-    OnProgress,
-    Settings,
-    classified,
-    clips_of,
-    decoded_rows,
-    encode_splits,
-)
+from advise_ray.evaluation.protocol import OnProgress, Settings, classified, clips_of, decoded_rows, encode_splits
 
 RETRIEVED = (1, 5, 10, 20, 50)
 

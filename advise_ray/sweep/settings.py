@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from advise_ray.config import Config, Space, fields, flatten, load, recipes
+from advise_ray.config import Config, Space, fields, flatten, load, overrides_of, recipes
 from advise_ray.config.keys import unknown_key
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.sweep.space import Settings, countable, draw, grid, problems_of_dependence
@@ -77,9 +76,8 @@ def pretraining(config: Config, settings: Settings, *more: str) -> Config:
         ConfigError: the settings contradict each other.
     """
     flat = {key: value for key, value in flatten(config).items() if not key.startswith(("search", "tune."))}
-    base = [f"{key}={json.dumps(value)}" for key, value in flat.items()]
-    own = [f"{key}={json.dumps(value)}" for key, value in settings.items() if not key.startswith(FINETUNE)]
-    return load(None, [*base, *own, *more])
+    own = {key: value for key, value in settings.items() if not key.startswith(FINETUNE)}
+    return load(None, [*overrides_of(flat), *overrides_of(own), *more])
 
 
 def finetuning(config: Config, settings: Settings, *more: str) -> Config:
@@ -89,13 +87,9 @@ def finetuning(config: Config, settings: Settings, *more: str) -> Config:
         ConfigError: the settings contradict each other.
     """
     trial = flatten(pretraining(config, settings))
-    taken = [f"{key}={json.dumps(value)}" for key, value in trial.items() if key.startswith(SHARED)]
-    own = [
-        f"{key.removeprefix(FINETUNE)}={json.dumps(value)}"
-        for key, value in settings.items()
-        if key.startswith(FINETUNE)
-    ]
-    return load(recipes.find(config.tune.finetune), [*taken, *own, *more])
+    taken = {key: value for key, value in trial.items() if key.startswith(SHARED)}
+    own = {key.removeprefix(FINETUNE): value for key, value in settings.items() if key.startswith(FINETUNE)}
+    return load(recipes.find(config.tune.finetune), [*overrides_of(taken), *overrides_of(own), *more])
 
 
 def as_text(settings: Settings) -> str:

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from advise_ray.backend import shutdown_notice
 from advise_ray.backend.peak_memory import PeakMemory
-from advise_ray.config import Config, load
+from advise_ray.config import Config, load, overrides_of
 from advise_ray.errors import InterruptedRunError
 from advise_ray.evaluation.evaluate_run import Protocol, score
 from advise_ray.evaluation.protocol import Settings as ProtocolSettings
@@ -204,6 +204,5 @@ def winner(sweep: Sweep, number: int) -> dict[str, Config]:
         "train.use_gpu": sweep.config.train.use_gpu,
         "train.cpus_per_worker": sweep.config.train.cpus_per_worker,
     }
-    overrides = [f"{key}={json.dumps(value)}" for key, value in own.items()]
     paths = sorted(sweep.trial_dir(number).glob("*/config.yaml"))
-    return {path.parent.name: load(path, overrides) for path in paths}
+    return {path.parent.name: load(path, overrides_of(own)) for path in paths}

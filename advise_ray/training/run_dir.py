@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from advise_ray.config import Config, flatten, load, to_yaml
+from advise_ray.config import Config, flatten, load, overrides_of, to_yaml
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.storage.atomic import write_whole
 from advise_ray.video.rejects import write_rejects
@@ -104,7 +103,7 @@ def read_config(run_dir: Path, overrides: Sequence[str] = (), *, file: Path | No
     """
     file = file or run_dir / "config.yaml"
     moved = _moved_paths(load(file), run_dir)
-    return load(file, [*(f"{key}={json.dumps(value)}" for key, value in moved.items()), *overrides])
+    return load(file, [*overrides_of(moved), *overrides])
 
 
 def refuse_no_run(run_dir: Path) -> None:
@@ -138,19 +137,21 @@ def _moved_paths(config: Config, run_dir: Path) -> dict[str, str | list[str]]:
     return moved | {"storage.path": str(run_dir.parent)}
 
 
-def resumed_config(run_dir: Path, overrides: Sequence[str], *, is_finished: bool) -> Config:
+def resumed_config(run_dir: Path, overrides: Sequence[str], *, finished_epochs: int) -> Config:
     """The configuration with which a run resumes.
 
     Args:
         run_dir: absolute path of the run directory.
         overrides: `key=value` changes of the keys in CHANGEABLE. `train.epochs` may be raised if the run is finished,
             or if the learning rates of its finished steps do not depend on `train.epochs`.
+        finished_epochs: number of epochs with which the run has finished; 0 if it has not.
 
     Raises:
         ConfigError: every change that a resumed run cannot take.
     """
     before = read_config(run_dir)
-    config = load(None, [*(f"{key}={json.dumps(value)}" for key, value in flatten(before).items()), *overrides])
+    config = load(None, [*overrides_of(flatten(before)), *overrides])
+    is_finished = finished_epochs >= before.train.epochs
     problems = list(_refusals(before, config, run_dir, is_finished=is_finished))
     if problems:
         raise ConfigError(problems)

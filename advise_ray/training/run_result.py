@@ -107,11 +107,6 @@ def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: st
     return result
 
 
-def is_whole(result: RunResult, config: Config) -> bool:
-    """Whether a run has finished all epochs of a configuration."""
-    return result["status"] == "FINISHED" and result["epochs"] >= config.train.epochs
-
-
 def read_result(run_dir: Path) -> RunResult | None:
     """Read `result.json` of a run. None if the run has not ended."""
     path = run_dir / "result.json"

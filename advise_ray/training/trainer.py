@@ -30,7 +30,7 @@ from advise_ray.training.run_dir import (
     run_dir_of,
     write_config,
 )
-from advise_ray.training.run_result import RunResult, is_whole, read_result, write_result
+from advise_ray.training.run_result import RunResult, read_result, write_result
 
 log = logging.getLogger("advise_ray")
 
@@ -79,10 +79,11 @@ def resume(run_dir: Path, overrides: Sequence[str] = (), *, on_line: OnLine = _i
     refuse_no_run(run_dir)
     with locked(run_dir):
         result, last = read_result(run_dir), checkpoint.latest(run_dir)
-        is_finished = result is not None and is_whole(result, load(run_dir / "config.yaml"))
-        config = resumed_config(run_dir, overrides, is_finished=is_finished)
-        if result is not None and is_whole(result, config):
-            write_config(config, run_dir)
+        finished_epochs = result["epochs"] if result is not None and result["status"] == "FINISHED" else 0
+        config = resumed_config(run_dir, overrides, finished_epochs=finished_epochs)
+        if result is not None and finished_epochs >= config.train.epochs:
+            if config != load(run_dir / "config.yaml"):
+                write_config(config, run_dir)
             return _report_again(result, run_dir)
         plan = make_plan(config, begun=last is not None)
         refuse_other_manifest(plan, last)

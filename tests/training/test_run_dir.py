@@ -93,7 +93,7 @@ def test_each_manifest_of_a_pool_is_found(project: Path, tmp_path: Path) -> None
     ["data.manifest=/other/m.parquet", "tracking.uri=http://127.0.0.1:1", "train.num_workers=2", "train.use_gpu=false"],
 )
 def test_a_resumed_run_can_be_told_other_places_and_machines(project: Path, override: str) -> None:
-    changed = resumed_config(project / "runs" / "first", [override], is_finished=False)
+    changed = resumed_config(project / "runs" / "first", [override], finished_epochs=0)
     assert changed == load(project / "runs" / "first" / "config.yaml", [override])
 
 
@@ -110,26 +110,26 @@ def test_a_resumed_run_can_be_told_other_places_and_machines(project: Path, over
 )
 def test_what_would_be_another_run_is_refused(project: Path, override: str, is_finished: bool, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}$"):
-        resumed_config(project / "runs" / "first", [override], is_finished=is_finished)
+        resumed_config(project / "runs" / "first", [override], finished_epochs=5 if is_finished else 0)
 
 
 def test_a_finished_run_may_get_more_epochs_and_hears_of_its_learning_rate(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_dir = project / "runs" / "first"
-    assert resumed_config(run_dir, ["train.epochs=9"], is_finished=True).train.epochs == 9
+    assert resumed_config(run_dir, ["train.epochs=9"], finished_epochs=5).train.epochs == 9
     assert "those of 9 epochs, so the rate jumps" in caplog.text
 
 
 def test_a_warm_up_that_was_cut_depends_on_the_epochs(project: Path) -> None:
     warms = ("optim.schedule=constant", "optim.warmup_epochs=6", "train.epochs=5", "tracking.run_name=warms")
     with pytest.raises(ConfigError, match="depend on it"):
-        resumed_config(create(_config(project, *warms)), ["train.epochs=9"], is_finished=False)
+        resumed_config(create(_config(project, *warms)), ["train.epochs=9"], finished_epochs=0)
 
 
 def test_with_a_constant_learning_rate_any_run_may_get_more_epochs(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_dir = create(_config(project, "optim.schedule=constant", "tracking.run_name=constant", "train.epochs=5"))
-    assert resumed_config(run_dir, ["train.epochs=9"], is_finished=False).train.epochs == 9
+    assert resumed_config(run_dir, ["train.epochs=9"], finished_epochs=0).train.epochs == 9
     assert not caplog.text

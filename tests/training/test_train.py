@@ -161,7 +161,10 @@ def test_a_finished_run_goes_on_elsewhere_for_more_epochs(pretrained: Run, manif
 
 
 def test_a_finished_run_is_only_reported_again(pretrained: Run) -> None:
+    config = Path(pretrained["run_dir"]) / "config.yaml"
+    written_ns = config.stat().st_mtime_ns
     assert resume(Path(pretrained["run_dir"])).items() <= pretrained.items()
+    assert config.stat().st_mtime_ns == written_ns
 
 
 @pytest.mark.full
