@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
@@ -26,6 +27,12 @@ def losses(run: dict[str, Any] | Path) -> list[float]:
     lines = [line for line in read_lines(_directory(run) / "metrics.jsonl") if "train/loss" in line["values"]]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     return [line["values"]["train/loss"] for line in lines]
+
+
+def train_workers() -> list[psutil.Process]:
+    """The workers of the runs that train on the Ray of the tests."""
+    processes = psutil.Process().children(recursive=True)
+    return [each for each in processes if "ray::RayTrainWorker" in " ".join(each.cmdline())]
 
 
 def clips_trained_on(run: dict[str, Any] | Path) -> list[tuple[Any, ...]]:

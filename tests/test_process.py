@@ -13,13 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from ray.util.state import list_actors
 
 from advise_ray import tracking
 from advise_ray.config import load
 from advise_ray.training.local import train_here
 from advise_ray.training.trainer import resume
-from tests.runs import PATIENCE_S, eventually_step, losses, set_options, start
+from tests.runs import PATIENCE_S, eventually_step, losses, set_options, start, train_workers
 
 
 def status(run_dir: Path) -> str:
@@ -73,9 +72,8 @@ def test_what_cannot_save_is_ended_by_a_second_signal_or_in_time(
     own += ("tracking.run_name=stuck", "train.epochs=4000", f"train.grace_s={1000 if second else 3}")
     process = start("train", *set_options([*tiny, *own]), env=beside)
     eventually_step(tmp_path / "stuck", 6, alive=process)
-    alive = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
-    (worker,) = list_actors(address=beside["RAY_ADDRESS"], filters=alive)
-    os.kill(worker.pid, signal.SIGSTOP)
+    (worker,) = train_workers()
+    worker.suspend()
     process.send_signal(signal.SIGTERM)
     if second:
         time.sleep(2)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
 import torch
-from numpy.typing import NDArray
 
 from advise_ray.backend import nodes, process_env, session
-from advise_ray.backend.backpressure import paced, start_pace
-from advise_ray.backend.generator_source import row_by_row, rows
 from advise_ray.backend.reservation import Places, for_run, reserved
+from advise_ray.backend.row_stream import Block, stream_from_actor
 from advise_ray.config import Config, worker_counts
 from advise_ray.model.advise import AdViSe, empty_advise
 from advise_ray.video.frames import DecodeFrames
 
-Block = dict[str, NDArray[Any]]
 AHEAD = 2
 """Groups in flight (being decoded, or decoded and not yet encoded) for each process that decodes or encodes."""
 Function = Callable[[AdViSe, torch.device, Block], Block]
@@ -53,9 +49,10 @@ def encode_groups(
     with reserved(for_run(wanted, nodes.plan(wanted)), config.train.max_wait_s) as (shares, group):
         workers, decoders = shares.num_workers, min(shares.num_decode_actors, len(groups))
         ahead = AHEAD * (decoders + workers)
-        listed, pace = ray.put(groups), start_pace()
-        with row_by_row():
-            decoded = rows(lambda: paced(ray.get(listed), ahead, pace)).map_batches(
+        listed = ray.put(groups)
+
+        def decode(dataset: ray.data.Dataset) -> ray.data.Dataset:
+            return dataset.map_batches(
                 DecodeFrames,
                 fn_constructor_args=(config,),
                 batch_size=None,
@@ -64,13 +61,11 @@ def encode_groups(
                 num_cpus=shares.cpus_per_decode_actor,
                 ray_remote_args_fn=Places(group, workers, decoders),
             )
-        if workers == 1 and not shares.use_gpu and session.is_our_own():
-            yield from map(partial(function, model.eval(), torch.device("cpu")), _read(decoded, pace))
-            return
-        with row_by_row():
-            encoded = decoded.map_batches(
+
+        def decode_and_encode(dataset: ray.data.Dataset) -> ray.data.Dataset:
+            return decode(dataset).map_batches(
                 _Model,
-                fn_constructor_args=(config, num_classes, [ray.put(model.state_dict())], function),
+                fn_constructor_args=(config, num_classes, weights, function),
                 batch_size=1,  # one group; Ray does not accept None for actors with GPUs
                 zero_copy_batch=True,
                 compute=ray.data.ActorPoolStrategy(size=min(workers, len(groups))),
@@ -79,19 +74,13 @@ def encode_groups(
                 runtime_env=session.environment(process_env.ENVIRONMENT),
                 ray_remote_args_fn=Places(group, 0, workers),
             )
-        yield from _read(encoded, pace)
 
-
-def _read(dataset: ray.data.Dataset, pace: Any) -> Iterator[Block]:
-    """Yield one block after the other.
-
-    `streaming_split(1)` moves the execution into an actor. If this process ran it, Ray (2.60) would print a warning
-    for every actor with arguments (issue 53727).
-    """
-    (stream,) = dataset.streaming_split(1)
-    for taken, block in enumerate(stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1), 1):
-        pace.advance.remote(taken)
-        yield block
+        read = partial(stream_from_actor, lambda: iter(ray.get(listed)), ahead=ahead)
+        if workers == 1 and not shares.use_gpu and session.is_our_own():
+            yield from map(partial(function, model.eval(), torch.device("cpu")), read(decode))
+        else:
+            weights = [ray.put(model.state_dict())]
+            yield from read(decode_and_encode)
 
 
 class _Model:

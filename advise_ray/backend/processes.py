@@ -70,6 +70,11 @@ class Shares:
         return words
 
 
+def decode_actors_of(rank: int, num_workers: int, num_decode_actors: int) -> int:
+    """The number of decode actors of a worker. If they do not divide, the first workers have one more."""
+    return num_decode_actors // num_workers + (rank < num_decode_actors % num_workers)
+
+
 def count(number: float, noun: str) -> str:
     """For people: `1 worker`, `0.5 CPUs`."""
     return f"{number:g} {noun}" + ("" if number == 1 else "s")

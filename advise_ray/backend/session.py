@@ -62,7 +62,7 @@ def connect_ahead() -> None:
 
 
 def connect() -> None:
-    """Join the cluster that `RAY_ADDRESS` names, or start a local Ray with its dashboard on 127.0.0.1 only.
+    """Join the cluster that `RAY_ADDRESS` names, or start a local Ray, without its dashboard.
 
     Ray's own log lines reach the terminal of a command only if the log level of `advise_ray` is DEBUG. Failures
     always reach the user as exceptions. Ray starts in a thread: so a signal interrupts this call at once, and Ray does
@@ -120,9 +120,10 @@ def _start() -> None:
         auth_token.check(address)
     folder = temp_dir.choose() if _own else None
     how: dict[str, Any] = {"_temp_dir": folder, "log_to_driver": _is_verbose(), "logging_level": _log_level()}
+    how |= {"include_dashboard": False} if _own else {}  # ten processes
     try:
         with _environ({**process_env.ENVIRONMENT, **_OF_OUR_OWN} if _own else {}):  # Ray's processes inherit these
-            ray.init(address, dashboard_host="127.0.0.1", **how)
+            ray.init(address, **how)
     except Exception as error:  # Ray has no exception type for this
         reason = " ".join(str(error).split())[:300]
         if _own:

@@ -29,6 +29,7 @@ def share_cpus(
 
     Values that the configuration sets are kept. The others are chosen by these rules:
 
+    - Each worker has decode actors of its own, all workers the same number.
     - Workers on GPUs: one decode actor for each CPU that the workers leave free.
     - Workers on CPUs: one decode actor for every four CPUs, because the image model takes nearly all the time.
     - If some nodes have a GPU and others have none, the nodes without a GPU decode. The workers get the CPUs of their
@@ -64,13 +65,14 @@ def share_cpus(
 def _suffices(config: Config, shares: Shares) -> bool:
     """Whether no more nodes need to be added.
 
-    If the configuration does not set the CPUs of a worker, each worker must have one CPU. If it does, there must be as
-    many decode actors as the workers have CPUs.
+    If the configuration does not set the CPUs of a worker, each worker must have one CPU. If it does, the decode actors
+    must have as many CPUs as the workers.
     """
     if (own := config.train.cpus_per_worker) is None:
         return shares.cpus_per_worker >= 1
-    decoders = shares.num_decode_actors
-    return config.data.num_decode_actors is not None or not decoders or decoders >= int(shares.num_workers * own)
+    decoding_cpus = shares.num_decode_actors * shares.cpus_per_decode_actor
+    enough = decoding_cpus + ROUNDING >= int(shares.num_workers * own)
+    return config.data.num_decode_actors is not None or not decoding_cpus or enough
 
 
 def _growing(
@@ -119,9 +121,10 @@ def _split(
         return Shares(workers, config.train.cpus_per_worker or _floor(cpus / workers), 0, 0.0, use_gpu)
     # With fewer workers than the upper end of the range, the number of decode actors is reduced in proportion.
     asked = data.num_decode_actors and math.ceil(data.num_decode_actors * workers / worker_counts(config)[0])
+    asked = asked and max(asked, workers)
     decoding_cpus = sum(cpus for cpus, gpus in nodes if gpus < 1)
     if use_gpu and decoding_cpus >= 1:
-        actors = asked or int(decoding_cpus)
+        actors = asked or _equal(int(decoding_cpus), workers)
         own = min(cpus / gpus for cpus, gpus in nodes if gpus >= 1)
         return Shares(
             workers,
@@ -132,7 +135,8 @@ def _split(
         )
     least_worker, least_actor = _least_cpus(config)
     room = int((cpus - workers * least_worker) / least_actor + ROUNDING)
-    actors = asked or max(1, min(_wanted(config, cpus, workers, use_gpu), room))
+    wanted = _equal(_wanted(config, cpus, workers, use_gpu), workers)
+    actors = asked or max(workers, min(wanted, room // workers * workers))
     if actors > room:
         least = workers * least_worker + actors * least_actor
         raise UsageError(
@@ -144,6 +148,11 @@ def _split(
     per_actor = data.cpus_per_decode_actor or _floor(min(1.0, spare / actors))
     per_worker = config.train.cpus_per_worker or _floor((cpus - actors * per_actor) / workers)
     return Shares(workers, per_worker, actors, per_actor, use_gpu)
+
+
+def _equal(actors: int, workers: int) -> int:
+    """The number of decode actors, rounded up so that each worker has as many as the others."""
+    return max(1, -(-actors // workers)) * workers
 
 
 def _wanted(config: Config, cpus: float, workers: int, use_gpu: bool) -> int:
@@ -165,8 +174,8 @@ def _placed(config: Config, shares: Shares, nodes: Sequence[Node]) -> Shares:
         elif shares.cpus_per_decode_actor > least_actor + ROUNDING and shares.num_decode_actors:
             smaller = _smaller(shares.cpus_per_decode_actor, least_actor, shares.num_decode_actors, nodes)
             shares = replace(shares, cpus_per_decode_actor=smaller)
-        elif shares.num_decode_actors > 1 and config.data.num_decode_actors is None:
-            shares = replace(shares, num_decode_actors=shares.num_decode_actors - 1)
+        elif shares.num_decode_actors > shares.num_workers and config.data.num_decode_actors is None:
+            shares = replace(shares, num_decode_actors=shares.num_decode_actors - shares.num_workers)
         else:
             kinds = Counter(f"{cpus:g} CPUs" + (f" {gpus:g} GPUs" if gpus else "") for cpus, gpus in nodes)
             rooms = ", ".join(kind if number == 1 else f"{number} of {kind}" for kind, number in kinds.items())
@@ -229,12 +238,12 @@ def _least_cpus(config: Config) -> tuple[float, float]:
 
 def _what_fits(config: Config, cpus: float) -> str:
     least_worker, least_actor = _least_cpus(config)
-    workers = int((cpus - least_actor) / least_worker + ROUNDING)
+    workers = int(cpus / (least_worker + least_actor) + ROUNDING)
     if workers < 1:
         return "not even one worker fits with one decode actor"
     actors = int((cpus - least_worker) / least_actor + ROUNDING)
     most = count(workers, "worker"), count(actors, "decode actor")
-    return f"at most {most[0]} with one decode actor, or {most[1]} with one worker"
+    return f"at most {most[0]} with a decode actor each, or {most[1]} with one worker"
 
 
 def _floor(cpus: float) -> float:

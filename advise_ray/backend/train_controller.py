@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
@@ -133,14 +134,13 @@ class RayTrainer(TorchTrainer):
         self.room, self.resize_check_s, self.meanwhile = room, resize_check_s, meanwhile
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Omit the process that cleans up after a dead controller, on a local Ray.
+        """Omit callbacks that start a process for nothing.
 
-        A local Ray ends with this process, so nothing remains to clean up, and the workers start sooner.
+        The workers open their streams themselves (`row_stream`), so there are no data sets to hand over. A local Ray
+        ends with this process, so nothing remains to clean up after a dead controller.
         """
-        callbacks = super()._create_default_callbacks()
-        if not session.is_our_own():
-            return callbacks
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        unneeded = (DatasetsCallback, *((PlacementGroupCleanerCallback,) if session.is_our_own() else ()))
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unneeded)]
 
     def _initialize_and_run_controller(self, **kwargs: Any) -> Any:
         kwargs["scaling_policy"] = _Policy(self.scaling_config, self.room, self.resize_check_s)

@@ -154,15 +154,12 @@ def pipeline_clips_per_s(config: Config, num_actors: int | None = None) -> float
     schedule = build_schedule(config, table)
     share = processes() / (processes() + 1)  # leaves CPU time for the reader
     room = Reservation(Shares(1, LEAST_CPUS, num_actors, round(share, 2), use_gpu=False))
-    times, clips, pace = [], [], None
-    with reserved(room, config.train.max_wait_s) as (shares, group):
-        (iterator,) = ClipStream(config, schedule, ray.put(videos(table)), 0, shares, group).open(1)
-        for taken, block in enumerate(iterator.iter_batches(batch_size=None, batch_format="numpy"), 1):
-            pace = pace or ray.get_actor(str(block["pace"][0]))
-            pace.advance.remote(taken)
-            assert str(block["failures"][0]) == "{}", block["failures"]
+    times, clips = [], []
+    with reserved(room, config.train.max_wait_s) as (_, group):
+        for block in ClipStream(config, schedule, ray.put(videos(table)), 0, group).blocks_for_driver():
+            assert not block.failures, block.failures
             times.append(time.perf_counter())
-            clips.append(float(block["weights"].sum()))
+            clips.append(float(block.weights.sum()))
     # Leave out the start of the actors, and the end, when some actors are already finished.
     first = len(times) // 4
     last = max(len(times) - 1 - num_actors, first + 1)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from advise_ray.backend.frame_encoder import Block
+from advise_ray.backend.row_stream import Block
 from advise_ray.config import Config, played_clip
 from advise_ray.deploy.embeddings_file import SCHEMA
 from advise_ray.model.advise import AdViSe

@@ -19,14 +19,13 @@ from advise_ray.backend import process_env, resource_wait, session, shutdown_not
 from advise_ray.backend.reservation import for_run
 from advise_ray.backend.resource_wait import Waiting, refuse_longer
 from advise_ray.backend.shutdown_notice import Notice
-from advise_ray.backend.train_controller import RESIZE_CHECK_S, RayTrainer, held
+from advise_ray.backend.train_controller import RESIZE_CHECK_S, RayTrainer
 from advise_ray.config import worker_counts
 from advise_ray.errors import AdviseRayError, InterruptedRunError, ResourcesError, TrackingError, TrainingError
 from advise_ray.storage.atomic import size_bytes
-from advise_ray.storage.retry import PATIENCE_S, PAUSE_S, patiently
+from advise_ray.storage.retry import PATIENCE_S, PAUSE_S
 from advise_ray.tracking import RunTracker
-from advise_ray.training import checkpoint, determinism, ray_worker, status
-from advise_ray.training.clip_stream import ClipStream, StreamConfig
+from advise_ray.training import determinism, ray_worker, status
 from advise_ray.training.metrics_lines import MetricsLine, follow
 from advise_ray.training.plan import Plan
 from advise_ray.training.worker_spec import streams
@@ -147,16 +146,7 @@ def _trainer(plan: Plan, run_dir: Path, report: Callable[[Waiting | None], None]
         scratch: an empty folder as Ray Train's storage. Ray Train stores nothing there, but it creates the folder.
             If it got the run's storage, it would create that folder anew while the storage is not mounted.
     """
-    config, shares, schedule = plan.config, plan.shares, plan.schedule
-    videos = ray.put(plan.videos)
-
-    def stream() -> ClipStream:
-        """Called at each start of the worker group. The stream begins at the step of the last checkpoint."""
-        last = patiently(lambda: checkpoint.latest_of_run(run_dir))
-        state = patiently(lambda: checkpoint.read_state(last)) if last else checkpoint.State()
-        owes = state.owes_validation(schedule.steps_per_epoch)
-        return ClipStream(config, schedule, videos, state.step, *held(), owes)
-
+    config, shares, videos = plan.config, plan.shares, ray.put(plan.videos)
     counts = worker_counts(config)
     return RayTrainer(
         ray_worker.run,
@@ -176,8 +166,6 @@ def _trainer(plan: Plan, run_dir: Path, report: Callable[[Waiting | None], None]
             worker_runtime_env=session.environment(process_env.ENVIRONMENT),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
         ),
-        datasets={"clips": stream} if streams(config) else {},
-        dataset_config=StreamConfig(),
     )
 
 

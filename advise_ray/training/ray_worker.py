@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from typing import Any
 
 import ray
@@ -13,8 +13,10 @@ from ray.util.metrics import Gauge
 
 from advise_ray.backend import process_env, shutdown_notice
 from advise_ray.errors import AdviseRayError, InterruptedRunError, unwrapped
-from advise_ray.storage.retry import LASTING
+from advise_ray.storage.retry import LASTING, patiently
+from advise_ray.training import checkpoint
 from advise_ray.training.clip_block import ClipBlock
+from advise_ray.training.clip_stream import ClipStream
 from advise_ray.training.worker_spec import WorkerSpec, streams
 
 
@@ -32,7 +34,7 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
 
     spec = settings["spec"]
     context = ray.train.get_context()
-    blocks = _open_stream(context.get_world_rank()) if streams(spec.config) else None  # decode actors start now
+    blocks = _open_stream(spec) if streams(spec.config) else None  # decode actors start now
     try:
         worker = Worker(
             spec,
@@ -65,19 +67,28 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
         return {"error": f"{error.filename or spec.run_dir}: {error.strerror}; {mended}"}
 
 
-def _open_stream(rank: int) -> Generator[ClipBlock]:
-    """Yield this worker's blocks. The first block is requested at once. Worker 0 tells `Pace` how many it has taken."""
-    shard = ray.train.get_dataset_shard("clips")
-    blocks = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
+def _open_stream(spec: WorkerSpec) -> Generator[ClipBlock]:
+    """Yield this worker's blocks, from the step of the last checkpoint on. The first block is requested at once."""
+    last = patiently(lambda: checkpoint.latest_of_run(spec.run_dir))
+    state = patiently(lambda: checkpoint.read_state(last)) if last else checkpoint.State()
+    context, group = ray.train.get_context(), ray.util.get_current_placement_group()
+    assert group is not None
+    blocks = ClipStream(
+        spec.config,
+        spec.schedule,
+        spec.videos,
+        state.step,
+        group,
+        context.get_world_rank(),
+        context.get_world_size(),
+        state.owes_validation(spec.schedule.steps_per_epoch),
+    ).blocks()
     first = ThreadPoolExecutor(1).submit(next, blocks, None)
 
     def stream() -> Generator[ClipBlock]:
-        pace = None
-        begun = [block for block in [first.result()] if block is not None]  # empty if the run has no steps left
-        for taken, block in enumerate(chain(begun, blocks), 1):
-            if rank == 0:
-                pace = pace or ray.get_actor(str(block["pace"][0]))
-                pace.advance.remote(taken)
-            yield ClipBlock.from_row(block)
+        with contextlib.closing(blocks):
+            if (block := first.result()) is not None:  # None if the run has no steps left
+                yield block
+            yield from blocks
 
     return stream()

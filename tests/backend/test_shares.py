@@ -55,7 +55,10 @@ def test_the_shares_never_exceed_the_cpus_there_are(request: dict, cpus: float, 
     assert needed(shares) <= cpus + 1e-9
     assert min(shares.cpus_per_worker, shares.cpus_per_decode_actor) >= 0.25
     assert shares.num_workers == request["workers"]
-    assert shares.num_decode_actors == (request["actors"] or shares.num_decode_actors) > 0
+    if request["actors"] is None:
+        assert shares.num_decode_actors % request["workers"] == 0
+    assert shares.num_decode_actors >= request["workers"]
+    assert shares.num_decode_actors == max(request["workers"], request["actors"] or shares.num_decode_actors)
     assert shares.cpus_per_worker == (request["per_worker"] or shares.cpus_per_worker)
     assert shares.cpus_per_decode_actor == (request["per_actor"] or shares.cpus_per_decode_actor)
 
@@ -63,7 +66,8 @@ def test_the_shares_never_exceed_the_cpus_there_are(request: dict, cpus: float, 
 @given(requests, CPUS, st.integers(0, 4))
 def test_only_what_cannot_be_split_is_refused(request: dict, cpus: float, gpus: int) -> None:
     per_worker, per_actor = request["per_worker"] or 0.25, request["per_actor"] or 0.25
-    assume(request["workers"] * per_worker + (request["actors"] or 1) * per_actor <= cpus)
+    actors = max(request["workers"], request["actors"] or 1)
+    assume(request["workers"] * per_worker + actors * per_actor <= cpus)
     share_cpus(config_of(**request), [(cpus, gpus)])
 
 
@@ -80,7 +84,7 @@ def test_a_refusal_says_what_fits(request: dict, cpus: float) -> None:
             share_cpus(config_of(1, 1, **amounts), [(cpus, 0)])
         return
     workers, actors = map(int, re.findall(r"at most (\d+) worker.*, or (\d+) decode actor", message)[0])
-    for follows, exceeds in [((workers, 1), (workers + 1, 1)), ((1, actors), (1, actors + 1))]:
+    for follows, exceeds in [((workers, workers), (workers + 1, 1)), ((1, actors), (1, actors + 1))]:
         share_cpus(config_of(*follows, **amounts), [(cpus, 0)])
         with pytest.raises(UsageError):
             share_cpus(config_of(*exceeds, **amounts), [(cpus, 0)])
@@ -90,8 +94,8 @@ def test_a_refusal_in_its_own_words() -> None:
     with pytest.raises(UsageError) as caught:
         share_cpus(config_of(8, 4), [(2, 0)])
     assert str(caught.value) == (
-        "train.num_workers: 8 workers and 4 decode actors need 3 CPUs, there are 2; "
-        "at most 7 workers with one decode actor, or 7 decode actors with one worker"
+        "train.num_workers: 8 workers and 8 decode actors need 4 CPUs, there are 2; "
+        "at most 4 workers with a decode actor each, or 7 decode actors with one worker"
     )
 
 
@@ -133,7 +137,7 @@ def test_each_process_finds_a_node(request: dict, nodes: list[tuple[float, int]]
         (1, [(4, 0), (8, 1), (16, 0)], Shares(1, 8.0, 20, 1.0, True)),
         (2, [(8, 2), (16, 0)], Shares(2, 4.0, 16, 1.0, True)),
         # By the sum there would be 1.5 CPUs for each; no node has room for two of that.
-        (2, [(2, 0), (1, 0), (1, 0)], Shares(2, 1.0, 1, 1.0, False)),
+        (2, [(2, 0), (1, 0), (1, 0)], Shares(2, 1.0, 2, 1.0, False)),
     ],
 )
 def test_who_gets_what_on_a_cluster(workers: int, nodes: list[tuple[float, float]], shares: Shares) -> None:
@@ -189,8 +193,8 @@ def small(cpus: float) -> Growth:
         (("train.use_gpu=false",), [(4, 0)], CLOUD, Shares(1, 3, 1, 1, False)),
         # From nothing; and no more nodes than it takes.
         (("train.num_workers=2", "train.cpus_per_worker=1"), [], small(2), Shares(2, 1, 2, 1, False)),
-        (("train.num_workers=2",), [(2, 0)], small(4), Shares(2, 2, 1, 1, False)),
-        (("train.num_workers=[1, 3]",), [(2, 0)], small(2), Shares(3, 1, 1, 1, False)),
+        (("train.num_workers=2",), [(2, 0)], small(4), Shares(2, 2, 2, 1, False)),
+        (("train.num_workers=[1, 3]",), [(2, 0)], small(2), Shares(3, 1, 3, 1, False)),
         (("train.num_workers=[1, 3]", "train.cpus_per_worker=1"), [(2, 0)], small(2), Shares(3, 1, 3, 1, False)),
     ],
 )  # fmt: skip
@@ -203,7 +207,7 @@ def test_a_run_is_planned_for_what_its_cluster_may_become(settings, nodes, growt
     [
         (("train.num_workers=12", "train.use_gpu=true"), "12 workers need as many GPUs, there can be at most 8; "),
         (("train.cpus_per_worker=32",), r"1 worker of 1 GPU, 32 CPUs .* do not fit the nodes \(4 CPUs, 8 of 8 CPUs 1"),
-        (("train.num_workers=12", "train.cpus_per_worker=16"), "192.25 CPUs, there can be at most 132; at most 8"),
+        (("train.num_workers=12", "train.cpus_per_worker=16"), "195 CPUs, there can be at most 132; at most 8"),
     ],
 )  # fmt: skip
 def test_what_no_node_type_can_bring_is_refused(settings, refused: str) -> None:

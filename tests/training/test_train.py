@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
-from ray.util.state import list_actors
 
 from advise_ray import tracking
 from advise_ray.config import flatten, load
@@ -26,7 +24,7 @@ from advise_ray.training.trainer import resume, train
 from advise_ray.video.manifest import read_manifest, write_manifest
 from advise_ray.video.rejects import read_rejects
 from tests.conftest import LOGGED, Configure, Run
-from tests.runs import clips_trained_on, losses, weights
+from tests.runs import clips_trained_on, losses, train_workers, weights
 
 
 def test_a_run_leaves_what_the_contract_names(pretrained: Run, configure: Configure) -> None:
@@ -100,10 +98,9 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(pretrained: Run, config
 
     def kill_in_second_epoch(line: dict[str, Any], _total_steps: int) -> None:
         if line["epoch"] == 1 and not killed:
-            alive = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
-            (worker,) = list_actors(address=ray.get_runtime_context().gcs_address, filters=alive)
+            (worker,) = train_workers()
             killed.append(worker.pid)
-            os.kill(worker.pid, signal.SIGKILL)
+            worker.kill()
 
     config = configure("killed-worker", *LOGGED, "train.checkpoint_every_steps=3", "data.num_decode_actors=3")
     result = train(config, on_line=kill_in_second_epoch)
