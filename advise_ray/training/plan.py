@@ -128,6 +128,14 @@ class Plan:
             )
         if schedule.num_unlabelled_videos:
             notes.append(f"leaving out {_videos(schedule.num_unlabelled_videos)} without a label")
+        wanted, actors = self.config.data.num_decode_actors, self.shares.num_decode_actors
+        if actors % self.shares.num_workers:
+            notes.append(
+                f"data.num_decode_actors: {actors} for {self.shares.num_workers} workers, each with actors of its own: "
+                "the run is as fast as the worker with the fewest; use a multiple"
+            )
+        elif actors and wanted and wanted < self.shares.num_workers:
+            notes.append(f"data.num_decode_actors: {actors} instead of {wanted}: each worker has actors of its own")
         if self.cached is not None and self.cached.views == 1:
             notes.append("the feature cache has one view of each video: training uses no augmentation")
         if not self.shares.use_gpu:

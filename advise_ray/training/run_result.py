@@ -14,10 +14,13 @@ from advise_ray.storage.remote import is_url
 from advise_ray.tracking import ui_command
 from advise_ray.training import checkpoint, metrics_lines
 from advise_ray.training.plan import Plan
+from advise_ray.training.worker_spec import streams
 from advise_ray.video.rejects import read_rejects
 
 WAITS_FRACTION = 0.1
 """If workers wait for data for at least this fraction of the time, reading the data limits the speed of the run."""
+UNEVEN_FRACTION = 0.1
+"""If one worker waits for data longer than the average by at least this fraction of the time, its decoders are slow."""
 
 
 class RunResult(TypedDict):
@@ -34,7 +37,8 @@ class RunResult(TypedDict):
         steps: optimizer steps at the last checkpoint.
         clips_seen: training clips at the last checkpoint, without those of weight 0.
         metrics: metrics of the last epoch: `train/loss`, `train/top1`, `val/loss`, `val/top1`, …
-        rates: speed of the last epoch: `clips_per_s`, `data_wait_fraction`, `epoch_s`.
+        rates: speed of the last epoch: `clips_per_s`, `data_wait_fraction` (mean of the workers),
+            `data_wait_most_fraction` (the worker that waits most), `epoch_s`.
         failed_videos: number of rows of `rejects.parquet`.
         val_videos_too_short: number of validation videos that are too short for the fastest rate.
         parameters_trained: number of trained parameters.
@@ -118,6 +122,12 @@ def bound_by(config: Config, values: Mapping[str, float]) -> str | None:
     waits = values.get("rate/data_wait_fraction")
     if waits is None:
         return None
+    most = values.get("rate/data_wait_most_fraction", waits)  # earlier runs do not have it
+    if most - waits >= UNEVEN_FRACTION and streams(config):
+        return (
+            f"one worker's share of the data: it waits {most:.0%} of the time, the workers on average {waits:.0%}; "
+            "each worker has decode actors of its own: are they equally many and equally fast?"
+        )
     if waits >= WAITS_FRACTION:
         if config.data.features is not None:
             where = "the network" if is_url(config.data.features) else "the disk"

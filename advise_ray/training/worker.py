@@ -226,10 +226,13 @@ class Worker:
 
     def _rates(self, totals: _Epoch) -> dict[str, float]:
         elapsed_s = time.perf_counter() - totals.started_s
-        clips, wait_s = self._sum_over_workers(torch.tensor([totals.clips, totals.wait_s], device=self.device))
+        waits_s = [0.0] * self.learner.num_workers
+        waits_s[self.rank] = totals.wait_s
+        clips, *waits_s = self._sum_over_workers(torch.tensor([totals.clips, *waits_s], device=self.device)).tolist()
         return {
-            "rate/clips_per_s": float(clips / elapsed_s),
-            "rate/data_wait_fraction": float(wait_s / elapsed_s / self.learner.num_workers),
+            "rate/clips_per_s": clips / elapsed_s,
+            "rate/data_wait_fraction": sum(waits_s) / len(waits_s) / elapsed_s,
+            "rate/data_wait_most_fraction": max(waits_s) / elapsed_s,
             "rate/epoch_s": elapsed_s,
         }
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 V2 = "ray.train.v2._internal"
+DATA = "ray.data._internal"
 CONTROLLER = f"{V2}.execution.controller:TrainController"
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     (f"{CONTROLLER}._step", ("self",), {}),
@@ -25,6 +26,15 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     (f"{V2}.constants:get_env_vars_to_propagate", (), {}),
     (f"{V2}.util:time_monotonic", (), {}),
     ("ray.train.torch:TorchTrainer._create_default_callbacks", ("self",), {}),
+    ("ray.data:Dataset", ("plan", "context", "statistics"), {}),
+    (f"{DATA}.stats:DatasetStats", (), {"metadata": {}, "parent": None}),
+    (f"{DATA}.logical.interfaces:LogicalPlan", ("source", "context"), {}),
+    (f"{DATA}.execution.operators.input_data_buffer:InputDataBuffer", ("context",), {"input_data": []}),
+    (f"{DATA}.execution.interfaces:BlockEntry", ("reference", "metadata"), {}),
+    (f"{DATA}.execution.interfaces:RefBundle", (["entry"],), {"owns_blocks": True, "schema": None}),
+    (f"{DATA}.execution.interfaces:ExecutionResources.from_resource_dict", ({},), {}),
+    (f"{DATA}.execution.operators.actor_pool_map_operator:get_draining_nodes", (), {}),
+    (f"{DATA}.planner.planner:Planner.get_plan_fn", ("self", "operator"), {}),
     ("ray.experimental.internal_kv:_internal_kv_put", ("key", b"value"), {"namespace": b"n"}),
     ("ray.experimental.internal_kv:_internal_kv_del", ("key",), {"namespace": b"n"}),
     ("ray.experimental.internal_kv:_internal_kv_exists", ("key",), {"namespace": b"n"}),
@@ -66,6 +76,17 @@ def test_the_scaling_policy_has_all_that_ray_train_asks_for() -> None:
 
     assert find(f"{V2}.execution.scaling_policy:ScalingPolicy").__abstractmethods__
     assert not _Policy.__abstractmethods__
+
+
+def test_ray_data_calls_what_a_stream_replaces() -> None:
+    executor = inspect.getsource(find(f"{DATA}.execution.streaming_executor:StreamingExecutor"))
+    assert "create_cluster_autoscaler(" in executor
+    assert not find("advise_ray.backend.row_stream:_Reserved").__abstractmethods__
+    pool = inspect.getsource(find(f"{DATA}.execution.operators.actor_pool_map_operator:_NodeAwareActorPool"))
+    assert "get_draining_nodes()" in pool
+    assert find(f"{DATA}.planner.planner:Planner")._DEFAULT_PLAN_FNS
+    state = inspect.getsource(find(f"{DATA}.execution.streaming_executor_state:process_completed_tasks"))
+    assert "while op.has_next()" in state
 
 
 def test_the_controller_has_what_we_read() -> None:

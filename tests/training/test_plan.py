@@ -127,6 +127,20 @@ def test_that_another_split_is_validated_on_is_said(tmp_path: Path, tiny: tuple[
     assert plan.notes() == ["no video has split 'test' (data.val_split): using 'val' instead"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "note"),
+    [
+        (1, "data.num_decode_actors: 2 instead of 1: each worker has actors of its own"),
+        (3, "data.num_decode_actors: 3 for 2 workers, each with actors of its own: the run is as fast as the worker"),
+        (4, None),
+    ],
+)
+def test_decode_actors_that_do_not_divide_are_told(tmp_path: Path, tiny: tuple[str, ...], asked: int, note) -> None:
+    own = ("train.num_workers=2", f"data.num_decode_actors={asked}", "train.use_gpu=false")
+    notes = plan_of(tmp_path, tiny, {"train": [30] * 9, "test": [99]}, *own).notes()
+    assert [each.startswith(note) for each in notes] == ([True] if note else [])
+
+
 def test_what_makes_little_sense_is_said(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     odd = ["model.freeze_tmm=true", "model.ifm.compile=true", "train.use_gpu=false"]
     compiled, frozen = plan_of(tmp_path, tiny, {"train": [30] * 9, "test": [99]}, *odd).notes()

@@ -20,3 +20,10 @@ from advise_ray.training.run_result import bound_by
 def test_what_holds_a_run_up(settings: tuple[str, ...], waits: float, said: str) -> None:
     config: Config = load(None, list(settings))
     assert str(bound_by(config, {"rate/data_wait_fraction": waits})).startswith(said)
+
+
+def test_one_worker_whose_decoders_are_slow_is_told() -> None:
+    """Seven workers wait for the eighth when they exchange gradients, which is no wait for data."""
+    rates = {"rate/data_wait_fraction": 0.05, "rate/data_wait_most_fraction": 0.4}
+    assert "waits 40% of the time, the workers on average 5%" in str(bound_by(load(None), rates))
+    assert "the image model" in str(bound_by(load(None), rates | {"rate/data_wait_most_fraction": 0.1}))
