@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -178,6 +179,12 @@ def _places_of(group: PlacementGroup) -> Iterator[tuple[str, dict[str, float]]]:
     if table["state"] == "CREATED":
         for index, bundle in table["bundles"].items():
             yield table["bundles_to_node_id"][index], bundle
+
+
+def loses_a_node(group: PlacementGroup) -> bool:
+    """Whether a node of the group will soon be gone. Ray Train announces only the nodes of workers."""
+    leaving = ray._private.state.state.get_draining_nodes()
+    return bool(leaving) and any(node in leaving for node, _ in _places_of(group))
 
 
 def await_resources(shares: Shares, max_wait_s: float, on_wait: Callable[[str | None], None] | None = None) -> None:

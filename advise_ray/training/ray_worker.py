@@ -10,8 +10,10 @@ from typing import Any
 import ray
 import ray.train
 from ray.util.metrics import Gauge
+from ray.util.placement_group import PlacementGroup
 
 from advise_ray.backend import process_env, shutdown_notice
+from advise_ray.backend.reservation import loses_a_node
 from advise_ray.errors import AdviseRayError, InterruptedRunError, unwrapped
 from advise_ray.storage.retry import LASTING, patiently
 from advise_ray.training import checkpoint
@@ -33,8 +35,9 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
     from advise_ray.training.worker import Worker
 
     spec = settings["spec"]
-    context = ray.train.get_context()
-    blocks = _open_stream(spec) if streams(spec.config) else None  # decode actors start now
+    context, group = ray.train.get_context(), ray.util.get_current_placement_group()
+    assert group is not None
+    blocks = _open_stream(spec, group) if streams(spec.config) else None  # decode actors start now
     try:
         worker = Worker(
             spec,
@@ -44,7 +47,7 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
             rank=context.get_world_rank(),
             processes_on_node=context.get_local_world_size(),
             blocks=blocks,
-            warned=lambda: ray.train.get_preemption_info() is not None,
+            warned=lambda: loses_a_node(group),
             should_stop=lambda: shutdown_notice.was_given(str(spec.run_dir)),
         )
         gauges = {
@@ -67,12 +70,11 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
         return {"error": f"{error.filename or spec.run_dir}: {error.strerror}; {mended}"}
 
 
-def _open_stream(spec: WorkerSpec) -> Generator[ClipBlock]:
+def _open_stream(spec: WorkerSpec, group: PlacementGroup) -> Generator[ClipBlock]:
     """Yield this worker's blocks, from the step of the last checkpoint on. The first block is requested at once."""
     last = patiently(lambda: checkpoint.latest_of_run(spec.run_dir))
     state = patiently(lambda: checkpoint.read_state(last)) if last else checkpoint.State()
-    context, group = ray.train.get_context(), ray.util.get_current_placement_group()
-    assert group is not None
+    context = ray.train.get_context()
     blocks = ClipStream(
         spec.config,
         spec.schedule,

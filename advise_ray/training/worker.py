@@ -46,8 +46,7 @@ class Worker:
         weights: state dict with which the run starts.
         processes_on_node: number of processes that share the cores of this machine.
         blocks: this worker's share of the batches (`ClipReader`). If None, the worker reads the clips itself.
-        warned: whether a node of the run will soon be preempted. All workers call it at the same step and must get the
-            same answer.
+        warned: whether a node of the run will soon be gone, so that the run must save. Only the first worker calls it.
         should_stop: whether the run must save and end. Only the first worker calls it.
     """
 
@@ -154,7 +153,7 @@ class Worker:
         every_steps = self.config.train.checkpoint_every_steps
         saves = every_steps is not None and self.state.step % every_steps == 0
         if saves or self.writer.due:
-            stop, warned = self._flush(), self.warned()
+            stop, warned = self._flush(), self.rank == 0 and self.warned()
             if saves or stop or warned:
                 self._save()
             if stop:
@@ -200,7 +199,7 @@ class Worker:
         if (
             due(epoch + 1, self.config.train.checkpoint_every_epochs, self.config.train.epochs)
             or (every_steps is not None and self.state.step % every_steps == 0)
-            or self.warned()
+            or (self.rank == 0 and self.warned())
             or stop
         ):
             self._save()

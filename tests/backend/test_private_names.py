@@ -39,6 +39,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("ray.experimental.internal_kv:_internal_kv_del", ("key",), {"namespace": b"n"}),
     ("ray.experimental.internal_kv:_internal_kv_exists", ("key",), {"namespace": b"n"}),
     ("ray._private.state:available_resources_per_node", (), {}),
+    ("ray._private.state:state.get_draining_nodes", (), {}),
     ("ray._private.authentication.authentication_utils:is_token_auth_enabled", (), {}),
     ("ray._private.grpc_utils:init_grpc_channel", ("address",), {}),
     ("ray._private.services:canonicalize_bootstrap_address", ("address",), {}),

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 from ray.cluster_utils import Cluster
+from ray.util import placement_group_table
 
 from advise_ray.config import load, to_yaml
+from advise_ray.storage.jsonl import read_lines
 from tests.runs import eventually, losses
 
 pytestmark = pytest.mark.full
@@ -34,7 +37,7 @@ class Elastic:
         self.cluster, self.second = cluster, cluster.add_node(**NODE)
         self.run_dir, self.log = folder / "runs" / "elastic", folder / "log"
 
-    def start(self, recipe: Path) -> None:
+    def start(self, recipe: Path, workers: frozenset[int]) -> None:
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", LOOKS_OFTEN, str(recipe)],
@@ -42,7 +45,19 @@ class Elastic:
                 stdout=file,
                 stderr=file,
             )
-        self.await_(lambda: self.workers() == {0, 1})
+        self.await_(lambda: self.workers() == workers)
+
+    def announce_leave(self, node_id: str) -> None:
+        drain = [Path(sys.executable).parent / "ray", "drain-node", "--address", self.cluster.address]
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        time = ["--deadline-remaining-seconds", "60"]
+        subprocess.run([*drain, "--node-id", node_id, *reason, *time], check=True, capture_output=True)
+
+    def await_checkpoint(self) -> int:
+        """Wait until a checkpoint is there. Returns its step."""
+        saved = self.run_dir / "checkpoints"
+        self.await_(lambda: any(saved.glob("step_????????")))
+        return max(int(path.name[5:]) for path in saved.glob("step_????????"))
 
     def workers(self) -> set[int]:
         """Of the attempt that wrote last."""
@@ -56,6 +71,9 @@ class Elastic:
         attempt = max(path.name.split("-")[0] for path in clips)
         last = [path for path in clips if path.name.startswith(attempt)]
         return min(step for path in last for step in pq.read_table(path)["step"].to_pylist())
+
+    def last_step(self) -> int:
+        return max((line["step"] for line in read_lines(self.run_dir / "metrics.jsonl")), default=0)
 
     def lose_second(self) -> None:
         self.cluster.remove_node(self.second, allow_graceful=False)
@@ -73,20 +91,20 @@ def elastic(manifest: Path, tiny: tuple[str, ...], tmp_path: Path) -> Iterator[C
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     run = Elastic(cluster, tmp_path)
 
-    def start(*more: str) -> Elastic:
+    def start(*more: str, workers: frozenset[int] = frozenset({0, 1})) -> Elastic:
         own = (
             f"data.manifest={manifest}",
             f"storage.path={tmp_path}/runs",
             "tracking.run_name=elastic",
             "data.log_clips=true",
-            "data.num_decode_actors=2",  # one a node: Ray Data gives none on a leaving node work (2.60)
+            "data.num_decode_actors=2",
             "data.cpus_per_decode_actor=0.25",
             "train={num_workers: [1, 2], epochs: 4000, cpus_per_worker: 0.7, use_gpu: false}",
             *more,
         )
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(to_yaml(load(None, [*tiny, *own])))
-        run.start(recipe)
+        run.start(recipe, workers)
         return run
 
     try:
@@ -101,13 +119,8 @@ def elastic(manifest: Path, tiny: tuple[str, ...], tmp_path: Path) -> Iterator[C
 def test_workers_come_and_go(elastic: Callable[..., Elastic]) -> None:
     """A spot machine that is told to go: its node is drained, a checkpoint saved, the node lost, and later replaced."""
     run = elastic("train.checkpoint_every_epochs=4000")
-    drain = [Path(sys.executable).parent / "ray", "drain-node", "--address", run.cluster.address]
-    drain += ["--node-id", run.second.node_id]
-    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-    subprocess.run([*drain, *reason, "--deadline-remaining-seconds", "60"], check=True, capture_output=True)
-    saved = run.run_dir / "checkpoints"
-    run.await_(lambda: any(saved.glob("step_????????")))  # none is due by itself
-    kept = max(int(path.name[5:]) for path in saved.glob("step_????????"))
+    run.announce_leave(run.second.node_id)
+    kept = run.await_checkpoint()  # none is due by itself
     run.lose_second()
     assert run.first_step() > kept
     run.cluster.add_node(**NODE)
@@ -115,3 +128,17 @@ def test_workers_come_and_go(elastic: Callable[..., Elastic]) -> None:
     run.process.terminate()
     run.process.wait(60)
     assert len(losses(run.run_dir)) > kept
+
+
+def test_a_run_saves_while_the_node_of_all_its_decode_actors_leaves(elastic: Callable[..., Elastic]) -> None:
+    """A worker fills one node, and its decode actors the other. Which one is which, Ray decides."""
+    train = "train={num_workers: 1, cpus_per_worker: 1, checkpoint_every_epochs: 4000}"
+    run = elastic(train, "data.cpus_per_decode_actor=0.5", workers=frozenset({0}))
+    ray.init(run.cluster.address, logging_level="ERROR")
+    (group,) = (each for each in placement_group_table().values() if each["state"] == "CREATED")
+    ray.shutdown()
+    decoders = group["bundles_to_node_id"][1]
+    assert decoders != group["bundles_to_node_id"][0]
+    run.announce_leave(decoders)
+    kept = run.await_checkpoint()
+    run.await_(lambda: run.last_step() > kept + 50)  # the actors decode until the node is gone
