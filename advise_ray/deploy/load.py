@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import replace
@@ -14,16 +15,15 @@ from numpy.typing import NDArray
 from advise_ray.config import INFERENCE, Config, played_clip
 from advise_ray.config import load as load_config
 from advise_ray.errors import UsageError
+from advise_ray.evaluation.encode_clips import EncodeClips
+from advise_ray.evaluation.metrics import softmax
 from advise_ray.model.advise import AdViSe, build_advise
 from advise_ray.training import checkpoint
-from advise_ray.video.augment_draws import centre
-from advise_ray.video.decode import decode
-from advise_ray.video.probe import LIMITS, probe
+from advise_ray.video.decode_process import DecodeProcess
+from advise_ray.video.probe import LIMITS, Limits, VideoInfo
 from advise_ray.video.sampling import spread_clips
 
 MLFLOW_URI = re.compile(r"(models|runs):/")
-MOST_FRAMES = 200_000
-"""Largest number of frames of a video that `predict` accepts, because the video can come from an unknown source."""
 
 
 class VideoModel(AdViSe):
@@ -49,37 +49,71 @@ class VideoModel(AdViSe):
         """Encode RGB clips uint8[B, T, H, W, 3], with H and W equal to `augment.crop_size_px` → float32[B, E]."""
         return super().encode(torch.as_tensor(clips).to(self.device)).float()
 
-    @torch.inference_mode()
-    def predict(self, video: Path | str | bytes, *, num_clips: int = 10) -> dict[str, float]:
-        """Class probabilities of a video, averaged over the centre crops of evenly spread clips.
+    def predict(
+        self,
+        video: Path | str | bytes,
+        *,
+        num_clips: int = 10,
+        num_crops: int | None = None,
+        decoder: DecodeProcess | None = None,
+    ) -> dict[str, float]:
+        """Class probabilities of a video, averaged over evenly spread clips and their crops.
+
+        With the default numbers, these are the scores of `evaluate --protocol multiview`.
 
         Args:
-            video: a path, or the bytes of a video file.
+            video: a path, a URL, or the bytes of a video file.
+            num_crops: crops along the longer side of each clip. None: see `default_crops`.
+            decoder: the process that decodes. None: the call starts one, which takes half a second.
 
         Raises:
-            VideoDecodeError: the video cannot be decoded, or it exceeds the size limits.
+            VideoDecodeError: the video cannot be decoded in time, or it exceeds a limit.
+            DecoderError: see `DecodeProcess`.
         """
-        clips = self.clips(video, num_clips)
-        logits = torch.cat([self(clip[None].to(self.device)).float() for clip in torch.from_numpy(clips)])
-        mean = logits.softmax(1).mean(0).tolist()
-        return dict(zip(self.classes, mean, strict=True))
+        with contextlib.ExitStack() as stack:
+            decoder = decoder or stack.enter_context(DecodeProcess(self.config.data.decode_timeout_s))
+            _, frames, clips = self.read(decoder, video, num_clips)
+        return dict(zip(self.classes, self.scores(frames, clips, num_crops).tolist(), strict=True))
 
-    def clips(self, video: Path | str | bytes, num_clips: int) -> NDArray[np.uint8]:
-        """Decode a video's clips as model input, uint8[num_clips, T, H, W, 3]."""
-        source = video if isinstance(video, bytes) else Path(video)
-        limits = replace(LIMITS, max_pixels=self.config.data.max_pixels, max_frames=MOST_FRAMES)
-        info, size = probe(source, limits=limits), self.config.augment
+    def read(
+        self, decoder: DecodeProcess, video: Path | str | bytes, num_clips: int = 10, *, limits: Limits = LIMITS
+    ) -> tuple[VideoInfo, NDArray[np.uint8], NDArray[np.int64]]:
+        """Decode the frames of a video's clips. For the arguments and errors, see `predict`.
+
+        Returns:
+            The file's properties; each frame once, uint8[F, H, W, 3]; and the clips, int64[num_clips, T], as positions
+            among these frames.
+        """
+        source, name = (video, "<bytes>") if isinstance(video, bytes) else (str(video), str(video))
+        size, most_px = self.config.augment, min(limits.max_pixels, self.config.data.max_pixels)
+        info = decoder.probe(source, name, replace(limits, max_pixels=most_px))
         wanted = spread_clips(info.num_frames, played_clip(self.config), num_clips, info.fps)
-        frames = decode(
+        indices, places = np.unique(wanted, return_inverse=True)
+        frames = decoder.decode(
             source,
-            wanted.ravel(),
+            indices,
+            name=name,
             height_px=size.resize_height_px,
             width_px=size.resize_width_px,
             decoder=info.decoder,
             stream_index=info.stream_index,
             rotation_deg=info.rotation_deg,
         )
-        return np.ascontiguousarray(centre(frames.reshape(*wanted.shape, *frames.shape[1:]), size))
+        return info, frames, places.reshape(wanted.shape)
+
+    def scores(
+        self, frames: NDArray[np.uint8], clips: NDArray[np.int64], num_crops: int | None = None
+    ) -> NDArray[np.float64]:
+        """Class probabilities float64[classes] of what `read` returns, averaged over clips and crops."""
+        encode = EncodeClips(self.config, "logits", num_crops or default_crops(self.config), {})
+        shares = softmax(encode.encode(self, self.device, frames, clips))
+        mean: NDArray[np.float64] = shares.mean(axis=(0, 1))
+        return mean
+
+
+def default_crops(config: Config) -> int:
+    """Number of crops of each clip: 3 for actions, as the multiview protocol; else the centre crop, as validation."""
+    return 3 if config.task == "action" else 1
 
 
 def locate(source: Path | str, option: str = "load") -> Path:

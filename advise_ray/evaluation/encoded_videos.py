@@ -1,15 +1,10 @@
-"""Encodes clips with the frozen model; each frame is decoded and encoded once, or read from the feature cache.
-
-The clips of an evaluated video share frames (ten clips spread over two seconds, or a shuffled copy of a clip), and
-evaluation uses no random augmentation. Therefore the image model encodes each frame once for all clips that show it.
-"""
+"""Encodes the clips of a manifest's videos with the frozen model, on Ray Data or from the feature cache."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,18 +15,12 @@ from advise_ray.cache.compatibility import differences
 from advise_ray.cache.store import FeatureStore, read_rejects
 from advise_ray.config import Config
 from advise_ray.errors import ConfigError, EvaluationError, VideoDecodeError
+from advise_ray.evaluation.encode_clips import Clips, EncodeClips, Output
 from advise_ray.model.advise import AdViSe
-from advise_ray.model.precision import autocast
-from advise_ray.video.augment_draws import view_crops
 from advise_ray.video.frames import group_of
 from advise_ray.video.manifest import Video
 
 log = logging.getLogger("advise_ray")
-Output = Literal["logits", "embedding", "tokens"]
-"""Output per clip and crop: logits float[classes], embedding float[E], or the TMM's tokens float[E, T, s, s]."""
-FRAMES_AT_ONCE = 128
-Clips = dict[int, NDArray[np.int64]]
-"""Row of the manifest → int64[K, T], frame numbers of K clips of the video."""
 
 
 @dataclass(frozen=True)
@@ -144,52 +133,3 @@ class Encoder:
             grid = torch.from_numpy(features).to(device).permute(0, 3, 1, 2)
             values = apply.clips(model, grid, torch.as_tensor(places.reshape(wanted.shape), device=device))
             yield Encoded(row, values[:, None].float().cpu().numpy(), None)
-
-
-@dataclass(frozen=True)
-class EncodeClips:
-    """Encodes the decoded frames of one video (see `DecodeFrames`) and returns `values` float32[1, K, crops, …]."""
-
-    config: Config
-    output: Output
-    num_crops: int
-    places: Clips
-    """Row of the manifest → int64[K, T], positions among the video's decoded frames."""
-
-    @torch.inference_mode()
-    def __call__(self, model: AdViSe, device: torch.device, block: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        values = np.zeros((1, 1, 1), dtype=np.float32)
-        if not str(block["failures"][0]):
-            frames = torch.as_tensor(np.array(block["frames"][0])).to(device)
-            clips = torch.as_tensor(self.places[int(block["rows"][0][0])], device=device)
-            size_px = self.config.augment.crop_size_px
-            views = [
-                self._view(model, frames[:, top : top + size_px, left : left + size_px], clips)
-                for top, left in view_crops(self.config.augment, self.num_crops)
-            ]
-            values = torch.stack(views, dim=1).float().cpu().numpy()
-        return {"rows": block["rows"], "values": values[None], "failures": block["failures"]}
-
-    def _view(self, model: AdViSe, frames: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-        """Encode one crop: frames uint8[F, H, W, 3] and clips int64[K, T] → [K, …]."""
-        features = torch.cat([model.frame_features(chunk) for chunk in frames.split(FRAMES_AT_ONCE)])
-        return self.clips(model, features, clips)
-
-    @torch.inference_mode()
-    def clips(self, model: AdViSe, features: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-        """Encode clips int64[K, T] of compressed frames [F, C, s, s] → [K, …]."""
-        device = features.device.type
-        with autocast(self.config.train.precision, device):
-            return torch.cat(
-                [
-                    self._apply(model, model.sfu.arrange(features[some]))
-                    for some in clips.split(self.config.train.global_batch_size)
-                ]
-            )
-
-    def _apply(self, model: AdViSe, x: torch.Tensor) -> torch.Tensor:
-        temporal = model.temporal
-        if self.output == "tokens":
-            return temporal.tokens(x)
-        embedding = temporal.embed(x)
-        return temporal.classify(embedding) if self.output == "logits" else embedding

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from advise_ray.evaluation.encoded_videos import Encoder, Output
+from advise_ray.evaluation.encode_clips import Output
+from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.labels import LabelledSplit
 from advise_ray.evaluation.outcome import Details, Outcome
 from advise_ray.evaluation.probes import probe

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from advise_ray.config import played_clip
 from advise_ray.errors import UsageError
 from advise_ray.evaluation import metrics as measure
-from advise_ray.evaluation.encoded_videos import Encoded, Encoder, Output
+from advise_ray.evaluation.encode_clips import Output
+from advise_ray.evaluation.encoded_videos import Encoded, Encoder
 from advise_ray.evaluation.labels import LabelledSplit
 from advise_ray.evaluation.outcome import Details, Outcome
 from advise_ray.evaluation.predictions import Prediction

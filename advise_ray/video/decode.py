@@ -185,10 +185,14 @@ def _from_start(source: Source, stream_index: int) -> Iterator[tuple[int, Any]]:
 
 
 def open_pyav(source: Source) -> Any:
-    """Open a file with PyAV. Invalid characters in its metadata are replaced."""
+    """Open a file with PyAV. Invalid characters in its metadata are replaced.
+
+    Bytes can come from an unknown client. They may name no other files, as a playlist does, and open no connections.
+    """
+    is_bytes = isinstance(source, bytes)
     file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
     try:
-        return av.open(file, metadata_errors="replace")
+        return av.open(file, options={"protocol_whitelist": "none"} if is_bytes else {}, metadata_errors="replace")
     except av.error.InvalidDataError as error:
         reason = f"not a video file, or an incomplete one ({_reason(error)})"
         raise VideoDecodeError("", reason, detail=str(error)) from None

@@ -45,7 +45,7 @@ def _environment() -> dict[str, str]:
 
 
 class DecodeProcess:
-    """Runs `video.decode.decode` and `video.probe.probe` with a deadline, for local paths and URLs.
+    """Runs `video.decode.decode` and `video.probe.probe` with a deadline, for local paths, URLs and bytes.
 
     It is not thread-safe: make one call at a time. Every call can raise DecoderError: the process does not start, or
     has a fault that no video is to blame for.
@@ -71,7 +71,7 @@ class DecodeProcess:
         self,
         frames: NDArray[np.uint8],
         places: NDArray[np.int64],
-        location: str,
+        location: str | bytes,
         frame_indices: NDArray[np.int64],
         *,
         name: str,
@@ -91,7 +91,9 @@ class DecodeProcess:
         target = (self._turn, frames.shape, places)
         self._ask(name, ("decode", location, name, frame_indices, target, how))
 
-    def decode(self, location: str, frame_indices: NDArray[np.int64], *, name: str, **how: Any) -> NDArray[np.uint8]:
+    def decode(
+        self, location: str | bytes, frame_indices: NDArray[np.int64], *, name: str, **how: Any
+    ) -> NDArray[np.uint8]:
         """Decode frames int64[T] to a new array uint8[T, height_px, width_px, 3], see `video.decode.decode`.
 
         Raises:
@@ -101,7 +103,7 @@ class DecodeProcess:
         self.decode_into(frames, np.zeros(1, dtype=np.int64), location, frame_indices[None], name=name, **how)
         return frames[0].copy()
 
-    def probe(self, location: str, name: str, limits: Limits) -> VideoInfo:
+    def probe(self, location: str | bytes, name: str, limits: Limits) -> VideoInfo:
         """Probe a file, see `video.probe.probe`.
 
         Raises:

@@ -78,7 +78,9 @@ def _serve(pipe: Connection[Any, Any], memory: list[SharedMemory]) -> None:
             pipe.send((DecoderError(reason), _resident_bytes()))
 
 
-def _source(location: str, name: str) -> Source:
+def _source(location: str | bytes, name: str) -> Source:
+    if isinstance(location, bytes):
+        return location
     if not remote.is_url(location):
         return Path(location)
     try:

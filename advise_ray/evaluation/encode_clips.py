@@ -1,0 +1,82 @@
+"""Encodes the clips of one decoded video with the frozen model. Each frame is encoded once. It does not import Ray.
+
+The clips of an evaluated video share frames (ten clips spread over two seconds, or a shuffled copy of a clip), and
+evaluation uses no random augmentation. Therefore the image model encodes each frame once for all clips that show it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from advise_ray.config import Config
+from advise_ray.model.advise import AdViSe
+from advise_ray.model.precision import autocast
+from advise_ray.video.augment_draws import view_crops
+
+Output = Literal["logits", "embedding", "tokens"]
+"""Output per clip and crop: logits float[classes], embedding float[E], or the TMM's tokens float[E, T, s, s]."""
+FRAMES_AT_ONCE = 128
+"""Batch size of the image model, in frames."""
+Clips = dict[int, NDArray[np.int64]]
+"""Row of the manifest → int64[K, T], frame numbers of K clips of the video."""
+
+
+@dataclass(frozen=True)
+class EncodeClips:
+    """Encodes the decoded frames of one video (see `DecodeFrames`) and returns `values` float32[1, K, crops, …]."""
+
+    config: Config
+    output: Output
+    num_crops: int
+    places: Clips
+    """Row of the manifest → int64[K, T], positions among the video's decoded frames."""
+
+    def __call__(self, model: AdViSe, device: torch.device, block: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        values = np.zeros((1, 1, 1), dtype=np.float32)
+        if not str(block["failures"][0]):
+            frames, clips = np.array(block["frames"][0]), self.places[int(block["rows"][0][0])]
+            values = self.encode(model, device, frames, clips)
+        return {"rows": block["rows"], "values": values[None], "failures": block["failures"]}
+
+    @torch.inference_mode()
+    def encode(
+        self, model: AdViSe, device: torch.device, frames: NDArray[np.uint8], clips: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Encode decoded frames uint8[F, H, W, 3], of which clips int64[K, T] are made → float32[K, crops, …]."""
+        pixels, wanted = torch.as_tensor(frames).to(device), torch.as_tensor(clips, device=device)
+        size_px = self.config.augment.crop_size_px
+        views = [
+            self._view(model, pixels[:, top : top + size_px, left : left + size_px], wanted)
+            for top, left in view_crops(self.config.augment, self.num_crops)
+        ]
+        values: NDArray[np.float32] = torch.stack(views, dim=1).float().cpu().numpy()
+        return values
+
+    def _view(self, model: AdViSe, frames: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
+        """Encode one crop: frames uint8[F, H, W, 3] and clips int64[K, T] → [K, …]."""
+        features = torch.cat([model.frame_features(chunk) for chunk in frames.split(FRAMES_AT_ONCE)])
+        return self.clips(model, features, clips)
+
+    @torch.inference_mode()
+    def clips(self, model: AdViSe, features: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
+        """Encode clips int64[K, T] of compressed frames [F, C, s, s] → [K, …]."""
+        device = features.device.type
+        with autocast(self.config.train.precision, device):
+            return torch.cat(
+                [
+                    self._apply(model, model.sfu.arrange(features[some]))
+                    for some in clips.split(self.config.train.global_batch_size)
+                ]
+            )
+
+    def _apply(self, model: AdViSe, x: torch.Tensor) -> torch.Tensor:
+        temporal = model.temporal
+        if self.output == "tokens":
+            return temporal.tokens(x)
+        embedding = temporal.embed(x)
+        return temporal.classify(embedding) if self.output == "logits" else embedding
