@@ -1,15 +1,21 @@
-"""The commands `advise-ray embed` and `advise-ray export`: they use a trained model."""
+"""The commands `advise-ray embed`, `predict` and `export`: they use a trained model."""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advise_ray.cli.cluster_option import cluster_option
 from advise_ray.cli.group import main
 from advise_ray.cli.shared import UserPath, json_option, show
+from advise_ray.errors import AdviseRayError
+
+if TYPE_CHECKING:
+    from advise_ray.deploy.predict_videos import PredictResult
 
 
 @main.command()
@@ -48,6 +54,55 @@ def embed(target: str, videos: str, out: Path, top_k: int, step_s: float | None,
             on_progress=on_progress,
         )
     show(result, as_json)
+
+
+@main.command()
+@click.argument("target", metavar="CHECKPOINT_OR_RUN")
+@click.argument("clips", nargs=-1, required=True, metavar="CLIP…|DIR")
+@json_option
+def predict(target: str, clips: tuple[str, ...], as_json: bool) -> None:
+    """Print the three most probable classes of videos, or of all videos in a folder. Exit with 1 if a video fails.
+
+    A pretrained model predicts the playback rate. The scores are those of `evaluate`: probabilities, averaged over ten
+    clips of each video.
+    """
+    from advise_ray.cli import progress
+    from advise_ray.deploy.predict_videos import predict as run
+
+    with progress.counting("classifying videos") as on_progress:
+        result = run(target, clips, on_progress=on_progress)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(_predictions_table(result))
+        _explain(result)
+    if result["failed_videos"]:
+        sys.exit(AdviseRayError.exit_code)
+
+
+def _predictions_table(result: PredictResult) -> str:
+    """Format predictions as a line for each video: its path, its classes and scores, and what to know about it."""
+    rows = result["videos"]
+    cells = [[f"{each['class']} {each['score']:.2f}" for each in row["predictions"]] for row in rows]
+    path_width = max(len(row["path"]) for row in rows)
+    width = max((len(cell) for row in cells for cell in row), default=0)
+    lines = []
+    for row, scores in zip(rows, cells, strict=True):
+        shown = [f"{row['path']:<{path_width}}", *(f"{cell:<{width}}" for cell in scores)]
+        shown += [f"cannot be read: {row['error']}"] if row["error"] else []
+        shown += [f"({row['note']})"] if row["note"] else []
+        lines.append("  ".join(shown).rstrip())
+    return "\n".join(lines)
+
+
+def _explain(result: PredictResult) -> None:
+    """Tell on stderr what a rate means, and how often the model is right."""
+    from advise_ray.cli import progress
+
+    if result["task"] == "prp":
+        progress.tell("×2: the motion looks twice as fast as usual in the videos that the model was trained on")
+    if result["val_top1"] is not None:
+        progress.tell(f"val/top1 of this model: {result['val_top1']:.3f} (chance {result['chance']:.3f})")
 
 
 @main.command()
