@@ -139,6 +139,8 @@ def list_videos(given: Sequence[str]) -> dict[str, str]:
     """
     files: dict[str, str] = {}
     for each in given:
+        if not each:
+            raise UsageError("CLIP: the path is empty; name a video or a folder")
         try:
             location = remote.local_or_url(each)
             listing, (root, only) = read_folder(location), root_and_file(location)
