@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import re
@@ -127,8 +128,8 @@ def test_every_command_is_one(line: str) -> None:
 
 
 def subcommand(arguments: list[str]) -> list[str]:
-    """`server` of `mlflow server --host …`."""
-    return arguments[:1] if arguments and re.fullmatch("[a-z]+", arguments[0]) else []
+    """`server` of `mlflow server --host …`, and `models serve` of `mlflow models serve --port …`."""
+    return list(itertools.takewhile(re.compile("[a-z]+").fullmatch, arguments))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -189,10 +189,10 @@ def open_pyav(source: Source) -> Any:
 
     Bytes can come from an unknown client. They may name no other files, as a playlist does, and open no connections.
     """
-    is_bytes = isinstance(source, bytes)
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
+    file: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
+    options = {"protocol_whitelist": "none"} if isinstance(source, bytes) else {}
     try:
-        return av.open(file, options={"protocol_whitelist": "none"} if is_bytes else {}, metadata_errors="replace")
+        return av.open(file, options=options, metadata_errors="replace")
     except av.error.InvalidDataError as error:
         reason = f"not a video file, or an incomplete one ({_reason(error)})"
         raise VideoDecodeError("", reason, detail=str(error)) from None
