@@ -100,7 +100,7 @@ def _explain(result: PredictResult) -> None:
     from advise_ray.cli import progress
 
     if result["task"] == "prp":
-        progress.tell("×2: the motion looks twice as fast as usual in the videos that the model was trained on")
+        progress.tell("×N: the motion looks N times as fast as it usually is in the training videos")
     if result["val_top1"] is not None:
         progress.tell(f"val/top1 of this model: {result['val_top1']:.3f} (chance {result['chance']:.3f})")
 

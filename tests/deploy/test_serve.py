@@ -117,7 +117,8 @@ def test_mlflow_serves_a_model(untrained: dict[str, Path], footage: Path, tmp_pa
     path = checkpoint.find(untrained["action"], "")
     mlflow.pyfunc.save_model(
         tmp_path / "model",
-        python_model=serve.__file__,
+        python_model=str(model_registry.PACKAGE / "deploy" / "serve.py"),
+        code_paths=[str(model_registry.PACKAGE)],
         artifacts={"checkpoint": str(path)},
         pip_requirements=[],
         **model_registry._interface(),
