@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -185,8 +185,8 @@ def _on_ray(model: VideoModel, locations: Sequence[str]) -> Iterator[_Outcome]:
         if row["reason"] is not None:
             yield _Outcome(index, error=" ".join(row["reason"].split()))
             continue
-        facts = {name: row.get(name) for name in Video.__dataclass_fields__}
-        video = Video(**facts)  # type: ignore[arg-type]
+        facts: dict[str, Any] = {name: row.get(name) for name in Video.__dataclass_fields__}
+        video = Video(**facts)
         wanted = spread_clips(video.num_frames, played_clip(config), NUM_CLIPS, video.fps)
         frames, inverse = np.unique(wanted, return_inverse=True)
         groups.append(group_of([(index, video, frames)]))
