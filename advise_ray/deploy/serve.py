@@ -80,7 +80,7 @@ class Classifier(mlflow.pyfunc.PythonModel):
             return _failed(f"{len(video)} bytes are more than the {MOST_BYTES} bytes allowed")
         if left_s <= 0:
             return _failed("the time of the request is over; send fewer videos at once")
-        decoder.deadline_s = min(self.model.config.data.decode_timeout_s, math.ceil(left_s))
+        decoder.deadline_s = math.ceil(min(self.model.config.data.decode_timeout_s, left_s))
         try:
             _, frames, clips = self.model.read(decoder, video, limits=SERVED)
         except VideoDecodeError as error:
