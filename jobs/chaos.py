@@ -239,7 +239,7 @@ def _clip(row: Row) -> tuple[Any, ...]:
 
 def train_lines(run_dir: Path) -> list[tuple[int, float]]:
     """Step and loss of each training step in metrics.jsonl."""
-    lines = read_lines(run_dir / "metrics.jsonl")
+    lines = read_lines(run_dir / "metrics.jsonl") if run_dir.exists() else []
     return [(line["step"], line["values"]["train/loss"]) for line in lines if "train/loss" in line["values"]]
 
 

@@ -96,7 +96,7 @@ def answers(url: str) -> bool:
 def eventually_step(run_dir: Path, step: int, alive: Any = None) -> None:
     """Wait until a run has written so many steps."""
     metrics = run_dir / "metrics.jsonl"
-    eventually(lambda: any(line["step"] >= step for line in read_lines(metrics)), alive=alive)
+    eventually(lambda: metrics.exists() and any(line["step"] >= step for line in read_lines(metrics)), alive=alive)
 
 
 def manifest_of(splits: dict[str | None, int]) -> pa.Table:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 from advise_ray.errors import UsageError
 from advise_ray.storage import remote
+from advise_ray.storage.lock import hold_lock
 
 
 def is_cache(location: str) -> bool:
@@ -55,15 +55,12 @@ def lock(location: str) -> Iterator[None]:
     if remote.is_url(location):
         yield
         return
-    path = Path(location) / ".lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--out: {location}: {error.strerror}; name a writable folder") from None
-    with opened as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            Path(location).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_lock(Path(location) / ".lock"))
+        except BlockingIOError:
             raise UsageError(f"--out: another `advise-ray cache` is writing to {location}; wait for it") from None
+        except OSError as error:
+            raise UsageError(f"--out: {location}: {error.strerror}; name a writable folder") from None
         yield

@@ -7,7 +7,7 @@ import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -72,9 +72,13 @@ def write_part(location: str, pieces: Sequence[Piece]) -> str:
         OSError: the part cannot be written (full disk?). Nothing of it remains.
     """
     name = f"part-{uuid.uuid4().hex[:16]}.arrow"
-    with remote.writing(remote.join(location, name)) as file, pa.ipc.new_file(file, SCHEMA) as writer:
-        for piece in pieces:
-            writer.write_batch(piece.batch())
+
+    def write(file: BinaryIO) -> None:
+        with pa.ipc.new_file(file, SCHEMA) as writer:
+            for piece in pieces:
+                writer.write_batch(piece.batch())
+
+    remote.write(remote.join(location, name), write)
     return name
 
 

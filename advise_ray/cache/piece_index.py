@@ -76,8 +76,8 @@ def read_index(location: str) -> list[PieceRow]:
 
 
 def write_index(location: str, rows: Sequence[PieceRow]) -> None:
-    with remote.writing(remote.join(location, "index.parquet")) as file:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA), file)
+    table = pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA)
+    remote.write(remote.join(location, "index.parquet"), lambda file: pq.write_table(table, file))
 
 
 def rows_of(part: Part) -> Iterator[PieceRow]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.storage import remote
 from advise_ray.video.manifest import Video
 from advise_ray.video.rejects import REJECTS_SCHEMA
+from advise_ray.video.rejects import read_rejects as read_local_rejects
 
 OPEN_PARTS = 256
 """Maximal number of files that are open, and mapped, at the same time."""
@@ -45,19 +47,21 @@ def read_identity(location: str) -> Identity:
 
 
 def write_identity(location: str, identity: Identity) -> None:
-    with remote.writing(remote.join(location, "cache.json")) as file:
-        file.write(json.dumps(asdict(identity), indent=2).encode())
+    text = json.dumps(asdict(identity), indent=2).encode()
+    remote.write(remote.join(location, "cache.json"), lambda file: file.write(text))
 
 
 def write_rejects(location: str, rejects: Mapping[str, str]) -> None:
     """Write `rejects.parquet`: video_id → reason why the cache lacks the video."""
     rows = [{"video_id": video_id, "reason": reason} for video_id, reason in rejects.items()]
-    with remote.writing(remote.join(location, "rejects.parquet")) as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), file)
+    table = pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA)
+    remote.write(remote.join(location, "rejects.parquet"), lambda file: pq.write_table(table, file))
 
 
 def read_rejects(location: str) -> dict[str, str]:
     """Read the videos that cannot be decoded: video_id → reason. Empty if no job has ended yet."""
+    if not remote.is_url(location):
+        return read_local_rejects(Path(location) / "rejects.parquet")
     try:
         held = remote.read_file(remote.join(location, "rejects.parquet"))
     except OSError:

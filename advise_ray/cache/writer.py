@@ -17,6 +17,7 @@ from advise_ray.cache.part_file import Part
 from advise_ray.cache.piece_index import PieceRow, check_parts, rows_of, write_index
 from advise_ray.cache.store import read_rejects, write_identity, write_rejects
 from advise_ray.errors import CacheError, InterruptedRunError
+from advise_ray.storage.retry import patiently
 from advise_ray.video.frames import group_of
 
 log = logging.getLogger("advise_ray")
@@ -125,7 +126,7 @@ def _write_index(plan: CachePlan, index: list[PieceRow], rejects: dict[str, str]
     missing = {plan.videos[row].video_id for row in plan.lacking(index)}  # several videos can have the same id
     complete = {video.video_id for video in plan.videos} - missing
     write_index(plan.location, index)
-    known = read_rejects(plan.location) | rejects
+    known = patiently(lambda: read_rejects(plan.location)) | rejects
     write_rejects(plan.location, {name: why for name, why in known.items() if name not in complete})
 
 

@@ -41,6 +41,7 @@ def check(
     table = read_manifest(manifest)
     for path in written:
         refuse_unwritable(path, "--out, --drop")
+        path.parent.mkdir(parents=True, exist_ok=True)
     rows: dict[str, ManifestRow] = {row["video_id"]: row for row in table.to_pylist()}
     bad: list[Reject] = []
     for done, probed in enumerate(probe_all(list(rows.values()), timeout_s, limits), 1):

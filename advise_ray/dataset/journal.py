@@ -52,7 +52,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows = {version(row): row for row in cast("list[Probed]", reopen(path))}
+        self.rows = {version(row): row for row in cast("list[Probed]", reopen(path) if path.exists() else [])}
 
     def __enter__(self) -> Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)

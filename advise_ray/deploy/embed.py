@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from advise_ray import dataset
 from advise_ray.backend.frame_encoder import encode_groups
@@ -34,6 +33,7 @@ from advise_ray.deploy.embeddings_file import (
 from advise_ray.deploy.load import VideoModel, load, locate
 from advise_ray.errors import InterruptedRunError, UsageError
 from advise_ray.storage.atomic import refuse_unwritable, write_whole
+from advise_ray.storage.lock import hold_lock
 from advise_ray.video.annotations import Listing, read_folder, root_and_file
 from advise_ray.video.frames import group_of
 from advise_ray.video.manifest import SCHEMA as MANIFEST
@@ -118,7 +118,7 @@ def embed(
             if todo:
                 _refuse_other_job(parts, settings)
                 names = _embed(load(path), settings, given, todo, parts, on_progress, is_first=not held)
-                write(out, settings, todo, (parts / name for name in names))
+                write(out, settings, todo, [parts / name for name in names])
             shutil.rmtree(parts)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; run the same command again to resume") from None
@@ -150,15 +150,16 @@ def _locked_parts(out: Path) -> Iterator[Path]:
     """
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(parts / ".lock", timeout=0):
-            try:
-                yield parts
-            finally:
-                if parts.exists() and [path.name for path in parts.iterdir()] == [".lock"]:
-                    shutil.rmtree(parts)
-    except Timeout:
-        raise UsageError(f"--out: another `advise-ray embed` is writing {out}; wait until it ends") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(parts / ".lock"))
+        except BlockingIOError:
+            raise UsageError(f"--out: another `advise-ray embed` is writing {out}; wait until it ends") from None
+        try:
+            yield parts
+        finally:
+            if parts.exists() and [path.name for path in parts.iterdir()] == [".lock"]:
+                shutil.rmtree(parts)
 
 
 def _list(footage: str) -> Footage:

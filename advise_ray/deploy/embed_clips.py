@@ -12,7 +12,6 @@ from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from advise_ray.config import Config, played_clip
 from advise_ray.deploy.embeddings_file import SCHEMA
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.precision import autocast
+from advise_ray.storage.parquet import write_table
 from advise_ray.video.augment_draws import centre
 from advise_ray.video.frames import Wanted
 from advise_ray.video.manifest import Video
@@ -151,7 +151,5 @@ def part_name(versions: list[tuple[str, str]], frames: NDArray[np.int64]) -> str
 
 
 def write_part(path: Path, rows: list[ClipRow]) -> None:
-    """Write a part file atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial)
-    partial.rename(path)
+    """Write a part file as `write_whole` does."""
+    write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)

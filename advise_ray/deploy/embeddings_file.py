@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import TypedDict
+from typing import BinaryIO, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from advise_ray.config import INFERENCE, flatten
 from advise_ray.config import load as load_config
 from advise_ray.errors import UsageError
-from advise_ray.storage import remote
+from advise_ray.storage.atomic import exists, write_whole
+from advise_ray.storage.parquet import read_table
 from advise_ray.training import checkpoint
 
 SCHEMA = pa.schema(
@@ -109,20 +110,24 @@ def refuse_other(theirs: Settings, ours: Settings, path: Path) -> None:
         raise UsageError(f"--out: {path} was made with another {', '.join(differing)}; {INSTEAD}")
 
 
-def write(out: Path, settings: Settings, without: Set[str], parts: Iterable[Path]) -> None:
+def write(out: Path, settings: Settings, without: Set[str], parts: Sequence[Path]) -> None:
     """Write the rows of `parts` after those that `out` has, atomically.
 
     Args:
         without: ids of videos whose old rows are left out.
     """
     schema = SCHEMA.with_metadata({MADE_BY: json.dumps(settings)})
-    with remote.writing(str(out)) as file, pq.ParquetWriter(file, schema) as writer:
-        if out.exists():
-            left_out = pa.array(sorted(without), pa.string())
-            for batch in pq.ParquetFile(out).iter_batches():
-                writer.write_batch(batch.filter(pc.invert(pc.is_in(batch.column("video_id"), left_out))))
-        for part in parts:
-            writer.write_table(pq.read_table(part, schema=SCHEMA).cast(schema))
+
+    def content(file: BinaryIO) -> None:
+        with pq.ParquetWriter(file, schema) as writer:
+            if exists(out):
+                left_out = pa.array(sorted(without), pa.string())
+                for batch in pq.ParquetFile(out).iter_batches():
+                    writer.write_batch(batch.filter(pc.invert(pc.is_in(batch.column("video_id"), left_out))))
+            for part in parts:
+                writer.write_table(read_table(part).cast(schema))
+
+    write_whole(out, content)
 
 
 def count(out: Path) -> Counts:

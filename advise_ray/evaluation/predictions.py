@@ -9,6 +9,8 @@ from typing import NotRequired, TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from advise_ray.storage.parquet import write_table
+
 
 class Prediction(TypedDict):
     """A row of `predictions.parquet`: a test video, or with `pretext` a clip of one.
@@ -48,7 +50,7 @@ class Prediction(TypedDict):
 def write_predictions(predictions: Mapping[str, Sequence[Prediction]], path: Path) -> None:
     """Write the predictions of each split."""
     rows = [{"split": split, **row} for split, of_split in predictions.items() for row in of_split]
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    write_table(pa.Table.from_pylist(rows), path)
 
 
 def read_predictions(path: Path | str) -> list[Prediction]:

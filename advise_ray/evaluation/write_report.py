@@ -18,7 +18,8 @@ from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.outcome import Details, Outcome
 from advise_ray.evaluation.predictions import write_predictions
 from advise_ray.evaluation.subject import Subject
-from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.atomic import require_folder, write_whole
+from advise_ray.storage.retry import patiently
 from advise_ray.tracking import RunTracker
 from advise_ray.video.sampling import spread_clips
 
@@ -97,12 +98,9 @@ def write_report(
     """Write predictions, figures and result under the run's directory, and log them to MLflow."""
     folder = subject.run_dir / "evaluation" / name
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.png"):
-        stale.unlink()
     predictions = {which: outcome.predictions for which, outcome in outcomes.items()}
     write_predictions(predictions, folder / "predictions.parquet")
-    for which, outcome in outcomes.items():
-        _draw(folder, f"-{which}" if len(outcomes) > 1 else "", outcome, encoder, protocol)
+    patiently(lambda: _draw_all(folder, outcomes, encoder, protocol))
     metrics, deviations = _summed_up([outcome.metrics for outcome in outcomes.values()])
     failed = {row["video_id"] for rows in predictions.values() for row in rows if row["failure"] is not None}
     result: EvaluationResult = {
@@ -133,7 +131,7 @@ def _log(
     is_new = tracker.run_id is None
     if is_new:  # an untrained recipe, or a run that was copied from another machine
         if not (subject.run_dir / "config.yaml").exists():
-            (subject.run_dir / "config.yaml").write_text(to_yaml(subject.config), encoding="utf-8")
+            write_whole(subject.run_dir / "config.yaml", to_yaml(subject.config))
         try:
             tracker.start(device="cuda" if encoder.use_gpu else "cpu")
         except (TrackingError, UsageError) as error:  # the evaluation is done, and its result is written
@@ -154,6 +152,15 @@ def _summed_up(metrics: list[dict[str, float]]) -> tuple[dict[str, float], dict[
     if len(metrics) == 1:
         return means, {}
     return means, {name: float(np.std(values, ddof=1)) for name, values in columns.items()}
+
+
+def _draw_all(folder: Path, outcomes: dict[str, Outcome], encoder: Encoder, protocol: str) -> None:
+    """Draw the figures of all splits, and delete those of an earlier evaluation."""
+    require_folder(folder)
+    for stale in folder.glob("*.png"):
+        stale.unlink()
+    for which, outcome in outcomes.items():
+        _draw(folder, f"-{which}" if len(outcomes) > 1 else "", outcome, encoder, protocol)
 
 
 def _draw(folder: Path, suffix: str, outcome: Outcome, encoder: Encoder, protocol: str) -> None:

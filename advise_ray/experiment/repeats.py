@@ -20,7 +20,7 @@ from advise_ray.experiment.arms import IFM_ALONE, Trainings
 from advise_ray.experiment.bootstrap import Correct
 from advise_ray.experiment.suite import FOLDS, LabelledSet
 from advise_ray.storage.atomic import write_whole
-from advise_ray.storage.jsonl import reopen
+from advise_ray.storage.jsonl import append, reopen
 from advise_ray.video.pool import hash_manifests
 
 SCRATCH = "scratch"
@@ -96,8 +96,7 @@ class Results:
 
     def add(self, key: Key, value: Any) -> None:
         self.held[key] = value
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": asdict(key), "value": value}) + "\n")
+        append(self.path, [{"key": asdict(key), "value": value}])
 
     def of(self, figure: str, arm: str, seeds: int, labels: int | None = None) -> dict[str, dict[int, Correct]]:
         """Set → seed → test result, for the first `seeds` seeds."""

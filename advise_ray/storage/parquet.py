@@ -9,6 +9,8 @@ from typing import Any, get_args, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from advise_ray.storage.atomic import write_whole
+
 _COLUMN_TYPES: dict[Any, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),
@@ -30,11 +32,18 @@ def may_be_none(row: type) -> tuple[str, ...]:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table atomically; missing folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    """Write a table as `write_whole` does."""
+    write_whole(path, lambda file: pq.write_table(table, file))
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a table.
+
+    Raises:
+        OSError: the file cannot be read. The error is Python's, whose `errno` says why; pyarrow's may lack it.
+        pyarrow.ArrowInvalid: the file is not Parquet.
+    """
+    return pq.read_table(pa.BufferReader(path.read_bytes()))
 
 
 def _without_none(hint: Any) -> Any:

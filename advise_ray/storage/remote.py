@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import os
 import stat
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from advise_ray.errors import UsageError
+from advise_ray.storage.atomic import write_whole
 from advise_ray.storage.transports import ObjectStore, StoredFile, WebServer
 
 
@@ -93,27 +93,21 @@ def open_random(location: str) -> Any:
     return _writable(location).open_random()
 
 
-@contextlib.contextmanager
-def writing(location: str) -> Iterator[Any]:
-    """Open a binary file for writing. If the block fails, nothing is written, and an existing file stays unchanged.
+def write(location: str, content: Callable[[BinaryIO], object]) -> None:
+    """Write a file atomically, and retry, as `write_whole` does. If it fails, an existing file stays unchanged.
+
+    Args:
+        content: Writes the bytes. It is called again for each retry.
 
     Raises:
-        OSError: The disk is full, or access is denied. For a URL it is a StorageError.
+        OSError: The disk is full, access is denied, or the storage does not answer. For a URL it is a StorageError.
     """
     if is_url(location):
-        content = io.BytesIO()  # buffered, because pyarrow closes a failed stream, which would write a partial file
-        yield content
-        _writable(location).write(content.getbuffer())
-        return
-    path = Path(location)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        buffer = io.BytesIO()  # buffered, because pyarrow closes a failed stream, which would write a partial file
+        content(buffer)
+        _writable(location).write(buffer.getbuffer())
+    else:
+        write_whole(Path(location), content)
 
 
 def delete(location: str) -> None:

@@ -73,7 +73,7 @@ def write_result(
     recipes = []
     for name, recipe in (winner(sweep, best["number"]) if best is not None else {}).items():
         recipes.append(directory / f"best_{name}.yaml")
-        recipes[-1].write_text(to_yaml(recipe), encoding="utf-8")
+        write_whole(recipes[-1], to_yaml(recipe))
     figures = plots.draw(config, trials, directory / "figures") if trials else []
     result = SweepResult(
         run_name=directory.name,

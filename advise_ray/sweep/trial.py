@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from advise_ray.backend import shutdown_notice
 from advise_ray.backend.peak_memory import PeakMemory
@@ -23,7 +22,9 @@ from advise_ray.evaluation.evaluate_run import Protocol, score
 from advise_ray.evaluation.protocol import Settings as ProtocolSettings
 from advise_ray.evaluation.subject import find_subject
 from advise_ray.model.ifm import IFM, kept_ifm
-from advise_ray.storage.jsonl import read_lines
+from advise_ray.storage.jsonl import append, read_lines, reopen
+from advise_ray.storage.lock import hold_lock
+from advise_ray.storage.retry import patiently
 from advise_ray.sweep.features import folder_of, takes_features
 from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining
 from advise_ray.sweep.space import Settings
@@ -95,10 +96,10 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
     """
     if sweep.should_stop():
         raise InterruptedRunError("the sweep was told to end before this trial started")
-    trial_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(trial_dir / ".lock", timeout=LONGEST_WAIT_S):  # a process of a killed sweep can still hold it
+    make_trial_dir(trial_dir)
+    with hold_lock(trial_dir / ".lock", LONGEST_WAIT_S):  # a process of a killed sweep can still hold it
         path = trial_dir / "reports.jsonl"
-        reports = read_lines(path)
+        reports = patiently(lambda: reopen(path))
         yield from reports
         known: Values = dict(reports[-1]) if reports else {}
         if known.get("done"):
@@ -113,9 +114,14 @@ def follow(sweep: Sweep, settings: Settings, trial_dir: Path) -> Generator[Value
             # The last epoch is reported with the final values, because stopping there would save nothing.
             if done or (sweep.config.tune.judged_by in values and epochs_told < epochs < last):
                 report = {**known, "epochs": epochs, "done": done}
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(report) + "\n")
+                append(path, [report])
                 yield report
+
+
+def make_trial_dir(trial_dir: Path) -> None:
+    """Create a trial's directory in that of its sweep, which must exist: storage may be away for a moment."""
+    patiently(lambda: trial_dir.parent.mkdir(exist_ok=True))
+    patiently(lambda: trial_dir.mkdir(exist_ok=True))
 
 
 def _measure(sweep: Sweep, stages: dict[str, Config], trial_dir: Path) -> Iterator[tuple[int, Values, bool]]:
@@ -139,7 +145,7 @@ def _measure(sweep: Sweep, stages: dict[str, Config], trial_dir: Path) -> Iterat
 
 def _train_s(metrics: Path) -> float:
     """Training time in seconds of all epochs, including those before an interruption."""
-    every = [line["values"].items() for line in metrics_lines.read(metrics)]
+    every = [line["values"].items() for line in patiently(lambda: metrics_lines.read(metrics))]
     return float(sum(value for values in every for name, value in values if name.endswith("rate/epoch_s")))
 
 
@@ -185,14 +191,15 @@ class _Lines:
 
     def __init__(self, source: Path, target: Path, prefix: str) -> None:
         self.source, self.target, self.prefix = source, target, prefix
-        self.copied = sum(line["stage"] == prefix for line in read_lines(target))
+        self.copied = sum(line["stage"] == prefix for line in patiently(lambda: reopen(target)))
 
     def copy(self) -> None:
-        new = read_lines(self.source)[self.copied :]
-        with self.target.open("a", encoding="utf-8") as file:
-            for line in new:
-                values = {self.prefix + name: value for name, value in line["values"].items()}
-                file.write(json.dumps({**line, "values": values, "stage": self.prefix}) + "\n")
+        new = patiently(lambda: read_lines(self.source))[self.copied :]
+        named = [{self.prefix + name: value for name, value in line["values"].items()} for line in new]
+        append(
+            self.target,
+            [{**line, "values": values, "stage": self.prefix} for line, values in zip(new, named, strict=True)],
+        )
         self.copied += len(new)
 
 

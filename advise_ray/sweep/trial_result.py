@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.atomic import exists, write_whole
+from advise_ray.storage.retry import patiently
 from advise_ray.sweep.space import Settings
 
 
@@ -35,7 +37,7 @@ class TrialResult(TypedDict):
 
 
 def has_ended(trial_dir: Path) -> bool:
-    return (trial_dir / "trial.json").exists()
+    return patiently(lambda: exists(trial_dir / "trial.json"))
 
 
 def write_trial(result: TrialResult, trial_dir: Path) -> None:
@@ -44,9 +46,9 @@ def write_trial(result: TrialResult, trial_dir: Path) -> None:
 
 def read_trials(sweep_dir: Path) -> list[TrialResult]:
     """The trials that have ended, sorted by number."""
-    rows: list[TrialResult] = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sweep_dir.glob("trials/*/trial.json")
-    ]
+    folders = list((sweep_dir / "trials").iterdir()) if exists(sweep_dir / "trials") else []
+    files = [folder / "trial.json" for folder in folders if exists(folder / "trial.json")]
+    rows: list[TrialResult] = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     return sorted(rows, key=lambda row: row["number"])
 
 
@@ -82,10 +84,11 @@ def write_csv(rows: Sequence[TrialResult], path: Path) -> None:
     """Write one line for each trial: number, status, settings, and the union of all trials' values."""
     settings = list(dict.fromkeys(key for row in rows for key in row["settings"]))
     values = list(dict.fromkeys(key for row in rows for key in row["values"]))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["number", "status", *settings, *values, "error"])
-        for row in rows:
-            cells: list[Any] = [json.dumps(row["settings"][key]) if key in row["settings"] else "" for key in settings]
-            cells += [row["values"].get(key, "") for key in values]
-            writer.writerow([row["number"], row["status"], *cells, row["error"] or ""])
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["number", "status", *settings, *values, "error"])
+    for row in rows:
+        cells: list[Any] = [json.dumps(row["settings"][key]) if key in row["settings"] else "" for key in settings]
+        cells += [row["values"].get(key, "") for key in values]
+        writer.writerow([row["number"], row["status"], *cells, row["error"] or ""])
+    write_whole(path, table.getvalue())

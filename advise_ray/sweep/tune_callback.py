@@ -15,11 +15,12 @@ from ray import tune
 
 from advise_ray.config import Config, load, to_yaml
 from advise_ray.errors import ConfigError, TrackingError, UsageError
-from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.atomic import exists, write_whole
 from advise_ray.storage.jsonl import read_lines
+from advise_ray.storage.retry import patiently
 from advise_ray.sweep.settings import FINETUNE, as_text
 from advise_ray.sweep.space import Settings
-from advise_ray.sweep.trial import Sweep
+from advise_ray.sweep.trial import Sweep, make_trial_dir
 from advise_ray.sweep.trial_result import TrialResult, has_ended, is_number, read_trials, write_trial
 from advise_ray.tracking import RunTracker
 from advise_ray.training import metrics_lines
@@ -62,12 +63,12 @@ class TrialCallback(tune.Callback):
             return  # the trial repeats its reports, or is a retry
         self.running.add(trial.trial_id)
         config = self._begin(trial_dir, settings)
-        self.trackers[trial.trial_id] = RunTracker(config, trial_dir)
+        self.trackers[trial.trial_id] = patiently(lambda: RunTracker(config, trial_dir))
         self.sending.submit(self._start, self.trackers[trial.trial_id], settings)
 
     def _begin(self, trial_dir: Path, settings: Settings) -> Config:
         """Create a trial's directory with its configuration and settings."""
-        trial_dir.mkdir(parents=True, exist_ok=True)
+        make_trial_dir(trial_dir)
         try:
             config = self.sweep.stages(settings, trial_dir)["pretrain"]
         except ConfigError:  # the trial fails with this error as soon as it starts
@@ -88,7 +89,8 @@ class TrialCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         self.running.discard(trial.trial_id)
-        reports = read_lines(self._of(trial)[0] / "reports.jsonl")
+        path = self._of(trial)[0] / "reports.jsonl"
+        reports = patiently(lambda: read_lines(path))
         self._end(trial, "FINISHED" if reports and reports[-1]["done"] else "PRUNED", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
@@ -112,9 +114,9 @@ class TrialCallback(tune.Callback):
         trial_dir, settings = self._of(trial)
         if self.left or has_ended(trial_dir):
             return
-        if not (trial_dir / "config.yaml").exists():  # the process died before the trial started
+        if not patiently(lambda: exists(trial_dir / "config.yaml")):  # the process died before the trial started
             self._begin(trial_dir, settings)
-        reports = read_lines(trial_dir / "reports.jsonl")
+        reports = patiently(lambda: read_lines(trial_dir / "reports.jsonl"))
         values = {name: value for name, value in (reports[-1] if reports else {}).items() if name not in HIDDEN}
         row = TrialResult(number=int(trial_dir.name), settings=settings, status=status, values=values, error=error)
         write_trial(row, trial_dir)
@@ -148,7 +150,8 @@ def _finish(tracker: RunTracker, row: TrialResult | None = None) -> None:
 
 def _metric_names(tracker: RunTracker) -> set[str]:
     """Names of the metrics in metrics.jsonl."""
-    return {name for line in metrics_lines.read(tracker.run_dir / "metrics.jsonl") for name in line["values"]}
+    lines = patiently(lambda: metrics_lines.read(tracker.run_dir / "metrics.jsonl"))
+    return {name for line in lines for name in line["values"]}
 
 
 def _cause(trial: Any) -> str:

@@ -24,6 +24,7 @@ from advise_ray.backend.reservation import await_resources
 from advise_ray.config import Config, recipes, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
 from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.retry import patiently
 from advise_ray.sweep.features import FEATURE_KEYS, make_features, refuse_unfit
 from advise_ray.sweep.fit import run_trials
 from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining, resolve, settings_of
@@ -89,12 +90,12 @@ class _SweepRun:
         self.concurrent = min(sum(rooms), self.num_trials, config.tune.max_concurrent or sum(rooms))
         on_node = min(max(rooms), math.ceil(self.concurrent / len(session.nodes())))
         self.sweep = Sweep(config, directory, on_node, self.trial.use_gpu)
-        self.tracker = RunTracker(config, directory)
         self.waited = False
 
     def execute(self) -> SweepResult:
         fresh = not self.directory.exists()
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.tracker = RunTracker(self.config, self.directory)
         try:
             with locked(self.directory):
                 if fresh:
@@ -163,7 +164,9 @@ class _SweepRun:
         self.waited = line is not None
 
     def _end(self, ended: Literal["FINISHED", "FAILED", "KILLED"], recorder: TrialCallback) -> SweepResult:
-        result = write_result(self.sweep, self.tracker.run_id, ended, self.num_trials, self.started_s)
+        result = patiently(
+            lambda: write_result(self.sweep, self.tracker.run_id, ended, self.num_trials, self.started_s)
+        )
         best = result["best"]
         summary, tags = {}, {}
         if best is not None:

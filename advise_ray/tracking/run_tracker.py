@@ -16,6 +16,7 @@ from typing import Any
 
 from advise_ray.config import Config, load
 from advise_ray.errors import AdviseRayError, TrackingError, UsageError
+from advise_ray.storage.retry import patiently
 from advise_ray.tracking.address import redact, tracking_uri
 from advise_ray.tracking.machine_metrics import MachineMetrics
 from advise_ray.tracking.sender import Sender
@@ -108,7 +109,7 @@ class RunTracker:
         paths = [str(path.absolute()) for path in artifacts]
         safe = {key: redact(value) for key, value in (tags or {}).items()}
         end = EndOfRun(status, time.time(), paths, dict(summary or {}), safe, str(model) if model is not None else None)
-        self._state.update(end=end, complete=False)
+        patiently(lambda: self._state.update(end=end, complete=False))
         if self._machine is not None:
             self._machine.finish()
         if self._thread is None:

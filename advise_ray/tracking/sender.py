@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from advise_ray.config import Config, flatten
+from advise_ray.storage.atomic import exists
 from advise_ray.tracking import model_registry
 from advise_ray.tracking.address import redact
 from advise_ray.tracking.isolation import isolated
@@ -65,7 +66,7 @@ class Sender:
                 self._client.set_tag(self.state.run_id, key, value := self.tags[key])
                 if self.tags[key] == value:  # else `tag` has set a new one in the meantime
                     self.tags.pop(key)
-            while metrics_path.exists() and (text := _whole_lines(metrics_path, self.state.sent_bytes)):
+            while exists(metrics_path) and (text := _whole_lines(metrics_path, self.state.sent_bytes)):
                 self._log_metrics(map(json.loads, text.splitlines()))
                 self.state.update(sent_bytes=self.state.sent_bytes + len(text))
             if end is not None:
@@ -85,7 +86,8 @@ class Sender:
         for key, value in end.tags.items():
             self._client.set_tag(self.state.run_id, key, value[:PARAM_LENGTH])
         for path in [*(self.state.run_dir / name for name in ARTIFACTS), *map(Path, end.artifacts)]:
-            if path.is_file():
+            # Storage that does not answer must not look like a run without this file.
+            if exists(path) if path.parent == self.state.run_dir else path.is_file():
                 self._client.log_artifact(self.state.run_id, str(path))
         self._client.set_terminated(self.state.run_id, end.status, end_time=int(end.time_s * 1000))
         if end.model is not None:

@@ -7,11 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from advise_ray.config import Config
 from advise_ray.errors import UsageError
 from advise_ray.storage.atomic import require_folder, size_bytes
+from advise_ray.storage.lock import hold_lock
 from advise_ray.tracking import sqlite_store
 from advise_ray.tracking.address import DATABASES, redact, sqlite_file, tracking_uri
 from advise_ray.tracking.isolation import isolated
@@ -20,6 +19,8 @@ from advise_ray.tracking.sqlite_store import Experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+LOCK_WAIT_S = 60.0
 
 
 def check(config: Config) -> None:
@@ -62,9 +63,10 @@ def connect(config: Config) -> tuple[MlflowClient, str]:
             folder = db.parent if db else Path(config.storage.path)
             if config.tracking.uri is None:
                 require_folder(folder)
-            folder.mkdir(parents=True, exist_ok=True)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
             artifacts = (folder / "mlflow-artifacts").as_uri()  # the default is the working directory
-            stack.enter_context(FileLock(folder / ".mlflow.lock", timeout=60))
+            stack.enter_context(hold_lock(folder / ".mlflow.lock", LOCK_WAIT_S))
             if db and not size_bytes(db):
                 sqlite_store.create(db)
         client = _client(uri)

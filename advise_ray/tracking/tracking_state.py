@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.atomic import exists, write_once
 
 log = logging.getLogger("advise_ray")
 
@@ -62,9 +62,13 @@ class TrackingState:
 
     @classmethod
     def read(cls, run_dir: Path) -> TrackingState:
-        """Read the state of a run. A run without the file has not started. A damaged file is reported and ignored."""
+        """Read the state of a run. A run without the file has not started. A damaged file is reported and ignored.
+
+        Raises:
+            OSError: the run directory does not exist, or the file cannot be read.
+        """
         path = run_dir / "tracking.json"
-        if not path.is_file():
+        if not exists(path):
             return cls(run_dir)
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -76,10 +80,14 @@ class TrackingState:
         return cls(run_dir, **known, end=EndOfRun(**end) if end is not None else None)
 
     def update(self, **changes: Any) -> None:
-        """Change attributes and write the file."""
+        """Change attributes and write the file, in one attempt. The attributes change also if that fails.
+
+        Raises:
+            OSError: the file cannot be written. The caller tries again.
+        """
         with self._saving:  # the driver and its sending thread can write at the same time
             for name, value in changes.items():
                 setattr(self, name, value)
             content = asdict(self)
             del content["run_dir"]
-            write_whole(self.run_dir / "tracking.json", json.dumps(content))
+            write_once(self.run_dir / "tracking.json", json.dumps(content))

@@ -9,9 +9,13 @@ The folder gets its final name only when it is complete.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
+import logging
+import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +27,10 @@ from advise_ray.config import Config, flatten, to_yaml
 from advise_ray.config import load as load_config
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import TemporalModel
-from advise_ray.storage.atomic import require_folder, write_synced
+from advise_ray.storage.atomic import Content, exists, write_synced
+from advise_ray.storage.retry import patiently
+
+log = logging.getLogger("advise_ray")
 
 
 @dataclass
@@ -54,46 +61,73 @@ class State:
 
 
 def save(run_dir: Path, config: Config, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
-    """Write a checkpoint. Then delete all others except the last `train.keep_checkpoints` and the best one."""
-    require_folder(run_dir)
+    """Write a checkpoint. Then delete all others except the last `train.keep_checkpoints` and the best one.
+
+    Raises:
+        OSError: the disk is full, access is denied, or the storage did not answer for PATIENCE_S.
+    """
     path = run_dir / "checkpoints" / f"step_{state.step:08d}"
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     # Python writes the files: its OSError distinguishes a full disk from missing storage. The libraries' errors do not.
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_synced(partial / "model.safetensors", safetensors.torch.save(tensors))
-    buffer = io.BytesIO()
-    torch.save(optimizer.state_dict(), buffer)
-    write_synced(partial / "optimizer.pt", buffer.getbuffer())
-    write_synced(partial / "config.yaml", to_yaml(config).encode())
-    write_synced(partial / "state.json", json.dumps(dataclasses.asdict(state)).encode())
-    shutil.rmtree(path, ignore_errors=True)  # left from before a crash, if the step was repeated
-    partial.rename(path)
-    kept = {*list_checkpoints(run_dir)[-config.train.keep_checkpoints :], best(run_dir)}
-    for old in list_checkpoints(run_dir):
-        if old not in kept:
-            shutil.rmtree(old, ignore_errors=True)
+    optimizer_bytes = io.BytesIO()
+    torch.save(optimizer.state_dict(), optimizer_bytes)
+    files: dict[str, Content] = {
+        "model.safetensors": safetensors.torch.save(tensors),
+        "optimizer.pt": optimizer_bytes.getbuffer(),
+        "config.yaml": to_yaml(config),
+        "state.json": json.dumps(dataclasses.asdict(state)),
+    }
+    patiently(lambda: _write(path, files))
+    try:
+        patiently(lambda: _delete_others(run_dir, config.train.keep_checkpoints))
+    except OSError as error:
+        log.warning("cannot delete an old checkpoint (%s: %s); the run continues", error.filename, error.strerror)
     return path
 
 
+def _write(path: Path, files: Mapping[str, Content]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(exist_ok=True)  # without its parents: storage that is not mounted must not get a new run
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for name, content in files.items():
+        write_synced(partial / name, content)
+    if exists(path):  # left from before a crash, if the step was repeated
+        _take_name(path)
+    partial.rename(path)
+
+
+def _take_name(path: Path) -> Path:
+    """Rename a checkpoint before it is deleted: half of a checkpoint must not have the name of a whole one."""
+    old = path.with_name(path.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    return path.rename(old)
+
+
+def _delete_others(run_dir: Path, keep: int) -> None:
+    """Delete all checkpoints but the last `keep` and the best, and parts that killed processes have left."""
+    kept = {*list_checkpoints(run_dir)[-keep:], best(run_dir)}
+    for path in sorted((run_dir / "checkpoints").iterdir(), reverse=True):  # `step_1.old` before `step_1`
+        if path not in kept:
+            try:
+                shutil.rmtree(path if path.suffix else _take_name(path))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):  # NFS keeps files that another process reads
+                    raise
+
+
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    return sorted(path.parent for path in run_dir.glob("checkpoints/step_*/state.json") if path.parent.suffix == "")
-
-
-def latest_of_run(run_dir: Path) -> Path | None:
-    """The newest checkpoint of a run that is active now; None if there is none yet.
+    """The complete checkpoints of a run, oldest first.
 
     Raises:
-        FileNotFoundError: the run directory does not exist (storage not mounted?), see `require_folder`.
+        OSError: the run directory does not exist (storage not mounted?), or cannot be read.
     """
-    require_folder(run_dir)
-    return latest(run_dir)
+    folder = run_dir / "checkpoints"
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step_\d+", path.name)) if exists(folder) else []
 
 
 def latest(run_dir: Path) -> Path | None:
-    """The newest checkpoint of a run; None if there is none yet."""
+    """The newest checkpoint of a run; None if there is none yet. Raises OSError, as `list_checkpoints`."""
     checkpoints = list_checkpoints(run_dir)
     return checkpoints[-1] if checkpoints else None
 
@@ -122,9 +156,10 @@ def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer | 
     Raises:
         UsageError: names or shapes of the checkpoint's tensors differ from the model's.
     """
-    _fill(model, safetensors.torch.load_file(path / "model.safetensors"), path)
+    _fill(model, safetensors.torch.load((path / "model.safetensors").read_bytes()), path)
     if optimizer is not None:
-        optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"))
+        content = io.BytesIO((path / "optimizer.pt").read_bytes())
+        optimizer.load_state_dict(torch.load(content, weights_only=True, map_location="cpu"))
     return read_state(path)
 
 
@@ -151,7 +186,8 @@ def find(source: Path, option: str) -> Path:
     Raises:
         ConfigError: `source` is neither a checkpoint nor a run with one. The message names `option`.
     """
-    path = source if (source / "model.safetensors").is_file() else best(source)
+    is_checkpoint = (source / "model.safetensors").is_file()
+    path = source if is_checkpoint else best(source) if source.is_dir() else None
     if path is None:
         problem = f"{option}: {source} is neither a checkpoint nor a run that has one"
         raise ConfigError([f"{problem}; name a run's directory, or one of its checkpoints/step_…"])

@@ -27,6 +27,7 @@ from advise_ray.backend.processes import Shares
 from advise_ray.config import Config
 from advise_ray.errors import UsageError
 from advise_ray.model.ifm import IFM
+from advise_ray.storage.retry import patiently
 from advise_ray.training import checkpoint, determinism
 from advise_ray.training.plan import Plan, make_plan, refuse_other_manifest
 from advise_ray.training.run_dir import read_config, run_dir_of, write_config
@@ -68,7 +69,7 @@ def train_here(
         ended = "FINISHED"
         determinism.tell(worker.nondeterministic)
     finally:
-        result = write_result(plan, worker.spec.run_dir, None, ended, started_s)
+        result = patiently(lambda: write_result(plan, worker.spec.run_dir, None, ended, started_s))
     return result
 
 
@@ -92,7 +93,7 @@ def open_here(
     use_gpu = torch.cuda.is_available() if config.train.use_gpu is None else config.train.use_gpu
     alone = Shares(1, len(os.sched_getaffinity(0)) / processes_on_node, 0, 0.0, use_gpu)
     run_dir = run_dir_of(config)
-    last = checkpoint.latest(run_dir)
+    last = checkpoint.latest(run_dir) if run_dir.exists() else None
     plan = make_plan(config, begun=last is not None, ifm=ifm, shares=alone)
     refuse_other_manifest(plan, last)
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
 from advise_ray.config import Config
 from advise_ray.errors import TrainingError
-from advise_ray.storage.atomic import require_folder
-from advise_ray.storage.jsonl import reopen
+from advise_ray.storage import jsonl
+from advise_ray.storage.parquet import write_table
 from advise_ray.storage.retry import patiently
 from advise_ray.training import metrics_lines
 from advise_ray.training.clip_block import ClipBlock
@@ -69,7 +66,7 @@ class MetricsWriter:
         self.rank = rank
         self.num_workers = num_workers
         self.path = run_dir / "metrics.jsonl"
-        self.last_step, self.last_epoch, self.size = patiently(lambda: _last_written(self.path))
+        self.last_step, self.last_epoch = patiently(lambda: _last_written(self.path))
         self.rejects = patiently(lambda: read_rejects(run_dir / "rejects.parquet"))
         self.attempt = time.time_ns()
         if num_workers > 1:
@@ -154,7 +151,9 @@ class MetricsWriter:
     def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
         """Write the line of a finished epoch (from 0)."""
         if self.rank == 0 and epoch > self.last_epoch:
-            self._append([MetricsLine(time_s=time.time(), kind="epoch", epoch=epoch, step=step, values=values)])
+            jsonl.append(
+                self.path, [MetricsLine(time_s=time.time(), kind="epoch", epoch=epoch, step=step, values=values)]
+            )
             self.last_epoch = epoch
 
     def _write_steps(self, numbers: NDArray[np.float64]) -> None:
@@ -170,36 +169,14 @@ class MetricsWriter:
                 }
                 lines.append(MetricsLine(time_s=time_s, kind="step", epoch=epoch, step=step, values=values))
                 self.last_step = step
-        self._append(lines)
-
-    def _append(self, lines: list[MetricsLine]) -> None:
-        """Append complete lines in one write. They are on the disk before a checkpoint that includes them."""
-        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-
-        def write() -> None:
-            with self.path.open("r+b" if self.size else "wb") as file:  # "r+b" fails if the storage is not mounted
-                file.truncate(self.size)  # removes an incomplete earlier attempt
-                file.seek(self.size)
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-
-        patiently(write)
-        self.size += len(text)
+        jsonl.append(self.path, lines)  # before a checkpoint that includes these steps
 
     def _write_clips(self) -> None:
         if self._clips:
             first_step = self._clips[0]["step"]
             path = self.run_dir / "clips" / f"{self.attempt}-step_{first_step:08d}-worker_{self.rank:03d}.parquet"
-            table = pa.Table.from_pylist(self._clips)
-
-            def write() -> None:
-                path.parent.mkdir(exist_ok=True)
-                partial = path.with_suffix(".partial")
-                pq.write_table(table, partial)
-                partial.replace(path)
-
-            patiently(write)
+            patiently(lambda: path.parent.mkdir(exist_ok=True))
+            write_table(pa.Table.from_pylist(self._clips), path)
             self._clips.clear()
 
     def _collect_rejects(self) -> None:
@@ -215,7 +192,7 @@ class MetricsWriter:
         if self.rank == 0:
             paths = {video.video_id: video.path for video in self.videos}
             rows = [Reject(video_id=i, path=paths[i], reason=reason) for i, reason in sorted(self.rejects.items())]
-            patiently(lambda: write_rejects(rows, self.run_dir / "rejects.parquet"))
+            write_rejects(rows, self.run_dir / "rejects.parquet")
         if len(self.rejects) > self.config.data.max_failed_fraction * len(self.videos):
             video_id, reason = min(self.rejects.items())
             raise TrainingError(
@@ -225,11 +202,10 @@ class MetricsWriter:
             )
 
 
-def _last_written(path: Path) -> tuple[int, int, int]:
-    """The last step, the last epoch and the size in bytes of a metrics file. Removes an incomplete last line."""
-    require_folder(path.parent)
-    reopen(path)
+def _last_written(path: Path) -> tuple[int, int]:
+    """The last step and the last epoch of a metrics file. Removes an incomplete last line."""
+    jsonl.reopen(path)
     lines = metrics_lines.read(path)
     last_step = max((line["step"] for line in metrics_lines.of_kind(lines, "step")), default=0)
     last_epoch = max((line["epoch"] for line in metrics_lines.of_kind(lines, "epoch")), default=-1)
-    return last_step, last_epoch, path.stat().st_size if path.exists() else 0
+    return last_step, last_epoch

@@ -90,6 +90,8 @@ class _Report:
         self.tracks = False
         """Whether the run is in MLflow."""
         self.try_s, self.give_up_s = -math.inf, math.inf
+        self.refusals = 0
+        """How often in a row the run could not be logged to a store in its storage, while the storage was there."""
 
     def __call__(self, waiting: Waiting | None) -> None:
         """Report the wait and new metrics lines, write the status, and pass a shutdown notice on to the workers."""
@@ -133,8 +135,9 @@ class _Report:
         except TrackingError as error:
             now_s = time.monotonic()
             self.try_s, self.give_up_s = now_s + PAUSE_S, min(self.give_up_s, now_s + PATIENCE_S)
-            lasting = self.plan.config.tracking.uri is None and size_bytes(self.run_dir / "config.yaml") > 0
-            if lasting or now_s > self.give_up_s:
+            is_there = self.plan.config.tracking.uri is None and size_bytes(self.run_dir / "config.yaml") > 0
+            self.refusals = self.refusals + 1 if is_there else 0  # the first may be the end of an outage
+            if self.refusals > 1 or now_s > self.give_up_s:
                 raise TrackingError(f"{error}; then: advise-ray train --resume {self.run_dir}") from None
             log.warning("%s; retrying", error)
 

@@ -72,7 +72,7 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
 
 def _open_stream(spec: WorkerSpec, group: PlacementGroup) -> Generator[ClipBlock]:
     """Yield this worker's blocks, from the step of the last checkpoint on. The first block is requested at once."""
-    last = patiently(lambda: checkpoint.latest_of_run(spec.run_dir))
+    last = patiently(lambda: checkpoint.latest(spec.run_dir))
     state = patiently(lambda: checkpoint.read_state(last)) if last else checkpoint.State()
     context = ray.train.get_context()
     blocks = ClipStream(

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from advise_ray.config import Config, flatten, load, overrides_of, to_yaml
 from advise_ray.errors import ConfigError, UsageError
-from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.atomic import exists, write_whole
+from advise_ray.storage.lock import hold_lock
+from advise_ray.storage.retry import patiently
 from advise_ray.video.rejects import write_rejects
 
 log = logging.getLogger("advise_ray")
@@ -71,23 +71,20 @@ def locked(run_dir: Path) -> Iterator[None]:
     Raises:
         UsageError: another command trains in this directory.
     """
-    lock = FileLock(run_dir / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another command trains in {run_dir}; wait until it ends") from None
-    except (NotImplementedError, OSError) as error:
-        log.debug("cannot lock %s: %s", run_dir, error)
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(run_dir / ".lock"))
+        except BlockingIOError:
+            raise UsageError(f"another command trains in {run_dir}; wait until it ends") from None
+        except OSError as error:
+            log.debug("cannot lock %s: %s", run_dir, error)
         yield
-    finally:
-        lock.release()
 
 
 def write_config(config: Config, run_dir: Path) -> None:
     """Write the configuration, and an empty list of rejects if there is none."""
     write_whole(run_dir / "config.yaml", to_yaml(config))
-    if not (run_dir / "rejects.parquet").exists():
+    if not patiently(lambda: exists(run_dir / "rejects.parquet")):
         write_rejects([], run_dir / "rejects.parquet")
 
 

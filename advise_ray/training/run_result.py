@@ -78,6 +78,9 @@ def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: st
     Args:
         ended: FINISHED, FAILED or KILLED.
         started_s: start of the run, by `time.monotonic`.
+
+    Raises:
+        OSError: the storage does not answer. The caller may try again.
     """
     last = checkpoint.latest(run_dir)
     best = checkpoint.best(run_dir)

@@ -11,7 +11,7 @@ from advise_ray.backend import nodes
 from advise_ray.backend.nodes import NodeUsage
 from advise_ray.config import load
 from advise_ray.errors import UsageError
-from advise_ray.storage.atomic import write_whole
+from advise_ray.storage.atomic import write_once
 from advise_ray.training import metrics_lines
 from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.training.run_result import bound_by, read_result
@@ -68,9 +68,9 @@ class RunStatus(TypedDict):
 
 
 def note(run_dir: Path, total_steps: int, waiting: str | None = None) -> None:
-    """Write `status.json`."""
+    """Write `status.json`, in one attempt: the next note replaces it soon, and the caller must not wait."""
     noted = StatusNote(time_s=time.time(), total_steps=total_steps, waiting=waiting, nodes=nodes.usage())
-    write_whole(run_dir / "status.json", json.dumps(noted))
+    write_once(run_dir / "status.json", json.dumps(noted))
 
 
 def read(run_dir: Path) -> RunStatus:

@@ -114,14 +114,15 @@ def _run(plan: Plan, run_dir: Path, on_line: OnLine) -> RunResult:
     started_s = time.monotonic()
     for note in plan.notes():
         log.warning("note: %s", note)
-    tracker = RunTracker(plan.config, run_dir)
+    tracker = patiently(lambda: RunTracker(plan.config, run_dir))
     try:
         run_workers(plan, run_dir, tracker, on_line)
     except (KeyboardInterrupt, InterruptedRunError):
-        _try_to_end(plan, run_dir, tracker, "KILLED", started_s)
-        last = checkpoint.latest(run_dir)
-        saved = f"step {checkpoint.step_of(last)} is saved" if last else "no step is saved"
+        result = _try_to_end(plan, run_dir, tracker, "KILLED", started_s)
         how_to_resume = f"resume with: advise-ray train --resume {run_dir}"
+        if result is None:
+            raise InterruptedRunError(f"interrupted; {how_to_resume}") from None
+        saved = f"step {result['steps']} is saved" if result["checkpoint"] else "no step is saved"
         raise InterruptedRunError(f"interrupted; {saved}; {how_to_resume}") from None
     except BaseException:
         _try_to_end(plan, run_dir, tracker, "FAILED", started_s)
@@ -129,13 +130,14 @@ def _run(plan: Plan, run_dir: Path, on_line: OnLine) -> RunResult:
     return _end(plan, run_dir, tracker, "FINISHED", started_s)
 
 
-def _try_to_end(plan: Plan, run_dir: Path, tracker: RunTracker, ended: str, started_s: float) -> None:
+def _try_to_end(plan: Plan, run_dir: Path, tracker: RunTracker, ended: str, started_s: float) -> RunResult | None:
     """Like `_end`, but only log a failure to write: the error that ended the run (a full disk?) matters more."""
     session.disconnect()  # ends the run's actors on all nodes
     try:
-        _end(plan, run_dir, tracker, ended, started_s)
+        return _end(plan, run_dir, tracker, ended, started_s)
     except OSError as error:
         log.warning("cannot write the result of the run: %s", error)
+        return None
 
 
 def _end(plan: Plan, run_dir: Path, tracker: RunTracker, ended: str, started_s: float) -> RunResult:
@@ -158,7 +160,7 @@ def _write_cards(plan: Plan, run_dir: Path, result: RunResult) -> list[Path]:
     model, data = run_dir / "model_card.md", run_dir / "data_card.md"
     try:
         write_whole(model, cards.model_card(plan.config, result, plan.classes))
-        write_whole(data, cards.data_card(plan.config, run_dir))
+        write_whole(data, patiently(lambda: cards.data_card(plan.config, run_dir)))
     except (AdviseRayError, OSError) as error:
         log.warning("cannot write the model card and the data card: %s", error)
     return [model, data]

@@ -73,7 +73,7 @@ class Worker:
         self.learner = Learner(self.config, self.schedule, model, device)
         self.writer = MetricsWriter(self.config, spec.run_dir, videos, rank, self.learner.num_workers)
         self.state = State(ifm_sha256=spec.ifm_sha256, manifest_sha256=spec.manifest_sha256, classes=spec.classes)
-        last = patiently(lambda: checkpoint.latest_of_run(spec.run_dir))
+        last = patiently(lambda: checkpoint.latest(spec.run_dir))
         if last is not None:
             self.state = patiently(lambda: checkpoint.load(last, model.temporal, self.learner.optimizer))
         self.blocks = blocks or read_here(
@@ -244,7 +244,7 @@ class Worker:
     def _save(self) -> None:
         if self.rank == 0:
             model, optimizer = self.learner.model.temporal, self.learner.optimizer
-            patiently(lambda: checkpoint.save(self.spec.run_dir, self.config, model, optimizer, self.state))
+            checkpoint.save(self.spec.run_dir, self.config, model, optimizer, self.state)
 
 
 def _set_up_torch(config: Config, device: torch.device, processes_on_node: int) -> None:

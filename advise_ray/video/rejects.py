@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from advise_ray.storage.parquet import schema_of, write_table
+from advise_ray.storage.atomic import exists
+from advise_ray.storage.parquet import read_table, schema_of, write_table
 
 
 class Reject(TypedDict):
@@ -38,11 +38,15 @@ REJECTS_SCHEMA = schema_of(Reject)
 
 
 def write_rejects(rows: Sequence[Reject], path: Path) -> None:
-    """Write `rejects.parquet` atomically."""
+    """Write `rejects.parquet` as `write_whole` does."""
     write_table(pa.Table.from_pylist(list(rows), schema=REJECTS_SCHEMA), path)
 
 
 def read_rejects(path: Path) -> dict[str, str]:
-    """Return a mapping of video_id to reason; it is empty if the file does not exist."""
-    table = pq.read_table(path) if path.exists() else REJECTS_SCHEMA.empty_table()
+    """Return a mapping of video_id to reason; it is empty if the file does not exist.
+
+    Raises:
+        OSError: the folder of the file does not exist, or the file cannot be read.
+    """
+    table = read_table(path) if exists(path) else REJECTS_SCHEMA.empty_table()
     return dict(zip(table.column("video_id").to_pylist(), table.column("reason").to_pylist(), strict=True))
