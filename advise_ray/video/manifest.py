@@ -136,6 +136,7 @@ class Splits:
 
 def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
     """Write a manifest atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), path)
 
 

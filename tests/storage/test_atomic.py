@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from advise_ray.errors import UsageError
+from advise_ray.storage import retry
 from advise_ray.storage.atomic import refuse_unwritable, write_whole
 
 
@@ -31,9 +32,10 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, where: str, w
         refuse_unwritable(tmp_path / where, "--out")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.0)
     write_whole(tmp_path / "state.json", "old")
-    (tmp_path / "state.json.partial").mkdir()
+    (tmp_path / ".state.json.partial").mkdir()
     with pytest.raises(OSError, match="Is a directory"):
         write_whole(tmp_path / "state.json", "new")
     assert (tmp_path / "state.json").read_text() == "old"
