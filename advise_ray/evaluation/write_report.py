@@ -97,6 +97,8 @@ def write_report(
 ) -> EvaluationResult:
     """Write predictions, figures and result under the run's directory, and log them to MLflow."""
     folder = subject.run_dir / "evaluation" / name
+    if subject.path is not None:  # the run exists: storage that is away for a moment must not get another one
+        patiently(lambda: require_folder(subject.run_dir))
     folder.mkdir(parents=True, exist_ok=True)
     predictions = {which: outcome.predictions for which, outcome in outcomes.items()}
     write_predictions(predictions, folder / "predictions.parquet")

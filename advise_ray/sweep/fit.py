@@ -13,6 +13,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from advise_ray.backend import shutdown_notice
 from advise_ray.config import Config
+from advise_ray.storage.retry import patiently
 from advise_ray.sweep.optuna_search import Study
 from advise_ray.sweep.settings import FINETUNED, finetuning
 from advise_ray.sweep.space import Settings
@@ -119,7 +120,7 @@ class StopFile(ray_tune.Stopper):
         path.unlink(missing_ok=True)
 
     def set(self) -> None:
-        self.path.touch()
+        patiently(self.path.touch)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False

@@ -110,7 +110,8 @@ class _SweepRun:
         """Write the configuration, and a copy of the fine-tuning recipe, so that later changes of it have no effect."""
         if self.config.tune.objective in FINETUNED:
             path = self.directory / "finetune.yaml"
-            shutil.copy(recipes.find(self.config.tune.finetune), path)
+            recipe = recipes.find(self.config.tune.finetune)
+            write_whole(path, recipe.read_bytes())
             tuning = self.config.tune.model_copy(update={"finetune": str(path)})
             self.config = self.config.model_copy(update={"tune": tuning})
             self.sweep = dataclasses.replace(self.sweep, config=self.config)

@@ -36,6 +36,7 @@ OWN = (
     "tracking.run_name=run",
     "train={epochs: 2, global_batch_size: 8, val_every_epochs: 1, checkpoint_every_steps: 1, keep_checkpoints: 1}",
 )
+WHOLE = ("config.yaml", "rejects.parquet", "tracking.json", "result.json", "model_card.md", "data_card.md")
 VARYING = rb'"(wall_s|time_s|ended_s|sent_bytes|bound_by|(rate/)?(epoch_s|clips_per_s|data_wait_fraction))": [^,}\n]+'
 
 
@@ -164,11 +165,13 @@ def same(files: dict[str, bytes]) -> dict[str, bytes]:
     return {re.sub(r"\d{12,}", "", name): re.sub(VARYING, b"", content) for name, content in files.items()}
 
 
+@pytest.mark.parametrize("every", [53, pytest.param(1, marks=pytest.mark.full)])
 def test_a_run_ends_as_if_there_had_been_no_fault(
-    train: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    operations = survives(train, tmp_path / "storage", monkeypatch, same=same, refuses=(UsageError,))
-    print(len(operations), *operations, sep="\n")
+    operations = survives(train, tmp_path / "storage", monkeypatch, same=same, refuses=(UsageError,), every=every)
+    written = {Path(operation.split()[-1]).name for operation in operations if operation.startswith("replace")}
+    assert {f".{name}.partial" for name in WHOLE} <= written
 
 
 def test_a_checkpoint_is_saved_and_the_old_ones_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
