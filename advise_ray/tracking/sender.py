@@ -14,6 +14,7 @@ from typing import Any
 
 from advise_ray.config import Config, flatten
 from advise_ray.storage.atomic import exists
+from advise_ray.storage.retry import patiently
 from advise_ray.tracking import model_registry
 from advise_ray.tracking.address import redact
 from advise_ray.tracking.isolation import isolated
@@ -71,7 +72,7 @@ class Sender:
                 self.state.update(sent_bytes=self.state.sent_bytes + len(text))
             if end is not None:
                 self._send_end(end)
-                self.state.update(complete=True)
+                patiently(lambda: self.state.update(complete=True))  # the last write: nobody sends after it
 
     def add(self, metrics: Mapping[str, float], files: Sequence[Path], folder: str) -> None:
         """Add metrics and files to a run, which can have ended. The files go to the artifact folder `folder`."""

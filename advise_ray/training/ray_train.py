@@ -105,7 +105,7 @@ class _Report:
         if time.monotonic() > self.noted_s + NOTE_EVERY_S:
             with contextlib.suppress(OSError):  # the workers report storage that does not answer
                 status.note(self.run_dir, total_steps, self.waiting)
-            self.noted_s = time.monotonic()
+                self.noted_s = time.monotonic()
         for line in next(self.lines):
             self.on_line(line, total_steps)
 
