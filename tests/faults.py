@@ -125,7 +125,6 @@ def survives(
     *,
     every: int = 1,
     same: Same = dict,
-    refuses: tuple[type[Exception], ...] = (),
 ) -> list[str]:
     """Assert that `work` gives the same result and the same files with any fault. Returns its file operations.
 
@@ -133,7 +132,6 @@ def survives(
         work: gets the folder `storage`, which is new each time.
         every: 1: disturb each operation, 3: each third one.
         same: maps the files (name → content) to what must be the same each time.
-        refuses: errors with which `work` may refuse to start.
     """
     monkeypatch.setattr(retry, "PAUSE_S", 0.0)
     undisturbed = Storage(storage)
@@ -145,8 +143,6 @@ def survives(
             where = f"{fault} at {at}, {undisturbed.operations[at]}"
             try:
                 found = _done(work, Storage(storage, at, fault), same)
-            except refuses:
-                continue
             except Exception as error:
                 problems.append(f"{where}: {type(error).__name__}: {error}")
                 continue
