@@ -10,7 +10,7 @@ import click
 
 from advise_ray.cli.cluster_option import cluster_option
 from advise_ray.cli.group import main
-from advise_ray.cli.shared import UserPath, json_option, set_option
+from advise_ray.cli.shared import UserPath, json_option, set_option, show_page
 
 
 class _Split(click.ParamType):
@@ -85,3 +85,4 @@ def evaluate(
         click.echo(json.dumps(result))
     else:
         click.echo(progress.evaluation_table(result))
+        show_page(result)

@@ -10,7 +10,7 @@ from typing import get_args
 import click
 
 from advise_ray.cli.group import main
-from advise_ray.cli.shared import UserPath, config_option, json_option, load, set_option
+from advise_ray.cli.shared import UserPath, config_option, json_option, load, set_option, show_page
 from advise_ray.errors import AdviseRayError
 
 
@@ -71,7 +71,11 @@ def status(run_dir: Path, as_json: bool) -> None:
     from advise_ray.training.status import read
 
     found = read(run_dir.absolute())
-    click.echo(json.dumps(found) if as_json else progress.status_table(found))
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        click.echo(progress.status_table(found))
+        show_page(found)
 
 
 @main.command()

@@ -98,16 +98,26 @@ def show_with_notes(summary: Mapping[str, Any], as_json: bool) -> None:
 
 
 def show_outcome(result: Mapping[str, Any], as_json: bool, table: str, resume: str) -> None:
-    """Print the result of a run or a sweep, MLflow's address, and how to log what MLflow has missed."""
-    from advise_ray.cli import progress
-
+    """Print the result of a run or a sweep, its page in MLflow, and how to log what MLflow has missed."""
     if as_json:
         click.echo(json.dumps(result))
         return
     click.echo(table)
-    progress.tell(f"MLflow UI: {result['mlflow_ui']}")
+    show_page(result)
     if not result["tracking_complete"]:
         click.echo(f"MLflow did not record everything; to record the rest: {resume}", err=True)
+
+
+def show_page(result: Mapping[str, Any]) -> None:
+    """Print the page of a run or a sweep in the MLflow UI, and the command that serves it if there is no server."""
+    from advise_ray.cli import progress
+
+    page, served = result.get("mlflow_link"), result["mlflow_ui"]
+    progress.tell(f"MLflow UI: {page or served}")
+    if table := result.get("mlflow_table"):
+        progress.tell(f"all runs: {table}")
+    if page and not served.startswith("http"):
+        progress.tell(f"its server, unless it runs: {served}")
 
 
 def _show_cost(cost: Cost | None) -> None:

@@ -27,7 +27,7 @@ from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
 from advise_ray.evaluation.write_report import EvaluationResult, VideoCounts, write_report
 from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.video.manifest import held_out_split, split_videos, videos
-from advise_ray.video.pool import read_videos
+from advise_ray.video.pool import hash_videos, read_videos
 
 log = logging.getLogger("advise_ray")
 
@@ -95,7 +95,8 @@ def score(
         if split is not None:
             raise UsageError("--split: the pretext protocol has no official splits; leave --split out")
         rows, which = _pretext_rows(table, config, is_trained=subject.path is not None)
-        return encoder, {which: pretext(encoder, rows, on_progress)}, {"videos": len(rows)}
+        known: VideoCounts = {"videos": len(rows), "manifest_sha256": hash_videos(table)}
+        return encoder, {which: pretext(encoder, rows, on_progress)}, known
     chosen = _splits(subject, protocol, table, split)
     protocols = {
         "multiview": multiview,
@@ -104,7 +105,10 @@ def score(
         "retrieval": retrieval,
     }
     found = protocols[protocol](encoder, list(chosen.values()), settings, on_progress)
-    counts: VideoCounts = {"videos": sum(len(each.test) for each in chosen.values())}
+    counts: VideoCounts = {
+        "videos": sum(len(each.test) for each in chosen.values()),
+        "manifest_sha256": hash_videos(table),
+    }
     if protocol != "multiview":
         counts["train_videos"] = sum(len(each.train) for each in chosen.values())
     return encoder, dict(zip(chosen, found, strict=True)), counts

@@ -20,7 +20,7 @@ from advise_ray.evaluation.predictions import write_predictions
 from advise_ray.evaluation.subject import Subject
 from advise_ray.storage.atomic import require_folder, write_whole
 from advise_ray.storage.retry import patiently
-from advise_ray.tracking import RunTracker
+from advise_ray.tracking import DataSet, RunTracker, data_sets, link, tracked, ui_command
 from advise_ray.video.sampling import spread_clips
 
 log = logging.getLogger("advise_ray")
@@ -29,13 +29,15 @@ MISTAKES_SHOWN = 10
 
 
 class VideoCounts(TypedDict):
-    """Numbers of videos, summed over the splits.
+    """The manifest, and numbers of videos, summed over the splits.
 
     Attributes:
+        manifest_sha256: hash of the manifest's rows, see `hash_videos`.
         videos: test videos.
         train_videos: training videos of the protocol. Only with `linear`, `knn` and `retrieval`.
     """
 
+    manifest_sha256: str
     videos: int
     train_videos: NotRequired[int]
 
@@ -67,6 +69,7 @@ class EvaluationResult(VideoCounts):
         evaluation_dir: path of the directory with all these files.
         wall_s: seconds that the evaluation took.
         mlflow_run_id: None if the tracking server was never reached. Only in the output of `--json`, as the next one.
+        mlflow_ui, mlflow_link: see `RunResult`.
         tracking_complete: whether MLflow has the complete evaluation.
     """
 
@@ -83,6 +86,8 @@ class EvaluationResult(VideoCounts):
     evaluation_dir: str
     wall_s: float
     mlflow_run_id: NotRequired[str | None]
+    mlflow_ui: NotRequired[str]
+    mlflow_link: NotRequired[str | None]
     tracking_complete: NotRequired[bool]
 
 
@@ -121,15 +126,23 @@ def write_report(
         "wall_s": round(time.monotonic() - started_s, 1),
     }
     write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    result["mlflow_run_id"], result["tracking_complete"] = _log(subject, encoder, name, metrics, folder)
+    tested = {row["video_id"] for rows in predictions.values() for row in rows}
+    rows = [row for row, video in enumerate(encoder.videos) if video.video_id in tested]
+    data = data_sets(subject.config.data, counts["manifest_sha256"], encoder.videos, {"test": rows})
+    result["mlflow_run_id"], result["tracking_complete"] = _log(subject, encoder, name, metrics, folder, data)
+    known_by = tracked(subject.config, subject.run_dir)
+    result["mlflow_ui"], result["mlflow_link"] = ui_command(known_by[0]), link(*known_by)
     return result
 
 
 def _log(
-    subject: Subject, encoder: Encoder, name: str, metrics: dict[str, float], folder: Path
+    subject: Subject, encoder: Encoder, name: str, metrics: dict[str, float], folder: Path, data: list[DataSet]
 ) -> tuple[str | None, bool]:
     """Log the files and metrics. Returns the id of the MLflow run, and whether MLflow has everything."""
-    tracker = RunTracker(subject.config, subject.run_dir)
+    config, run_dir = tracked(subject.config, subject.run_dir)
+    if run_dir != subject.run_dir and subject.run_dir.name != "pretrain":  # the fine-tuning of a trial
+        name = f"{subject.run_dir.name}/{name}"
+    tracker = RunTracker(config, run_dir)
     is_new = tracker.run_id is None
     if is_new:  # an untrained recipe, or a run that was copied from another machine
         if not (subject.run_dir / "config.yaml").exists():
@@ -140,7 +153,7 @@ def _log(
             log.warning("the evaluation is not in MLflow: %s; then evaluate again", error)
             return None, False
     values = {f"eval/{name}/{key}": value for key, value in metrics.items()}
-    complete = tracker.add(values, sorted(folder.iterdir()), f"evaluation/{name}")
+    complete = tracker.add(values, sorted(folder.iterdir()), f"evaluation/{name}", data, subject.path)
     if is_new:
         complete = tracker.finish("FINISHED") and complete
     return tracker.run_id, complete

@@ -12,7 +12,7 @@ from advise_ray.storage.atomic import write_whole
 from advise_ray.sweep import plots
 from advise_ray.sweep.trial import Sweep, winner
 from advise_ray.sweep.trial_result import TrialResult, best_trial, read_trials, write_csv
-from advise_ray.tracking import ui_command
+from advise_ray.tracking import link, ui_command
 
 
 class SweepResult(TypedDict):
@@ -30,7 +30,8 @@ class SweepResult(TypedDict):
         recipes: paths of the best trial's recipes, for `train`.
         table: path of `trials.csv`.
         figures: paths of the PNG files.
-        mlflow_ui: command that shows the sweep in MLflow.
+        mlflow_ui: address of the MLflow UI, or command that serves it.
+        mlflow_link: page of the MLflow UI with the trials, best first, see `tracking.link`.
         wall_s: seconds since this start of the sweep.
         tracking_complete: whether MLflow has the complete sweep. Only in the output of `--json`.
     """
@@ -49,6 +50,7 @@ class SweepResult(TypedDict):
     table: str
     figures: list[str]
     mlflow_ui: str
+    mlflow_link: str | None
     wall_s: float
     tracking_complete: NotRequired[bool]
 
@@ -90,6 +92,7 @@ def write_result(
         table=str(directory / "trials.csv"),
         figures=[str(path) for path in figures],
         mlflow_ui=ui_command(config),
+        mlflow_link=link(config, directory),
         wall_s=round(time.monotonic() - started_s, 1),
     )
     write_whole(directory / "result.json", json.dumps(result, indent=2) + "\n")

@@ -13,17 +13,18 @@ from typing import Any, Literal
 
 from ray import tune
 
-from advise_ray.config import Config, load, to_yaml
+from advise_ray.config import Config, DataConfig, load, to_yaml
 from advise_ray.errors import ConfigError, TrackingError, UsageError
 from advise_ray.storage.atomic import exists, write_whole
 from advise_ray.storage.jsonl import read_lines
 from advise_ray.storage.retry import patiently
-from advise_ray.sweep.settings import FINETUNE, as_text
+from advise_ray.sweep.settings import FINETUNE, FINETUNED, as_text
 from advise_ray.sweep.space import Settings
 from advise_ray.sweep.trial import Sweep, make_trial_dir
+from advise_ray.sweep.trial_data import data_sets_of
 from advise_ray.sweep.trial_result import TrialResult, has_ended, is_number, read_trials, write_trial
-from advise_ray.tracking import RunTracker
-from advise_ray.training import metrics_lines
+from advise_ray.tracking import DataSet, RunTracker
+from advise_ray.training import checkpoint, metrics_lines
 
 log = logging.getLogger("advise_ray")
 
@@ -38,6 +39,7 @@ class TrialCallback(tune.Callback):
         self.sweep, self.parent_id, self.num_trials, self.on_event = sweep, parent_id, num_trials, on_event
         self.trackers: dict[str, RunTracker] = {}
         self.running: set[str] = set()
+        self.data_sets: dict[DataConfig, list[DataSet]] = {}
         self.left = False
         self.ended_before = {row["number"] for row in read_trials(sweep.directory)}
         self.ended = len(self.ended_before)
@@ -51,8 +53,7 @@ class TrialCallback(tune.Callback):
         """Send what MLflow lacks of trials that ended before the sweep was interrupted."""
         for row in read_trials(self.sweep.directory):
             trial_dir = self.sweep.trial_dir(row["number"])
-            config = load(trial_dir / "config.yaml").model_copy(update={"storage": self.sweep.config.storage})
-            tracker = RunTracker(config, trial_dir)
+            tracker = self._tracker(trial_dir)
             if not tracker.complete:
                 self._start(tracker, row["settings"])
                 _finish(tracker, row)
@@ -73,8 +74,8 @@ class TrialCallback(tune.Callback):
             config = self.sweep.stages(settings, trial_dir)["pretrain"]
         except ConfigError:  # the trial fails with this error as soon as it starts
             config = self.sweep.config
-        tracking = config.tracking.model_copy(update={"run_name": None})
-        config = config.model_copy(update={"storage": self.sweep.config.storage, "tracking": tracking})
+        unnamed = config.tracking.model_copy(update={"run_name": None})
+        config = config.model_copy(update={"storage": self.sweep.config.storage, "tracking": unnamed})
         write_whole(trial_dir / "config.yaml", to_yaml(config))
         write_whole(trial_dir / "settings.json", json.dumps(settings))
         return config
@@ -83,7 +84,12 @@ class TrialCallback(tune.Callback):
         own = {key: value for key, value in settings.items() if key.startswith(FINETUNE)}
         name = f"{tracker.run_dir.name} {as_text(settings)}"
         try:
-            tracker.start(str(self.sweep.device), name=name, parent_id=self.parent_id, params=own)
+            data = tracker.config.data
+            if data not in self.data_sets:  # most trials share it
+                self.data_sets[data] = data_sets_of(data, self.sweep.config.tune.objective)
+            tracker.start(
+                str(self.sweep.device), name=name, parent_id=self.parent_id, params=own, data_sets=self.data_sets[data]
+            )
         except (TrackingError, UsageError) as error:
             log.warning("%s; trial %s continues and is logged by --resume", error, tracker.run_dir.name)
 
@@ -96,6 +102,18 @@ class TrialCallback(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         self.running.discard(trial.trial_id)
         self._end(trial, "FAILED", _cause(trial))
+
+    def keep_model(self, number: int) -> bool:
+        """Upload and register the model of the winner, in its trial's MLflow run. Returns whether MLflow has it."""
+        trial_dir = self.sweep.trial_dir(number)
+        stage = "finetune" if self.sweep.config.tune.objective in FINETUNED else "pretrain"
+        model = checkpoint.best(trial_dir / stage)
+        return model is not None and self._tracker(trial_dir).keep_model(model)
+
+    def _tracker(self, trial_dir: Path) -> RunTracker:
+        """The tracker of a trial that has ended in this or an earlier start of the sweep."""
+        config = load(trial_dir / "config.yaml").model_copy(update={"storage": self.sweep.config.storage})
+        return RunTracker(config, trial_dir)
 
     def leave(self) -> None:
         """Stop recording the running trials. Their progress is kept, and a resumed sweep continues them."""

@@ -31,6 +31,7 @@ from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining, resolv
 from advise_ray.sweep.space import Settings, possible
 from advise_ray.sweep.sweep_result import SweepResult, write_result
 from advise_ray.sweep.trial import Sweep
+from advise_ray.sweep.trial_data import data_sets_of
 from advise_ray.sweep.trial_result import is_number, read_trials
 from advise_ray.sweep.tune_callback import TrialCallback
 from advise_ray.tracking import RunTracker
@@ -118,7 +119,8 @@ class _SweepRun:
         write_whole(self.directory / "config.yaml", to_yaml(self.config))
 
     def _execute(self) -> SweepResult:
-        self.tracker.start(device=str(self.sweep.device))
+        data = data_sets_of(self.trained[0].data, self.config.tune.objective)
+        self.tracker.start(str(self.sweep.device), data_sets=data)
         recorder = TrialCallback(self.sweep, str(self.tracker.run_id), self.num_trials, self.on_event)
         try:
             recorder.sync()
@@ -176,6 +178,8 @@ class _SweepRun:
             tags["best.trial"] = f"{best['number']:04d}"
         artifacts = [Path(path) for path in (result["table"], *result["recipes"], *result["figures"])]
         complete = self.tracker.finish(ended, artifacts, summary, tags)
+        if ended == "FINISHED" and best is not None:
+            complete = recorder.keep_model(best["number"]) and complete
         result["tracking_complete"] = complete and recorder.complete
         return result
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from pathlib import Path
 
 from advise_ray.config import Config
@@ -49,14 +48,6 @@ def sqlite_file(uri: str) -> Path | None:
 def destination(config: Config) -> str:
     """One line for people: the server or store, and the experiment."""
     return f"{redact(tracking_uri(config))}, experiment {config.tracking.experiment!r}"
-
-
-def ui_command(config: Config) -> str:
-    """The address of the MLflow UI, or the command that serves it from this store, for this machine only."""
-    uri = redact(tracking_uri(config))
-    if not uri.startswith(DATABASES):
-        return uri
-    return f"mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri {shlex.quote(uri)}"
 
 
 def redact(text: str) -> str:

@@ -64,7 +64,8 @@ def upload(client: MlflowClient, config: Config, run_id: str, checkpoint: Path) 
     from mlflow.models import Model
 
     run = client.get_run(run_id)
-    logged = client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
+    tags = {key: value for key, value in run.data.tags.items() if key.startswith(("mlflow.user", "mlflow.source."))}
+    logged = client.create_logged_model(run.info.experiment_id, "model", run_id, tags, run.data.params)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / checkpoint.name
@@ -127,6 +128,8 @@ def register(client: MlflowClient, config: Config, run_id: str, checkpoint: Path
     # MLflow would look up a `models:/` URI at the server that is set for the whole process.
     source = model.artifact_location
     version = client.create_model_version(name, source, run_id, tags=tags, model_id=model.model_id).version
+    versions = json.dumps([{"name": name, "version": str(version)}])
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": versions})  # its page names its version
     try:
         best = client.get_model_version_by_alias(name, "best")
     except MlflowException as error:

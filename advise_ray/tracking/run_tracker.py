@@ -6,6 +6,7 @@ is sent when it answers again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
@@ -18,6 +19,7 @@ from advise_ray.config import Config, load
 from advise_ray.errors import AdviseRayError, TrackingError, UsageError
 from advise_ray.storage.retry import patiently
 from advise_ray.tracking.address import redact, tracking_uri
+from advise_ray.tracking.data_sets import DataSet
 from advise_ray.tracking.machine_metrics import MachineMetrics
 from advise_ray.tracking.sender import Sender
 from advise_ray.tracking.server_errors import kind_of, reason_of, server_errors
@@ -61,6 +63,7 @@ class RunTracker:
         name: str | None = None,
         parent_id: str | None = None,
         params: Mapping[str, Any] | None = None,
+        data_sets: Sequence[DataSet] = (),
     ) -> str:
         """Create the run with its parameters and tags, or set an existing run to running. Returns MLflow's id.
 
@@ -70,13 +73,14 @@ class RunTracker:
             name: name of the run. None: the name of the run directory.
             parent_id: MLflow id of the parent run.
             params: parameters in addition to those of the configuration.
+            data_sets: what the run trains and is tested on.
 
         Raises:
             TrackingError, UsageError: as `server.check`.
         """
         with server_errors(self.config):
             tags = {**tags_of(self.config), "device": device} | ({"mlflow.parentRunId": parent_id} if parent_id else {})
-            self._sender.begin(name or self.run_dir.name, tags, params or {})
+            self._sender.begin(name or self.run_dir.name, tags, params or {}, data_sets)
             if parent_id is None:
                 self._machine = MachineMetrics(tracking_uri(self.config), str(self.run_id))
         self._follow()
@@ -109,10 +113,24 @@ class RunTracker:
         paths = [str(path.absolute()) for path in artifacts]
         safe = {key: redact(value) for key, value in (tags or {}).items()}
         end = EndOfRun(status, time.time(), paths, dict(summary or {}), safe, str(model) if model is not None else None)
+        return self._send_end(end)
+
+    def keep_model(self, checkpoint: Path) -> bool:
+        """Upload and register a checkpoint of a run that has ended. Returns whether MLflow has it."""
+        end = self._state.end
+        if end is None or self.run_id is None:
+            return False
+        if end.model == str(checkpoint) and self.complete:
+            return True
+        return self._send_end(dataclasses.replace(end, model=str(checkpoint)))
+
+    def _send_end(self, end: EndOfRun) -> bool:
+        """Wait until all is sent; for a server that cannot be reached not for long."""
         patiently(lambda: self._state.update(end=end, complete=False))
         if self._machine is not None:
             self._machine.finish()
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
+            self._abandoned = False
             self._follow()
         assert self._thread is not None
         self._wake.set()
@@ -124,15 +142,18 @@ class RunTracker:
         self._abandoned = True
         return self.complete
 
-    def add(self, metrics: Mapping[str, float], files: Sequence[Path], folder: str) -> bool:
-        """Add metrics and files to a run, which can have ended. On failure, log a warning and return False.
-
-        Args:
-            files: files to add to the artifact folder `folder`.
-        """
+    def add(
+        self,
+        metrics: Mapping[str, float],
+        files: Sequence[Path],
+        folder: str,
+        data_sets: Sequence[DataSet] = (),
+        checkpoint: Path | None = None,
+    ) -> bool:
+        """Like `Sender.add`. On failure, log a warning and return False."""
         try:
             with server_errors(self.config):
-                self._sender.add(metrics, files, folder)
+                self._sender.add(metrics, files, folder, data_sets, checkpoint)
         except AdviseRayError as error:
             log.warning("the evaluation is not in MLflow: %s; then evaluate again", error)
             return False
@@ -186,6 +207,14 @@ class RunTracker:
         if error is None and self._unreachable:
             log.warning("MLflow answers again; what it missed is logged")
         self._unreachable = error is not None
+
+
+def tracked(config: Config, run_dir: Path) -> tuple[Config, Path]:
+    """The configuration and the directory of the MLflow run. For a training of a trial these are the trial's."""
+    trial_dir = run_dir.parent
+    if (run_dir / "tracking.json").exists() or not (trial_dir / "settings.json").exists():
+        return config, run_dir
+    return load(trial_dir / "config.yaml"), trial_dir
 
 
 def _end_by_result(run_dir: Path) -> EndOfRun | None:

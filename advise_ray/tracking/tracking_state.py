@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from advise_ray.storage.atomic import exists, write_once
+from advise_ray.tracking.data_sets import DataSet
 
 log = logging.getLogger("advise_ray")
 
@@ -47,6 +48,10 @@ class TrackingState:
         complete: whether the run has ended and MLflow has all of it.
         model: URI of the uploaded model, `models:/…`.
         registered: whether the model registry has this model.
+        experiment_id: MLflow's id of the experiment; None before the start of the run.
+        data_sets: the data sets of the run.
+        data_sent: whether MLflow has them.
+        view: key of the view that the links of the run open, see `View`; None if MLflow does not have it.
     """
 
     run_dir: Path
@@ -56,6 +61,10 @@ class TrackingState:
     complete: bool = False
     model: str | None = None
     registered: bool = False
+    experiment_id: str | None = None
+    data_sets: list[DataSet] = field(default_factory=list)
+    data_sent: bool = False
+    view: str | None = None
 
     def __post_init__(self) -> None:
         self._saving = threading.Lock()

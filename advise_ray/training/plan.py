@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,15 @@ class Plan:
     @property
     def parameters_trained(self) -> int:
         return sum(parameter.numel() for parameter in self.model.temporal.trained_parameters())
+
+    @functools.cached_property
+    def data_sets(self) -> list[tracking.DataSet]:
+        """The videos that the run trains and validates on."""
+        rows: dict[tracking.Context, list[int]] = {
+            "training": list(self.schedule.train_videos),
+            "validation": list(self.schedule.val_videos),
+        }
+        return tracking.data_sets(self.config.data, self.manifest_sha256, self.videos, rows)
 
     def notes(self) -> list[str]:
         """Notes for the user before the run starts."""

@@ -130,7 +130,8 @@ class _Report:
             TrackingError: the server does not answer, or the store cannot be written.
         """
         try:
-            self.tracker.start(device="cuda" if self.plan.shares.use_gpu else "cpu")
+            device = "cuda" if self.plan.shares.use_gpu else "cpu"
+            self.tracker.start(device, data_sets=self.plan.data_sets)
             self.tracks = True
         except TrackingError as error:
             now_s = time.monotonic()

@@ -11,7 +11,7 @@ from typing import NotRequired, TypedDict, cast
 from advise_ray.config import Config
 from advise_ray.storage.atomic import write_whole
 from advise_ray.storage.remote import is_url
-from advise_ray.tracking import ui_command
+from advise_ray.tracking import link, table_link, ui_command
 from advise_ray.training import checkpoint, metrics_lines
 from advise_ray.training.plan import Plan
 from advise_ray.training.worker_spec import streams
@@ -43,7 +43,9 @@ class RunResult(TypedDict):
         val_videos_too_short: number of validation videos that are too short for the fastest rate.
         parameters_trained: number of trained parameters.
         ifm_sha256: hash of the frozen weights (`IFM.hash_weights`).
-        mlflow_ui: command that shows the run in MLflow.
+        mlflow_ui: address of the MLflow UI, or command that serves it.
+        mlflow_link: page of the MLflow UI with the run's curves, see `tracking.link`.
+        mlflow_table: page with all runs of the experiment, best first, see `tracking.table_link`.
         bound_by: what limits the speed (the function `bound_by`), or None.
         wall_s: seconds since this start of the run.
         ended_s: end of the run, Unix time.
@@ -66,6 +68,8 @@ class RunResult(TypedDict):
     parameters_trained: int
     ifm_sha256: str
     mlflow_ui: str
+    mlflow_link: NotRequired[str | None]
+    mlflow_table: NotRequired[str | None]
     bound_by: str | None
     wall_s: float
     ended_s: float
@@ -106,6 +110,8 @@ def write_result(plan: Plan, run_dir: Path, mlflow_run_id: str | None, ended: st
         parameters_trained=plan.parameters_trained,
         ifm_sha256=plan.ifm_sha256,
         mlflow_ui=ui_command(plan.config),
+        mlflow_link=link(plan.config, run_dir),
+        mlflow_table=table_link(plan.config, run_dir),
         bound_by=bound_by(plan.config, values),
         wall_s=round(time.monotonic() - started_s, 1),
         ended_s=time.time(),

@@ -12,6 +12,7 @@ from advise_ray.backend.nodes import NodeUsage
 from advise_ray.config import load
 from advise_ray.errors import UsageError
 from advise_ray.storage.atomic import write_once
+from advise_ray.tracking import link, tracked, ui_command
 from advise_ray.training import metrics_lines
 from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.training.run_result import bound_by, read_result
@@ -51,6 +52,7 @@ class RunStatus(TypedDict):
         eta_s: seconds to the end; None if the run is not running, or has just started.
         bound_by: what limits the speed (`run_result.bound_by`), or None.
         waiting, nodes: see `StatusNote`. `waiting` is None if the run is not running.
+        mlflow_ui, mlflow_link: see `RunResult`; of a sweep, `SweepResult`.
     """
 
     run_name: str
@@ -65,6 +67,8 @@ class RunStatus(TypedDict):
     bound_by: str | None
     waiting: str | None
     nodes: list[NodeUsage]
+    mlflow_ui: str
+    mlflow_link: str | None
 
 
 def note(run_dir: Path, total_steps: int, waiting: str | None = None) -> None:
@@ -90,6 +94,7 @@ def read(run_dir: Path) -> RunStatus:
     # If the note is newer, the run was resumed. The result of a sweep has no `ended_s`.
     if result and (noted is None or result.get("ended_s", 0.0) >= noted["time_s"]):
         status = result["status"]
+    known_by = tracked(config, run_dir)
     step, total = (steps[-1]["step"] if steps else 0), (noted["total_steps"] if noted else None)
     values = epochs[-1]["values"] if epochs else {}
     return {
@@ -105,6 +110,8 @@ def read(run_dir: Path) -> RunStatus:
         "bound_by": bound_by(config, values),
         "waiting": noted["waiting"] if noted and status == "RUNNING" else None,
         "nodes": noted["nodes"] if noted else [],
+        "mlflow_ui": ui_command(known_by[0]),
+        "mlflow_link": link(*known_by),
     }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from advise_ray import tracking
 from advise_ray.config import Config, load, to_yaml
-from advise_ray.tracking import RunTracker
+from advise_ray.tracking import DataSet, RunTracker
 
 
 def config_of(storage: Path, *settings: str) -> Config:
@@ -35,6 +36,18 @@ def follow(config: Config, run_dir: Path) -> RunTracker:
     tracker = RunTracker(config, run_dir)
     tracker.start(device="cpu")
     return tracker
+
+
+def data_set(context: Any = "training", digest: str = "abc") -> DataSet:
+    return DataSet(
+        name=f"clips {context}",
+        digest=digest,
+        context=context,
+        source="/data/clips.parquet",
+        videos=16,
+        hours=0.5,
+        classes=4,
+    )
 
 
 def steps(config: Config, run_id: str | None, metric: str = "train/loss") -> list[int]:

@@ -34,13 +34,6 @@ def test_the_store_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
     assert tracking.tracking_uri(load(None, ["tracking.uri=sqlite:///x.db"])) == f"sqlite:///{tmp_path}/x.db"
 
 
-def test_the_ui_is_served_to_this_machine_only(tmp_path: Path) -> None:
-    command = tracking.ui_command(config_of(tmp_path / "my runs"))
-    assert command.startswith("mlflow server --host 127.0.0.1 ")
-    assert command.endswith(f" 'sqlite:///{tmp_path}/my runs/mlflow.db'")
-    assert tracking.ui_command(config_of(tmp_path, "tracking.uri=http://host:5000")) == "http://host:5000"
-
-
 def test_mlflows_own_variables_count_where_a_recipe_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

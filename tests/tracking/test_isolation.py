@@ -18,7 +18,7 @@ from pathlib import Path
 import mlflow
 from mlflow.store.db import utils
 from advise_ray import tracking
-from advise_ray.config import load
+from advise_ray.config import load, to_yaml
 from advise_ray.errors import TrackingError
 from advise_ray.tracking import RunTracker
 
@@ -45,7 +45,8 @@ for own in ([], ["tracking.uri=http://127.0.0.1:9"]):
     run_dir = folder / "runs" / "first"
     checkpoint = run_dir / "checkpoints" / "step_00000001"
     checkpoint.mkdir(parents=True, exist_ok=True)
-    state = {"metrics": {"val/top1": 0.5}, "manifest_sha256": "one", "classes": ["×1"]}
+    state = {"step": 1, "metrics": {"val/top1": 0.5}, "manifest_sha256": "one", "classes": ["×1"]}
+    (checkpoint / "config.yaml").write_text(to_yaml(config))
     (checkpoint / "state.json").write_text(json.dumps(state))
     tracker = RunTracker(config, run_dir)
     try:
