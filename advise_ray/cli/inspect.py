@@ -70,8 +70,13 @@ def status(run_dir: Path, as_json: bool) -> None:
     from advise_ray.cli import progress
     from advise_ray.training.status import read
 
-    found = read(run_dir.absolute())
-    click.echo(json.dumps(found) if as_json else progress.status_table(found))
+    run_dir = run_dir.absolute()
+    found = read(run_dir)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(progress.status_table(found, run_dir))
+    progress.tell_next(run_dir, found["status"], found["bound_by"])
 
 
 @main.command()

@@ -165,3 +165,5 @@ def _print_result(result: RunResult, as_json: bool) -> None:
     from advise_ray.cli import progress
 
     show_outcome(result, as_json, progress.result_table(result), f"advise-ray train --resume {result['run_dir']}")
+    if not as_json:
+        progress.tell_next(Path(result["run_dir"]), result["status"], result["bound_by"])
