@@ -23,7 +23,7 @@ from advise_ray.cli.shared import (
     show_with_notes,
     workers_and_gpu,
 )
-from advise_ray.config import overrides_of
+from advise_ray.config import flatten, overrides_of
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
@@ -140,14 +140,17 @@ def _suited(overrides: tuple[str, ...], videos: str, dry_run: bool) -> Config:
     manifest = _prepare(config, videos, dry_run)
     num_workers, use_gpu = workers_and_gpu()
     choices = suggest(read_manifest(manifest), config.task, most_workers=num_workers, use_gpu=use_gpu)
+    settings = overrides_of(settings_of(choices, config.task) | {"data.manifest": str(manifest)})
+    config = load(base, (*settings, *ahead, *overrides))
+    values = flatten(config)
     for choice in choices:
-        progress.tell(f"{choice.name}: {choice.reason}")
+        changed = ", ".join(key for key, value in choice.settings.items() if values[key] != value)
+        progress.tell(f"{choice.name}: {choice.reason}" + (f"; changed by --set: {changed}" if changed else ""))
     progress.tell(
         f"features: not cached; `advise-ray init --videos {shlex.quote(str(manifest))} --out recipe.yaml` writes these "
         "settings to a recipe, and says whether a cache saves time"
     )
-    settings = settings_of(choices, config.task)
-    return load(base, (*overrides_of(settings), *ahead, *overrides, *overrides_of({"data.manifest": str(manifest)})))
+    return config
 
 
 def _prepare(config: Config, videos: str | None, dry_run: bool) -> Path:

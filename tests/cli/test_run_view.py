@@ -98,7 +98,7 @@ def test_what_comes_next_depends_on_the_run(tmp_path: Path) -> None:
 
 def test_a_note_is_printed_above_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=60))
+    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=60, highlight=False))
     log = logging.Logger("test")
     log.addHandler(_Lines(screen))
     long = "note: leaving out 3 validation videos, because " + "they are too short " * 5 + "."
@@ -108,4 +108,4 @@ def test_a_note_is_printed_above_the_progress_bar(monkeypatch: pytest.MonkeyPatc
     _, _, shown = noted.rpartition("\x1b[2K")  # which clears the line
     assert shown.strip() == long  # whole, so that paths in it can be copied
     log.warning("after")
-    assert screen.getvalue().endswith("\nafter\n")
+    assert screen.getvalue().endswith("\x1b[2Kafter\n")
