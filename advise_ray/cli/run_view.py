@@ -68,19 +68,25 @@ def with_chance(values: Mapping[str, float], run_dir: Path) -> dict[str, str]:
 
 
 def next_commands(run_dir: Path, status: str, bound_by: str | None) -> list[str]:
-    """The commands that come after a run, at most two: resume it, or make it faster, evaluate, fine-tune or embed."""
-    run = shlex.quote(str(run_dir))
-    if status in ("FAILED", "KILLED", "SILENT"):
-        return [f"advise-ray train --resume {run}"]
-    if status != "FINISHED":
+    """The commands that come next, at most two: resume the run, evaluate it, and make it faster, fine-tune or embed.
+
+    A trial of a sweep has none.
+    """
+    run, config = shlex.quote(str(run_dir)), load(run_dir / "config.yaml")
+    if (run_dir / "settings.json").exists():
         return []
-    config = load(run_dir / "config.yaml")
+    if status in ("FAILED", "KILLED", "SILENT"):
+        return [f"advise-ray {'tune' if config.search else 'train'} --resume {run}"]
+    cache = _cache(config, run_dir) if bound_by is not None and bound_by.startswith(IMAGE_MODEL) else []
+    if status != "FINISHED" or config.search:
+        return cache
     evaluate = f"advise-ray evaluate {run} --protocol {'pretext' if config.task == 'prp' else 'multiview'}"
-    if bound_by is not None and bound_by.startswith(IMAGE_MODEL):
-        recipe = shlex.quote(str(run_dir / "config.yaml"))
-        features = shlex.quote(f"{config.storage.path}/{run_dir.name}_features")
-        return [evaluate, f"advise-ray cache --config {recipe} --out {features}"]
-    return [evaluate, *(_fine_tune(config, run) or _embed(config, run))]
+    return [evaluate, *(cache or _fine_tune(config, run) or _embed(config, run))]
+
+
+def _cache(config: Config, run_dir: Path) -> list[str]:
+    recipe, features = run_dir / "config.yaml", f"{config.storage.path}/{run_dir.name}_features"
+    return [f"advise-ray cache --config {shlex.quote(str(recipe))} --out {shlex.quote(features)}"]
 
 
 def _fine_tune(config: Config, run: str) -> list[str]:

@@ -83,7 +83,7 @@ def test_what_comes_next_depends_on_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, f"data.manifest={tmp_path / 'm.parquet'}", f"storage.path={tmp_path}")
     quoted = f"'{run}'"
     evaluate = f"advise-ray evaluate {quoted} --protocol pretext"
-    assert run_view.next_commands(run, "RUNNING", None) == []
+    assert run_view.next_commands(run, "RUNNING", "the temporal module") == []
     assert run_view.next_commands(run, "KILLED", None) == [f"advise-ray train --resume {quoted}"]
     assert run_view.next_commands(run, "FINISHED", "the temporal module") == [
         evaluate,
@@ -94,6 +94,14 @@ def test_what_comes_next_depends_on_the_run(tmp_path: Path) -> None:
         evaluate,
         f"advise-ray cache --config '{run}/config.yaml' --out '{tmp_path}/a run_features'",
     ]
+    (run / "settings.json").write_text("{}")  # of a trial, which only its sweep can resume
+    assert run_view.next_commands(run, "SILENT", None) == []
+
+
+def test_a_sweep_that_was_stopped_is_resumed_by_tune(tmp_path: Path) -> None:
+    run = make_run(tmp_path, recipe="sweep_spatial")
+    assert run_view.next_commands(run, "KILLED", None) == [f"advise-ray tune --resume '{run}'"]
+    assert run_view.next_commands(run, "FINISHED", None) == []
 
 
 def test_a_note_is_printed_above_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
