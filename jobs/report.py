@@ -40,7 +40,7 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; 
 td.best { font-weight: 600 }
 img { max-width: 100% }
 code { background: #f4f4f4; padding: 0 .2rem }
-.list th { cursor: pointer; white-space: nowrap } .list td { white-space: nowrap } .list { max-width: none }
+.list th { cursor: pointer; white-space: nowrap } .list td { white-space: nowrap } body:has(.list) { max-width: none }
 """
 SORT = """
 for (const [column, head] of document.querySelectorAll('th').entries()) head.onclick = () => {

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
+from advise_ray import dataset
 from advise_ray.backend import session
 from advise_ray.cli.main import main
-from advise_ray.config import load
+from advise_ray.config import Config, flatten, load
+from advise_ray.errors import UsageError
+from advise_ray.training import trainer
 from advise_ray.video.manifest import SCHEMA, write_manifest
 
 RATES = str(Path(__file__).parents[2] / "jobs" / "rates" / "one_h100.yaml")  # measured ones take seconds
@@ -67,6 +72,32 @@ def test_more_hours_give_more_epochs() -> None:
         init("--videos", "videos.parquet", "--out", f"{hours}.yaml", "--rates", RATES, "--hours", hours)
     short, long = (load(f"{hours}.yaml").train.epochs for hours in ("0.006", "1"))
     assert 1 <= short < long == 100
+
+
+def test_a_folder_is_trained_with_the_settings_of_init(monkeypatch: pytest.MonkeyPatch, workplace: Path) -> None:
+    """Where the user sets no other value."""
+    rates = yaml.safe_load(Path(RATES).read_text()) | {"use_gpu": False}
+    (workplace / "rates.yaml").write_text(json.dumps(rates))
+    init("--videos", "videos.parquet", "--out", "recipe.yaml", "--rates", "rates.yaml")
+    trained: list[Config] = []
+
+    def train_nothing(config: Config, **_: Any) -> None:
+        trained.append(config)
+        raise UsageError("nothing is trained")
+
+    monkeypatch.setattr(dataset, "prepare", lambda *_, **__: workplace / "videos.parquet")
+    monkeypatch.setattr(session, "connect_ahead", lambda: None)
+    monkeypatch.setattr(session, "available_gpus", lambda: 0.0)
+    monkeypatch.setattr(trainer, "train", train_nothing)
+    told = CliRunner().invoke(main, ["train", "--videos", ".", "--set", "train.epochs=3"]).stderr.splitlines()
+    names = [line.split(":")[0] for line in told if line]
+    assert names == ["clips", "rates", "frames", "steps", "features", "error"]
+    assert told[3].endswith("; changed by --set: train.epochs")
+    ours, theirs = flatten(trained[0]), flatten(load("recipe.yaml"))
+    assert {key for key in ours if ours[key] != theirs[key]} == {"train.epochs"}
+    CliRunner().invoke(main, ["train", "--videos", ".", "--set", "data.clip.frame_stride=2", "--set", "task=action"])
+    assert (trained[1].data.clip.frame_stride, trained[1].data.clip.sample_fps) == (2, None)
+    assert (trained[1].task, trained[1].model.init_from) == ("action", None)
 
 
 @pytest.mark.parametrize(
