@@ -197,9 +197,7 @@ def _steps(
 ) -> Choice:
     """Batch, epochs and validation. A step has as many videos as in the base recipe, or fewer if there are fewer."""
     per_video, num_videos = clip.clips_per_video, len(splits.train)
-    usual_videos = 8 if task == "action" else 12 if per_video == 4 else 64 // per_video
-    if num_videos < usual_videos:
-        usual_videos = 2 ** (num_videos.bit_length() - 1)
+    usual_videos = min(num_videos, 8 if task == "action" else 12 if per_video == 4 else 64 // per_video)
     videos_per_step = most_workers * max(1, usual_videos // most_workers)
     steps_per_epoch = -(-num_videos // videos_per_step)
     wanted_steps, fewest = (300, 5) if task == "action" else (800, 4)

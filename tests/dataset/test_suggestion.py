@@ -99,7 +99,7 @@ def test_small_videos_are_not_enlarged_and_a_gpu_takes_more_pixels():
 
 def test_few_videos_fill_a_step_without_copies_and_many_need_fewer_epochs():
     few, many = (configured(suggest(footage((count, 99, 30, 320, 240)), "prp")) for count in (3, 4000))
-    assert (few.train.global_batch_size, few.data.val_fraction, few.train.epochs) == (2 * 4, 0, 30)
+    assert (few.train.global_batch_size, few.data.val_fraction, few.train.epochs) == (3 * 4, 0, 30)
     assert (many.train.global_batch_size, many.train.epochs) == (48, 4)
 
 
