@@ -214,9 +214,13 @@ def _steps(
         "train.checkpoint_every_epochs": every,
         "optim.warmup_epochs": max(0.1, round(epochs / 10, 1)),
     }
-    held_out = f"and {len(splits.val)} for validation" if len(splits.val) else "too few to hold some out"
+    held_out = f" and {len(splits.val):,} for validation" if len(splits.val) else ", too few to hold some out"
     reason = (
-        f"{epochs} epochs of {steps_per_epoch} steps, each with {videos_per_step * per_video} clips of "
-        f"{videos_per_step} videos, because there are {num_videos} training videos, {held_out}"
+        f"{_count(epochs, 'epoch')} of {_count(steps_per_epoch, 'step')}, each with {videos_per_step * per_video} clips "
+        f"of {_count(videos_per_step, 'video')}, for {_count(num_videos, 'training video')}{held_out}"
     )
     return Choice("steps", settings, reason)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
