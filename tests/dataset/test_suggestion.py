@@ -106,4 +106,9 @@ def test_few_videos_fill_a_step_without_copies_and_many_need_fewer_epochs():
 def test_a_recipe_for_labels_needs_no_pretrained_module():
     config = configured(suggest(footage((120, 60, 30, 320, 240)), "action"), "action")
     assert (config.task, config.model.init_from, config.data.val_split) == ("action", None, None)
-    assert config.data.clip.sample_fps == 15
+
+
+def test_a_clip_shows_half_of_an_action_up_to_two_seconds() -> None:
+    lengths = [15, 60, 120, 9000]
+    clips = [configured(suggest(footage((9, n, 30, 320, 240)), "action"), "action").data.clip for n in lengths]
+    assert [clip.sample_fps for clip in clips] == [15, 8, 4, 4]
