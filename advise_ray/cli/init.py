@@ -177,6 +177,7 @@ def _comments(choices: list[Choice], length: Length | None, task: str) -> dict[s
         return reasons | {"task": "Predicts the playback rate; this needs no labels.", "model": model}
     return reasons | {
         "task": "Learns the classes of the manifest.",
+        "augment.flip": "Set this to false if classes differ in left and right, such as directions of a movement.",
         "model": model,
         "model.init_from": "To start from a pretrained temporal module: the directory of its run.",
     }
