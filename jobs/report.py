@@ -1,8 +1,11 @@
-"""Writes an HTML page that shows one run, or compares several runs: results, curves, and settings that differ.
+"""Writes an HTML page that shows one run, compares several runs, or lists all runs of a folder.
 
+    python jobs/report.py runs                                       # writes runs/index.html
+    python jobs/report.py runs/second                                # writes runs/second/report.html
     python jobs/report.py runs/second runs/third --out report.html
 
-The page contains its images, so it can be sent as a single file.
+The page of a run has results, curves and settings. It contains its images, so it can be sent as a single file. The list
+has a row for each run and each trial of a sweep. A click on a column sorts it.
 """
 
 from __future__ import annotations
@@ -12,18 +15,23 @@ import base64
 import html
 import io
 import json
+import time
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import yaml
 
+from advise_ray.storage.atomic import write_whole
 from advise_ray.storage.jsonl import read_lines
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 Row = dict[str, Any]
+SILENT_S = 60.0
+"""A run writes its status every few seconds. One without a result that is silent for longer has ended badly."""
 CURVES = ("train/loss", "train/epoch_top1", "val/top1", "val/loss", "rate/clips_per_s", "rate/data_wait_fraction")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -32,6 +40,16 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; 
 td.best { font-weight: 600 }
 img { max-width: 100% }
 code { background: #f4f4f4; padding: 0 .2rem }
+.list th { cursor: pointer; white-space: nowrap } .list td { white-space: nowrap } body:has(.list) { max-width: none }
+"""
+SORT = """
+for (const [column, head] of document.querySelectorAll('th').entries()) head.onclick = () => {
+  const body = document.querySelector('tbody'), down = head.dataset.down = head.dataset.down === '1' ? '0' : '1'
+  const key = row => row.cells[column].dataset.key, sign = down === '1' ? -1 : 1
+  const compare = (a, b) => a === b ? 0 : a === '' ? 1 : b === '' ? -1
+    : sign * (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b)  // empty cells stay last
+  body.append(...[...body.rows].sort((a, b) => compare(key(a), key(b))))
+}
 """
 
 
@@ -62,6 +80,73 @@ class Run:
         """Steps and values of a metric."""
         points = [(line["step"], line["values"][metric]) for line in self.lines if metric in line["values"]]
         return [step for step, _ in points], [value for _, value in points]
+
+
+def index(folder: Path) -> str:
+    """The page that lists all runs of a folder, newest first."""
+    directories = [path.parent for pattern in ("*", "*/trials/*") for path in folder.glob(f"{pattern}/config.yaml")]
+    if not directories:
+        raise SystemExit(f"error: {folder} has no runs (folders with a config.yaml), and is not a run itself")
+    rows = sorted((_row(directory, folder) for directory in directories), key=lambda row: row["started"][1])[::-1]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(_cell(*row.get(column, ('', ''))) for column in columns)}</tr>" for row in rows)
+    title = html.escape(f"{len(rows)} runs in {folder.resolve()}")
+    return (
+        f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
+        f"<table class=list><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><script>{SORT}</script>"
+    )
+
+
+def _cell(shown: str, key: Any) -> str:
+    return f'<td data-key="{html.escape(str(key))}">{shown}</td>'
+
+
+def _row(directory: Path, folder: Path) -> dict[str, tuple[str, Any]]:
+    """A row of the list: column → (HTML of the cell, value to sort by). A damaged run has few columns."""
+    place = directory.relative_to(folder).as_posix()
+    address = html.escape(urllib.parse.quote(place))
+    report = f' <a href="{address}/report.html">report</a>' if (directory / "report.html").is_file() else ""
+    named = {"run": (f'<a href="{address}/">{html.escape(place)}</a>{report}', place)}
+    try:
+        run = Run(directory)
+        times_s = [line["time_s"] for line in run.lines if "time_s" in line]
+        started_s = min(times_s, default=(directory / "config.yaml").stat().st_mtime)
+        values = _values(run)
+        cells = {column: (_text(value), "" if value is None else value) for column, value in values.items()}
+        return named | {"started": _moment(started_s)} | cells
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        written_s = (directory / "config.yaml").stat().st_mtime
+        return named | {"started": _moment(written_s), "status": (f"damaged ({type(error).__name__})", "damaged")}
+
+
+def _values(run: Run) -> Row:
+    """The state of a run, its model, and the metrics of its last epoch."""
+    config, last = run.config, {name: value for line in run.lines for name, value in line["values"].items()}
+    model = [config.get(f"model.{key}") for key in ("ifm.name", "tmm.arch", "tmm.num_blocks")]
+    return {
+        "status": _status(run),
+        "task": config.get("task"),
+        "model": "r3d50" if config.get("model.kind") == "r3d50" else " ".join(map(str, model)),
+        "val/top1": last.get("val/top1"),
+        "chance": 1 / len(config["data.clip.rates"]) if config.get("task") == "prp" else None,
+        "loss": last.get("train/epoch_loss", last.get("train/loss")),
+        "epochs": max((line["epoch"] + 1 for line in run.lines), default=None),
+        "clips/s": last.get("rate/clips_per_s"),
+    }
+
+
+def _status(run: Run) -> str:
+    """The status of its result; of a run without one, RUNNING or SILENT by the age of its status file."""
+    for name in ("result.json", "trial.json"):
+        if (path := run.directory / name).exists():
+            return str(json.loads(path.read_text(encoding="utf-8"))["status"])
+    note = run.directory / "status.json"
+    return "RUNNING" if note.exists() and time.time() - note.stat().st_mtime < SILENT_S else "SILENT"
+
+
+def _moment(time_s: float) -> tuple[str, float]:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time_s)), time_s
 
 
 def page(runs: list[Run]) -> str:
@@ -154,11 +239,16 @@ def _flat(tree: Row, prefix: str = "") -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
-    parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, or the folder of all runs")
+    parser.add_argument("--out", type=Path, help="HTML file to write; default: in the given directory, if it is one")
     options = parser.parse_args()
-    options.out.write_text(page([Run(path) for path in options.runs]), encoding="utf-8")
-    print(options.out)
+    first, is_list = options.runs[0], len(options.runs) == 1 and not (options.runs[0] / "config.yaml").is_file()
+    if options.out is None and len(options.runs) > 1:
+        parser.error("--out is needed to compare several runs")
+    text = index(first) if is_list else page([Run(path) for path in options.runs])
+    out = options.out or first / ("index.html" if is_list else "report.html")
+    write_whole(out, text)
+    print(out)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,17 @@ class _ResultStream:
         return getattr(self._out, name)
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes log lines to stderr. While a progress bar is on the terminal, prints them above it, not into its line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        progress = sys.modules.get("advise_ray.cli.progress")
+        if progress is not None and progress.covers_notes():
+            progress.tell(self.format(record))
+        else:
+            super().emit(record)
+
+
 @click.group(cls=_Main, context_settings=SETTINGS)
 @click.option("-v", "--verbose", is_flag=True, help="Show Ray's messages and the tracebacks of errors.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, only results, warnings and errors.")
@@ -64,7 +75,7 @@ def main(verbose: bool, quiet: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end a run
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", handlers=[_Lines(sys.stderr)])
     sys.stdout = cast("TextIO", _ResultStream(sys.stdout))
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logging.getLogger("advise_ray").setLevel(level)

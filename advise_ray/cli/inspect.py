@@ -70,12 +70,14 @@ def status(run_dir: Path, as_json: bool) -> None:
     from advise_ray.cli import progress
     from advise_ray.training.status import read
 
-    found = read(run_dir.absolute())
+    run_dir = run_dir.absolute()
+    found = read(run_dir)
     if as_json:
         click.echo(json.dumps(found))
-    else:
-        click.echo(progress.status_table(found))
-        show_page(found)
+        return
+    click.echo(progress.status_table(found, run_dir))
+    progress.tell_next(run_dir, found["status"], found["bound_by"])
+    show_page(found)
 
 
 @main.command()

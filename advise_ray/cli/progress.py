@@ -47,6 +47,11 @@ _status: Status | None = None
 _told_s = -math.inf
 
 
+def covers_notes() -> bool:
+    """Whether a progress bar or a changing line is on the terminal, so that other lines must be printed by `tell`."""
+    return console.is_terminal and not console.quiet and (bool(_shown) or _status is not None)
+
+
 def waiting(line: str | None) -> None:
     """Show what the program waits for; None ends it. A terminal shows one changing line, a log one line per minute."""
     global _status, _told_s
@@ -148,8 +153,11 @@ def _epoch_row(epoch: int, values: dict[str, float]) -> str:
 
 def result_table(result: RunResult) -> str:
     """Format the result of a run as a table. Paths are never cut, so that users can copy them."""
+    from advise_ray.cli import run_view
+
+    run_dir = Path(result["run_dir"])
     rows: dict[str, Any] = {"epochs": result["epochs"], "steps": result["steps"], "clips seen": result["clips_seen"]}
-    rows |= {name: f"{value:.4g}" for name, value in sorted(result["metrics"].items())}
+    rows |= run_view.with_chance(dict(sorted(result["metrics"].items())), run_dir) | _curves(run_dir)
     rows |= {name: f"{value:.3g}" for name, value in result["rates"].items()}
     if result.get("bound_by"):
         rows["bound by"] = result["bound_by"]
@@ -160,11 +168,27 @@ def result_table(result: RunResult) -> str:
     return "\n".join([f"{result['run_name']}: {result['status']}", *(f"  {k:<{width}}  {v}" for k, v in rows.items())])
 
 
-def status_table(found: RunStatus) -> str:
+def _curves(run_dir: Path) -> dict[str, str]:
+    from advise_ray.cli import run_view
+
+    return run_view.curves(run_dir) if run_view.can_draw(sys.stdout) else {}
+
+
+def tell_next(run_dir: Path, status: str, bound_by: str | None) -> None:
+    """Print the commands that come after a run."""
+    from advise_ray.cli import run_view
+
+    for line in run_view.next_commands(run_dir, status, bound_by):
+        tell(f"next: {line}")
+
+
+def status_table(found: RunStatus, run_dir: Path) -> str:
     """Format the state of a run as a table."""
+    from advise_ray.cli import run_view
+
     rows: dict[str, Any] = {"epoch": f"{found['epoch']} of {found['epochs']}"}
     rows["step"] = f"{found['step']} of {found['steps'] or '?'}"
-    rows |= {name: f"{value:.4g}" for name, value in found["values"].items()}
+    rows |= run_view.with_chance(found["values"], run_dir) | _curves(run_dir)
     if found["eta_s"] is not None:
         rows["ends in"] = f"{found['eta_s'] / 60:.1f} min"
     if found["bound_by"]:

@@ -61,6 +61,14 @@ def load(recipe: str | None, overrides: tuple[str, ...]) -> Config:
     return configuration.load(recipes.find(recipe) if recipe is not None else None, overrides)
 
 
+def workers_and_gpu() -> tuple[int, bool]:
+    """Return the number of workers that suits this machine, one for each GPU, and whether it has GPUs."""
+    from advise_ray.backend import session
+
+    gpus = int(session.available_gpus())
+    return max(1, gpus), gpus > 0
+
+
 def estimate(plan: Plan, rates: Path | None) -> Cost | None:
     """Predict the cost of a plan with the throughput in a file, or measured on this machine.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,15 @@ from advise_ray.cli.shared import (
     set_option,
     show_outcome,
     show_with_notes,
+    workers_and_gpu,
 )
+from advise_ray.config import flatten, overrides_of
 
 if TYPE_CHECKING:
     from advise_ray.config import Config
     from advise_ray.training.run_result import RunResult
+
+TWO_DATA_SETS = "--videos and data.manifest are two data sets; give only one"
 
 
 def _refuse_misuse(
@@ -70,7 +74,11 @@ def train(
     rates: Path | None,
     as_json: bool,
 ) -> None:
-    """Train a temporal module. Without --config: the quickstart recipe, on synthesized videos if you give no videos."""
+    """Train a temporal module.
+
+    Without --config, the settings are chosen for the videos, see `advise-ray init`. Without --videos too, the
+    quickstart recipe trains on synthesized videos.
+    """
     from advise_ray.cli import progress
 
     if run_dir is not None:
@@ -103,24 +111,62 @@ def train(
 
 def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: str | None, dry_run: bool) -> Config:
     """Return the configuration; write a manifest of `--videos`, or of synthesized videos if no data set is given."""
+    if recipe is None and videos is not None:
+        return _suited(overrides, videos, dry_run)
     config = load(recipe or "quickstart", overrides)
     if config.data.manifest is not None:
         if videos is not None:
-            raise click.UsageError("--videos and data.manifest are two data sets; give only one")
+            raise click.UsageError(TWO_DATA_SETS)
         return config
     if videos is None and recipe is not None:
         return config  # the planner reports that the manifest is missing
+    manifest = _prepare(config, videos, dry_run)
+    return load(recipe or "quickstart", (*overrides, *overrides_of({"data.manifest": str(manifest)})))
+
+
+def _suited(overrides: tuple[str, ...], videos: str, dry_run: bool) -> Config:
+    """Return the configuration that `init` would choose for the videos, with the user's overrides, and say why."""
+    from advise_ray.cli import progress
+    from advise_ray.dataset.suggestion import BASES, settings_of, suggest
+    from advise_ray.video.manifest import read_manifest
+
+    given = {key.strip(): value.strip() for key, _, value in (override.partition("=") for override in overrides)}
+    base = BASES.get(given.get("task", "prp"), BASES["prp"])
+    by_frames = given.get("data.clip.frame_stride", "null") != "null"
+    ahead = ("model.init_from=null", *(("data.clip.sample_fps=null",) if by_frames else ()))
+    config = load(base, (*ahead, *overrides))
+    if config.data.manifest is not None:
+        raise click.UsageError(TWO_DATA_SETS)
+    manifest = _prepare(config, videos, dry_run)
+    num_workers, use_gpu = workers_and_gpu()
+    choices = suggest(read_manifest(manifest), config.task, most_workers=num_workers, use_gpu=use_gpu)
+    settings = overrides_of(settings_of(choices, config.task) | {"data.manifest": str(manifest)})
+    config = load(base, (*settings, *ahead, *overrides))
+    values = flatten(config)
+    for choice in choices:
+        changed = ", ".join(key for key, value in choice.settings.items() if values[key] != value)
+        progress.tell(f"{choice.name}: {choice.reason}" + (f"; changed by --set: {changed}" if changed else ""))
+    progress.tell(
+        f"features: not cached; `advise-ray init --videos {shlex.quote(str(manifest))} --out recipe.yaml` writes these "
+        "settings to a recipe, and says whether a cache saves time"
+    )
+    return config
+
+
+def _prepare(config: Config, videos: str | None, dry_run: bool) -> Path:
+    """Write the manifest of the videos, or of synthesized videos."""
     if dry_run:
         raise click.UsageError("--dry-run needs data.manifest; make one with `advise-ray data index`")
     from advise_ray import dataset
     from advise_ray.cli import progress
 
     with progress.counting("reading videos") as on_progress:
-        manifest = dataset.prepare(videos, Path(config.storage.path), on_progress=on_progress)
-    return load(recipe or "quickstart", (*overrides, f"data.manifest={json.dumps(str(manifest), ensure_ascii=False)}"))
+        return dataset.prepare(videos, Path(config.storage.path), on_progress=on_progress)
 
 
 def _print_result(result: RunResult, as_json: bool) -> None:
     from advise_ray.cli import progress
 
     show_outcome(result, as_json, progress.result_table(result), f"advise-ray train --resume {result['run_dir']}")
+    if not as_json:
+        progress.tell_next(Path(result["run_dir"]), result["status"], result["bound_by"])

@@ -5,6 +5,7 @@ problem. A `Config` never changes after that: functions such as `videos_per_step
 others.
 """
 
+from advise_ray.config.commented import commented
 from advise_ray.config.data import AugmentConfig, ClipConfig, DataConfig
 from advise_ray.config.keys import fields, flatten, overrides_of, reference
 from advise_ray.config.loading import INFERENCE, load, to_yaml
@@ -26,6 +27,7 @@ __all__ = [
     "TMMConfig",
     "TrainConfig",
     "TuneConfig",
+    "commented",
     "fields",
     "flatten",
     "load",

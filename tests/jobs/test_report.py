@@ -41,3 +41,32 @@ def test_a_comparison_shows_what_differs_and_who_is_best(tmp_path: Path) -> None
 def test_a_single_run_shows_all_of_its_settings(tmp_path: Path) -> None:
     page = report(make_run(tmp_path, "only", 0.1, 0.5), out=tmp_path / "page.html")
     assert "optim.weight_decay" in page
+
+
+def listed(folder: Path) -> str:
+    subprocess.run([sys.executable, "jobs/report.py", str(folder)], cwd=ROOT, check=True, capture_output=True)
+    return (folder / "index.html").read_text()
+
+
+def test_the_list_has_every_run_and_a_link_to_the_page_of_each(tmp_path: Path) -> None:
+    first, _ = make_run(tmp_path, "a<b #1", 0.1, 0.5), make_run(tmp_path, "c", 0.2, 0.75)
+    trial = make_run(tmp_path, "sweep/trials/0001", 0.1, 0.25)
+    (trial / "result.json").unlink()
+    (trial / "trial.json").write_text('{"status": "PRUNED"}')
+    (make_run(tmp_path, "torn", 0.1, 0.5) / "config.yaml").write_text("a: [")
+    subprocess.run([sys.executable, "jobs/report.py", str(first)], cwd=ROOT, check=True, capture_output=True)
+    page = listed(tmp_path)
+    assert page.count("<tr>") == 1 + 4
+    assert '<a href="a%3Cb%20%231/">a&lt;b #1</a> <a href="a%3Cb%20%231/report.html">report</a>' in page
+    assert "a<b" not in page
+    assert "PRUNED" in page
+    assert "damaged" in page
+    assert '<td data-key="0.75">0.75</td>' in page
+    assert "http" not in page
+
+
+def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "jobs/report.py", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == f"error: {tmp_path} has no runs (folders with a config.yaml), and is not a run itself\n"
