@@ -176,14 +176,15 @@ def _draw(folder: Path, suffix: str, outcome: Outcome, encoder: Encoder, protoco
 
 def _mistakes(outcome: Outcome, encoder: Encoder, protocol: str) -> Iterator[charts.Mistake]:
     """The mistakes with the highest confidence: honest clips for `pretext`, else the middle clip of each video."""
-    by_id = {video.video_id: video for video in encoder.videos}
     wrong = [
         (row, predicted)
         for row in outcome.predictions
         if (predicted := row["prediction"]) is not None and predicted != row["label"]
         if row.get("clips", "honest") == "honest"
     ]
-    for row, predicted in sorted(wrong, key=lambda each: -(each[0].get("score") or 0))[:MISTAKES_SHOWN]:
+    shown = sorted(wrong, key=lambda each: -(each[0].get("score") or 0))[:MISTAKES_SHOWN]
+    by_id = encoder.videos.named({row["video_id"] for row, _ in shown})
+    for row, predicted in shown:
         video, clip = by_id[row["video_id"]], played_clip(encoder.config)
         if protocol == "pretext":
             frames = np.asarray(row["frame_indices"])
