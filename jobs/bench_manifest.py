@@ -41,7 +41,7 @@ SETTINGS = (
     "train.epochs=1",
     "model.tmm={num_blocks: 1, inner_dim: 16, out_dim: 32}",
 )
-KINDS = {"RunController": "controller", "Train": "worker", "ReadClips": "decode actor", "Read": "reader"}
+KINDS = {"RunController": "controller", "Train": "worker", "ReadClips": "decode actor"}
 """A part of the name that Ray gives a process → the process's kind. `other` is the largest one of all others."""
 Row = dict[str, Any]
 
