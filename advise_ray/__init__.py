@@ -3,7 +3,7 @@
 `Config`, `train`, `evaluate`, `load` and `tune` are imported when they are first used, so `import advise_ray` is fast.
 
 The files through which a clip passes, in order:
-    video/manifest.py             which videos there are, with labels and splits
+    video/manifest.py             which videos there are, with labels; video/splits.py chooses those to train on
     training/batch_schedule.py    which videos make up each batch
     video/sampling.py             which frames of a video a clip shows, and at which playback rate
     training/clip_stream.py       Ray Data sends the schedule to decode actors, and their clips to the workers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ Function = Callable[[AdViSe, torch.device, Block], Block]
 
 
 def encode_groups(
-    groups: list[pa.Table],
+    groups: Callable[[], Iterable[pa.Table]],
     function: Function,
     config: Config,
     model: AdViSe,
@@ -38,6 +39,7 @@ def encode_groups(
     saves the start of one process.
 
     Args:
+        groups: returns the groups one after the other. It is pickled and called in another process.
         everywhere: run the model on every GPU, or on every node if there are no GPUs; see `nodes.everywhere`.
 
     Raises:
@@ -47,7 +49,9 @@ def encode_groups(
     session.connect()
     wanted = nodes.everywhere(config) if everywhere else config
     with reserved(for_run(wanted, nodes.plan(wanted)), config.train.max_wait_s) as (shares, group):
-        workers, decoders = shares.num_workers, min(shares.num_decode_actors, len(groups))
+        most = max(shares.num_decode_actors, shares.num_workers)
+        num_groups = sum(1 for _ in itertools.islice(groups(), most))  # or more
+        workers, decoders = shares.num_workers, min(shares.num_decode_actors, num_groups)
         ahead = AHEAD * (decoders + workers)
         listed = ray.put(groups)
 
@@ -68,14 +72,14 @@ def encode_groups(
                 fn_constructor_args=(config, num_classes, weights, function),
                 batch_size=1,  # one group; Ray does not accept None for actors with GPUs
                 zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(size=min(workers, len(groups))),
+                compute=ray.data.ActorPoolStrategy(size=min(workers, num_groups)),
                 num_cpus=shares.cpus_per_worker,
                 num_gpus=1 if shares.use_gpu else 0,
                 runtime_env=session.environment(process_env.ENVIRONMENT),
                 ray_remote_args_fn=Places(group, 0, workers),
             )
 
-        read = partial(stream_from_actor, lambda: iter(ray.get(listed)), ahead=ahead)
+        read = partial(stream_from_actor, lambda: iter(ray.get(listed)()), ahead=ahead)
         if workers == 1 and not shares.use_gpu and session.is_our_own():
             yield from map(partial(function, model.eval(), torch.device("cpu")), read(decode))
         else:

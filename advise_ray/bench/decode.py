@@ -31,7 +31,7 @@ from advise_ray.config import Config, load, played_clip
 from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.training.clip_stream import ClipStream
 from advise_ray.video.decode_process import DecodeProcess
-from advise_ray.video.manifest import ManifestRow, read_manifest, videos, write_manifest
+from advise_ray.video.manifest import ManifestRow, Videos, read_manifest, write_manifest
 from advise_ray.video.probe import probe
 from advise_ray.video.sampling import keyed_rng, plan_clips
 
@@ -156,7 +156,7 @@ def pipeline_clips_per_s(config: Config, num_actors: int | None = None) -> float
     room = Reservation(Shares(1, LEAST_CPUS, num_actors, round(share, 2), use_gpu=False))
     times, clips = [], []
     with reserved(room, config.train.max_wait_s) as (_, group):
-        for block in ClipStream(config, schedule, ray.put(videos(table)), 0, group).blocks_for_driver():
+        for block in ClipStream(config, schedule, ray.put(Videos(table)), 0, group).blocks_for_driver():
             assert not block.failures, block.failures
             times.append(time.perf_counter())
             clips.append(float(block.weights.sum()))
@@ -182,7 +182,7 @@ def loop_clips_per_s(config: Config, *, whole: bool) -> float:
 def _work(config: Config) -> Iterator[Work]:
     """Yield the run's clips video by video: the path, and the frame numbers of all of its clips."""
     table = read_manifest(Path(str(config.data.manifest)))
-    schedule, rows = build_schedule(config, table), videos(table)
+    schedule, rows = build_schedule(config, table), Videos(table)
     for batch in schedule.batches():
         for index in dict.fromkeys(batch.videos.tolist()):
             rng = keyed_rng(config.seed, "clip", batch.epoch, rows[index].video_id)

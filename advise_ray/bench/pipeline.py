@@ -32,7 +32,7 @@ from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.training.clip_reader import ClipReader
 from advise_ray.training.learner import Learner
 from advise_ray.training.trainer import train
-from advise_ray.video.manifest import read_manifest, videos
+from advise_ray.video.manifest import Videos, read_manifest
 
 IFMS = ("open_clip:ViT-B-32", "open_clip:ViT-B-16", "timm:tf_efficientnet_lite0")
 NUM_VIDEOS, DURATION_S = 8, 4
@@ -95,7 +95,7 @@ def _arms(ifm: str, manifest: Path, folder: Path, settings: tuple[str, ...]) -> 
     cache = storage / "cache"
     write_cache(plan_cache(config, str(cache)))
     schedule = build_schedule(config, read_manifest(manifest))
-    reader = ClipReader(config, videos(read_manifest(manifest)))
+    reader = ClipReader(config, Videos(read_manifest(manifest)))
     block = reader(next(schedule.batches()))
     learner = Learner(config, schedule, build_advise(config, 3), torch.device("cpu"))
     features = learner.features(block)

@@ -14,7 +14,7 @@ from advise_ray.config import Config, played_clip
 from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.learner import Learner
 from advise_ray.video import augment_draws
-from advise_ray.video.manifest import Video, videos
+from advise_ray.video.manifest import Video, Videos
 from advise_ray.video.pool import read_videos
 from advise_ray.video.sampling import keyed_rng, plan_clips
 
@@ -55,7 +55,7 @@ def best_num_workers(config: Config, learner: Learner) -> int:
 
 def plain_clips_per_s(config: Config, learner: Learner, workers: int) -> float:
     """Clips per second of training over all steps after the warm-up, timed like the epochs of `train`."""
-    every = videos(read_videos(config.data))
+    every = list(Videos(read_videos(config.data)))
     per_step = config.train.global_batch_size // config.data.clip.clips_per_video
     loader = DataLoader(
         Clips(config, every),

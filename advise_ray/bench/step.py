@@ -113,8 +113,8 @@ def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> StepRow:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     memory = PeakMemory(device)
     model = build_advise(config, NUM_CLASSES)
-    nobody = np.arange(0)
-    learner = Learner(config, Schedule(0, 1, 1, clips, 1, 1, np.arange(clips), nobody, 0), model, device)
+    everybody, nobody = np.arange(clips, dtype=np.int32), np.arange(0, dtype=np.int32)
+    learner = Learner(config, Schedule(0, 1, 1, clips, 1, 1, everybody, nobody, 0), model, device)
     memory.forget_peak()
     seconds = []
     for number in range(1 + STEPS):

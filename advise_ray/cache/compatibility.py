@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import numpy as np
+from numpy.typing import NDArray
 
 from advise_ray.cache.identity import Identity
 from advise_ray.cache.store import FeatureStore, read_rejects
@@ -10,8 +11,8 @@ from advise_ray.config import Config, flatten, played_clip
 from advise_ray.errors import ConfigError, UsageError
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.sfu import output_shape
-from advise_ray.video.manifest import Video
-from advise_ray.video.sampling import stride_frames
+from advise_ray.video.manifest import Videos
+from advise_ray.video.sampling import strides_frames
 
 COMPARED = (
     "model.ifm.name",
@@ -45,17 +46,25 @@ def differences(held: Identity, config: Config, model: AdViSe, ifm_sha256: str) 
     ]
 
 
-def slowest_step_frames(config: Config, videos: Iterable[Video]) -> float:
-    """Frame step of the slowest clips, at least 1. A cache with a larger step would show some frames twice."""
+def slowest_step_frames(config: Config, fps: NDArray[np.float64]) -> float:
+    """Frame step of the slowest clips of videos with these frame rates, at least 1.
+
+    A cache with a larger step would show some frames twice.
+    """
     clip = played_clip(config)
-    slowest = clip.rates[0] * (1 - clip.rate_jitter)
-    return max(1.0, min((stride_frames(clip, video.fps) * slowest for video in videos), default=1.0))
+    steps = strides_frames(clip, fps) * (clip.rates[0] * (1 - clip.rate_jitter))
+    return float(max(1.0, steps.min(initial=np.inf))) if len(fps) else 1.0
 
 
-def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video]) -> Identity:
-    """Check that a run over `videos` can be trained from the cache `data.features`. Returns the cache's identity.
+def match(
+    config: Config, model: AdViSe, ifm_sha256: str, videos: Videos, rows: NDArray[np.integer]
+) -> tuple[Identity, Videos]:
+    """Check that a run over `rows` of `videos` can be trained from the cache `data.features`.
 
     The rejects of the cache are videos that cannot be decoded. The run treats them as failed videos too.
+
+    Returns:
+        The cache's identity, and the videos with their `pieces`.
 
     Raises:
         ConfigError: the recipe would compute other features, or would show frames twice with the cache's frame step.
@@ -64,8 +73,8 @@ def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video
     location = str(config.data.features)
     store = FeatureStore(location)
     problems = differences(store.identity, config, model, ifm_sha256)
-    step, videos = store.identity.frame_step, list(videos)
-    slowest = slowest_step_frames(config, videos)
+    step = store.identity.frame_step
+    slowest = slowest_step_frames(config, np.asarray(videos.table.column("fps"))[rows])
     if slowest < step:
         problems.append(
             f"data.clip: the slowest clips have a frame step of {slowest:g}, but the cache has {step}: some frames "
@@ -76,10 +85,11 @@ def match(config: Config, model: AdViSe, ifm_sha256: str, videos: Iterable[Video
         remedy = "create one that fits: `advise-ray cache` with this recipe and another --out"
         raise ConfigError([*problems, f"data.features: {location} does not fit the recipe; {remedy}"])
     rejects = read_rejects(location)
-    missing = [video.video_id for video in videos if not store.has(video) and video.alone().video_id not in rejects]
+    lacking = (videos[row] for row in rows[~store.has(videos)[rows]].tolist())
+    missing = [video.video_id for video in lacking if video.alone().video_id not in rejects]
     if missing:
         raise UsageError(
-            f"data.features: {location} lacks {len(missing)} of {len(videos)} videos, such as {missing[0]}, or has "
+            f"data.features: {location} lacks {len(missing)} of {len(rows)} videos, such as {missing[0]}, or has "
             "an older version of them; run its `advise-ray cache` command again, which adds them"
         )
-    return store.identity
+    return store.identity, store.pieces.located(videos)

@@ -49,6 +49,10 @@ class Identity:
         """Bytes of one view of a cached frame, in float16."""
         return 2 * self.channels * self.grid[0] * self.grid[1]
 
+    def num_kept(self, num_frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of frames that the cache keeps of videos with these numbers of frames (`frames_per_video`)."""
+        return -(-num_frames // self.frame_step)
+
     def frames(self, video: Video) -> range:
         """The frames of a video that the cache keeps."""
         return video.frames[:: self.frame_step]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,38 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from advise_ray.cache.identity import PIECE_FRAMES, Identity, view_draw
+from advise_ray.cache.identity import Identity, view_draw
 from advise_ray.cache.part_file import Features, Piece, write_part
 from advise_ray.config import Config
 from advise_ray.model import augment
 from advise_ray.model.advise import AdViSe
-from advise_ray.video.frames import Wanted
+from advise_ray.video.frames import videos_of
 from advise_ray.video.manifest import Video
 
 FRAMES_AT_ONCE = 256
 """Batch size of the image model, in frames. A batch can have frames of several videos."""
-GROUP_BYTES = 128 * 2**20
-"""Maximal bytes of the decoded frames, or of the features, of one group. Each group becomes one part."""
 Block = dict[str, NDArray[Any]]
-
-
-def group_pieces(config: Config, identity: Identity, videos: list[Video], rows: list[int]) -> Iterator[list[Wanted]]:
-    """Split videos into pieces and gather the pieces into groups that fit into memory."""
-    decoded_bytes = config.augment.resize_height_px * config.augment.resize_width_px * 3
-    frame_bytes = max(decoded_bytes, identity.views * identity.frame_bytes)
-    group: list[Wanted] = []
-    in_group = 0
-    for row in rows:
-        frames = np.asarray(identity.frames(videos[row]), dtype=np.int64)
-        for start in range(0, len(frames), PIECE_FRAMES):
-            piece = frames[start : start + PIECE_FRAMES]
-            if group and (in_group + len(piece)) * frame_bytes > GROUP_BYTES:
-                yield group
-                group, in_group = [], 0
-            group.append((row, videos[row], piece))
-            in_group += len(piece)
-    if group:
-        yield group
 
 
 @dataclass(frozen=True)
@@ -54,22 +32,21 @@ class EncodePart:
 
     config: Config
     identity: Identity
-    videos: list[Video]
     location: str
 
     @torch.inference_mode()
     def __call__(self, model: AdViSe, device: torch.device, block: Block) -> Block:
-        rows, counts = block["rows"][0], block["counts"][0]
+        videos, counts = videos_of(block), block["counts"][0]
         failures = str(block["failures"][0]).split("\n")
         ends = np.cumsum(counts)
         spans = [slice(int(end - count), int(end)) for end, count in zip(ends, counts, strict=True)]
-        features = self._features(model, device, np.array(block["frames"][0]), rows, spans)
+        features = self._features(model, device, np.array(block["frames"][0]), videos, spans)
         pieces = []
-        for number, (row, span) in enumerate(zip(rows, spans, strict=True)):
+        for number, (video, span) in enumerate(zip(videos, spans, strict=True)):
             if failures[number]:
                 continue
             if np.isfinite(features[:, span]).all():
-                pieces.append(Piece(self.videos[row], block["indices"][0][span], features[:, span]))
+                pieces.append(Piece(video, block["indices"][0][span], features[:, span]))
             else:
                 failures[number] = "its features exceed the range of float16"
         part, error = "", ""
@@ -89,7 +66,7 @@ class EncodePart:
         model: AdViSe,
         device: torch.device,
         frames: NDArray[np.uint8],
-        rows: NDArray[np.int64],
+        videos: list[Video],
         spans: list[slice],
     ) -> Features:
         """Encode frames: uint8[N, H, W, 3] → float16[views, N, h, w, C]."""
@@ -97,9 +74,9 @@ class EncodePart:
         out = np.empty((self.identity.views, len(frames), *self.identity.frame_shape), dtype=np.float16)
         for view in range(self.identity.views):
             images = torch.empty(len(frames), size_px, size_px, 3, dtype=torch.uint8, device=device)
-            for row, span in zip(rows, spans, strict=True):
+            for video, span in zip(videos, spans, strict=True):
                 clip = torch.as_tensor(frames[span]).to(device)[None]
-                draw = view_draw(self.config, self.videos[row].video_id, view)
+                draw = view_draw(self.config, video.video_id, view)
                 images[span] = augment.apply(clip, draw[None], size_px, interpolation)[0]
             for start in range(0, len(frames), FRAMES_AT_ONCE):
                 chunk = slice(start, start + FRAMES_AT_ONCE)

@@ -36,12 +36,6 @@ DESCRIBES = ("video_id", "num_frames", "bytes", "start_frame", "end_frame")
 """Columns that identify a cached video. They do not include the path, so a copy of the file is the same video."""
 
 
-def described(video: Video) -> tuple[Any, ...]:
-    """The values by which a cache identifies a video. They are the same if the video is part of a pool."""
-    alone = video.alone()
-    return tuple(getattr(alone, name) for name in DESCRIBES)
-
-
 @dataclass(frozen=True)
 class Piece:
     """Features of up to `PIECE_FRAMES` cached frames of a video."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from operator import itemgetter
-from typing import Any, TypedDict
+from collections.abc import Iterable, Iterator
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advise_ray.cache.folder import part_names
 from advise_ray.cache.identity import Identity
-from advise_ray.cache.part_file import DESCRIBES, SCHEMA, Part, described
+from advise_ray.cache.part_file import DESCRIBES, SCHEMA, Part
 from advise_ray.errors import UsageError
 from advise_ray.storage import remote
-from advise_ray.video.manifest import Video
+from advise_ray.storage.mapped import ROWS_AT_ONCE, mapped
 
 log = logging.getLogger("advise_ray")
 DAMAGED = (OSError, pa.ArrowInvalid, ValueError)
@@ -59,25 +57,51 @@ class PieceRow(TypedDict):
     crc32: int
 
 
-def read_index(location: str) -> list[PieceRow]:
-    """Read the index.
+class Index:
+    """The rows of an index that grows. They are mapped from files, see `storage.mapped`."""
+
+    def __init__(self, rows: Iterable[PieceRow] = ()) -> None:
+        self._mapped: list[pa.Table] = []
+        self._added: list[PieceRow] = []
+        self.add(rows)
+
+    def add(self, rows: Iterable[PieceRow]) -> None:
+        """Append rows."""
+        for row in rows:
+            self._added.append(row)
+            if len(self._added) == ROWS_AT_ONCE:
+                self._mapped.append(mapped(INDEX_SCHEMA, self._held().to_batches()))
+                self._added = []
+
+    def table(self) -> pa.Table:
+        """Return the rows, with the columns of INDEX_SCHEMA."""
+        return pa.concat_tables([*self._mapped, self._held()])
+
+    def _held(self) -> pa.Table:
+        return pa.Table.from_pylist(self._added, schema=INDEX_SCHEMA)
+
+
+def read_index(location: str) -> pa.Table:
+    """Read the index, with the columns of INDEX_SCHEMA.
 
     Raises:
         UsageError: there is no index, because the job that creates the cache has not ended.
     """
+    return mapped(INDEX_SCHEMA, _batches(location))
+
+
+def _batches(location: str) -> Iterator[pa.RecordBatch]:
     try:
-        table = pq.read_table(pa.BufferReader(remote.read_file(remote.join(location, "index.parquet"))))
+        held = pa.BufferReader(remote.read_file(remote.join(location, "index.parquet")))
+        yield from pq.ParquetFile(held).iter_batches(ROWS_AT_ONCE, columns=INDEX_SCHEMA.names)
     except (OSError, pa.ArrowInvalid):
         raise UsageError(
             f"data.features: {location} has no index: it was not finished; run its `advise-ray cache` command again"
         ) from None
-    rows: list[PieceRow] = table.to_pylist()
-    return rows
 
 
-def write_index(location: str, rows: Sequence[PieceRow]) -> None:
-    table = pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA)
-    remote.write(remote.join(location, "index.parquet"), lambda file: pq.write_table(table, file))
+def write_index(location: str, index: pa.Table) -> None:
+    remote.write(remote.join(location, "index.parquet"), lambda file: pq.write_table(index, file))
 
 
 def rows_of(part: Part) -> Iterator[PieceRow]:
@@ -99,29 +123,29 @@ def rows_of(part: Part) -> Iterator[PieceRow]:
         )
 
 
-def finished_pieces(location: str) -> list[PieceRow]:
+def finished_pieces(location: str) -> pa.Table:
     """The pieces of a cache, unchecked. Without an index (its job runs or was killed) they come from the parts."""
     try:
         return read_index(location)
     except UsageError:
-        rows: list[PieceRow] = []
+        index = Index()
         for name in part_names(location):
             with contextlib.suppress(*DAMAGED), contextlib.closing(Part(location, name)) as part:
-                rows += list(rows_of(part))
-        return rows
+                index.add(list(rows_of(part)))
+        return index.table()
 
 
-def check_parts(location: str, identity: Identity) -> tuple[list[PieceRow], list[str]]:
+def check_parts(location: str, identity: Identity) -> tuple[Index, list[str]]:
     """Check all parts and delete damaged ones. Returns the intact pieces and the names of the damaged parts."""
-    rows, damaged = [], []
+    index, damaged = Index(), []
     for name in part_names(location):
         try:
-            rows += _checked_rows(location, name, identity)
+            index.add(_checked_rows(location, name, identity))
         except DAMAGED as error:
             log.warning("%s is damaged (%s); its videos are encoded again", name, error)
             damaged.append(name)
             remote.delete(remote.join(location, name))
-    return rows, damaged
+    return index, damaged
 
 
 def _checked_rows(location: str, name: str, identity: Identity) -> list[PieceRow]:
@@ -131,24 +155,3 @@ def _checked_rows(location: str, name: str, identity: Identity) -> list[PieceRow
         for row in rows:
             part.features(row["row"], identity.views, identity.frame_shape, crc32=row["crc32"])
     return rows
-
-
-class Pieces:
-    """The pieces of an index, by video (as described when it was cached) and by first frame.
-
-    A piece that is in two parts counts once: if a job stops within a video, the next job encodes the whole video again,
-    and the earlier parts stay.
-    """
-
-    def __init__(self, rows: Iterable[PieceRow]) -> None:
-        self._rows: dict[tuple[Any, ...], dict[int, PieceRow]] = defaultdict(dict)
-        for row in rows:
-            self._rows[itemgetter(*DESCRIBES)(row)][row["first_frame"]] = row
-
-    def of(self, video: Video) -> dict[int, PieceRow]:
-        """First frame → row of the pieces of a video. Empty if the video has changed since it was cached."""
-        return self._rows.get(described(video), {})
-
-    def complete(self, video: Video, identity: Identity) -> bool:
-        """Whether the cache has all frames of the present version of a video that it should keep."""
-        return sum(row["frames"] for row in self.of(video).values()) == len(identity.frames(video))

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from advise_ray.cache.identity import Identity
 from advise_ray.storage import remote
-from advise_ray.video.manifest import Video
 
 ROW_BYTES = 2_000
 """Bytes of each row in addition to the features, for Arrow and the file system. Relevant for tiny caches."""
 
 
-def cache_bytes(identity: Identity, videos: Sequence[Video]) -> int:
-    """Predicted bytes of the parts, accurate to a few percent."""
-    frames = sum(len(identity.frames(video)) for video in videos)
-    return frames * (identity.views * identity.frame_bytes + 8) + len(videos) * ROW_BYTES
+def cache_bytes(identity: Identity, num_frames: NDArray[np.int64]) -> int:
+    """Predicted bytes of the parts, accurate to a few percent, of videos with `num_frames` int64[n]."""
+    frames = int(identity.num_kept(num_frames).sum())
+    return frames * (identity.views * identity.frame_bytes + 8) + len(num_frames) * ROW_BYTES
 
 
 def free_bytes(location: str) -> int | None:
@@ -31,10 +33,11 @@ def free_bytes(location: str) -> int | None:
     return shutil.disk_usage(path).free
 
 
-def smaller(identity: Identity, videos: Sequence[Video], free: int, largest_step: float) -> dict[str, int]:
+def smaller(identity: Identity, num_frames: NDArray[np.int64], free: int, largest_step: float) -> dict[str, int]:
     """Find settings (as for `--set`) with which the cache fits into `free` bytes: the largest cache of each kind.
 
     Args:
+        num_frames: int64[n], number of frames of each video.
         largest_step: the largest `cache.frame_step` from which the recipe can be trained.
 
     Returns:
@@ -43,7 +46,7 @@ def smaller(identity: Identity, videos: Sequence[Video], free: int, largest_step
     fitting: dict[str, int] = {}
     for kind in _smaller_kinds(identity):
         for setting, other in kind:
-            needed = cache_bytes(other, videos)
+            needed = cache_bytes(other, num_frames)
             if needed <= free and other.frame_step <= max(largest_step, identity.frame_step):
                 fitting[setting] = needed
                 break

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +16,11 @@ from numpy.typing import NDArray
 
 from advise_ray.cache.identity import FORMAT, PIECE_FRAMES, Identity
 from advise_ray.cache.part_file import Features, Part
-from advise_ray.cache.piece_index import PieceRow, Pieces, read_index
+from advise_ray.cache.piece_index import read_index
+from advise_ray.cache.pieces import Pieces
 from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.storage import remote
-from advise_ray.video.manifest import Video
+from advise_ray.video.manifest import Video, Videos
 from advise_ray.video.rejects import REJECTS_SCHEMA
 from advise_ray.video.rejects import read_rejects as read_local_rejects
 
@@ -78,13 +81,21 @@ class FeatureStore:
     def __init__(self, location: str) -> None:
         self.location = location
         self.identity = read_identity(location)
-        self.pieces = Pieces(read_index(location))
         self._parts: dict[str, Part] = {}
         self._checked: set[tuple[str, int]] = set()
 
-    def has(self, video: Video) -> bool:
-        """Whether the cache has the present version of a video, see `Pieces.complete`."""
-        return self.pieces.complete(video, self.identity)
+    @functools.cached_property
+    def pieces(self) -> Pieces:
+        """The pieces of all videos. Not read if the videos have their `pieces`.
+
+        Raises:
+            UsageError: see `read_index`.
+        """
+        return Pieces(read_index(self.location))
+
+    def has(self, videos: Videos) -> NDArray[np.bool_]:
+        """Whether the cache has the present version of each video, bool[n]; see `Pieces.complete`."""
+        return self.pieces.complete(videos.table, self.identity)
 
     def snap(self, video: Video, frame_indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Replace each frame by the last cached frame that is not after it."""
@@ -116,7 +127,8 @@ class FeatureStore:
 
     def _features(self, video: Video, number: int) -> Features:
         first_frame = video.frames.start + number * PIECE_FRAMES * self.identity.frame_step
-        row = self.pieces.of(video).get(first_frame)
+        pieces = self.pieces.of(video) if video.pieces is None else video.pieces
+        row = next((piece for piece in pieces if piece["first_frame"] == first_frame), None)
         if row is None:
             raise VideoDecodeError(video.video_id, "not in the feature cache; run `advise-ray cache` again")
         key = (row["part"], row["row"])
@@ -131,7 +143,7 @@ class FeatureStore:
         self._checked.add(key)
         return features
 
-    def _open(self, row: PieceRow) -> Part:
+    def _open(self, row: dict[str, Any]) -> Part:
         name = row["part"]
         if name not in self._parts:
             if len(self._parts) >= OPEN_PARTS:

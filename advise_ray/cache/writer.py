@@ -6,19 +6,26 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from advise_ray.backend import session, shutdown_notice
 from advise_ray.backend.frame_encoder import encode_groups
 from advise_ray.cache.cache_plan import CachePlan, refuse_too_large
 from advise_ray.cache.folder import lock, sweep
-from advise_ray.cache.part_encoder import EncodePart, group_pieces
+from advise_ray.cache.grouping import groups
+from advise_ray.cache.identity import PIECE_FRAMES
+from advise_ray.cache.part_encoder import EncodePart
 from advise_ray.cache.part_file import Part
-from advise_ray.cache.piece_index import PieceRow, check_parts, rows_of, write_index
+from advise_ray.cache.piece_index import Index, check_parts, rows_of, write_index
 from advise_ray.cache.store import read_rejects, write_identity, write_rejects
 from advise_ray.errors import CacheError, InterruptedRunError
 from advise_ray.storage.retry import patiently
-from advise_ray.video.frames import group_of
+from advise_ray.video.manifest import frames_per_video
 
 log = logging.getLogger("advise_ray")
 OnProgress = Callable[[int, int], None]
@@ -62,8 +69,8 @@ def write_cache(plan: CachePlan, on_progress: OnProgress = lambda done, total: N
         log.warning("note: %s", note)
     with lock(plan.location):
         sweep(plan.location)
-        index, damaged = check_parts(plan.location, plan.identity) if plan.begun else ([], [])
-        plan = plan.revised(index)  # damaged parts, or another job, may have changed what is missing
+        index, damaged = check_parts(plan.location, plan.identity) if plan.begun else (Index(), [])
+        plan = plan.revised(index.table())  # damaged parts, or another job, may have changed what is missing
         refuse_too_large(plan)
         rejects: dict[str, str] = {}
         try:
@@ -86,32 +93,33 @@ def write_cache(plan: CachePlan, on_progress: OnProgress = lambda done, total: N
             f"{len(rejects)} of {len(plan.videos)} videos cannot be decoded, more than data.max_failed_fraction="
             f"{max_failed_fraction} allows; for example {': '.join(next(iter(rejects.items())))}"
         )
+    parts = index.table().group_by("part").aggregate([("part_bytes", "max")])
     return CacheResult(
         cache=plan.location,
         videos=len(plan.videos),
-        encoded=len(plan.missing) - len(plan.lacking(index)),
+        encoded=len(plan.missing) - len(plan.lacking(index.table())),
         failed_videos=len(rejects),
         damaged_parts=damaged,
-        bytes=sum({row["part"]: row["part_bytes"] for row in index}.values()),
+        bytes=pc.sum(parts.column("part_bytes_max")).as_py() or 0,
         wall_s=round(time.monotonic() - started_s, 1),
     )
 
 
-def _encode(plan: CachePlan, index: list[PieceRow], rejects: dict[str, str], on_progress: OnProgress) -> None:
+def _encode(plan: CachePlan, index: Index, rejects: dict[str, str], on_progress: OnProgress) -> None:
     """Encode the missing videos group by group. Adds each new piece to `index`, and each failed video to `rejects`."""
-    groups = list(group_pieces(plan.config, plan.identity, plan.videos, plan.missing))
-    done, total = 0, sum(map(len, groups))
-    if not groups:
+    kept = plan.identity.num_kept(frames_per_video(plan.videos.table)[plan.missing])
+    done, total = 0, int((-(-kept // PIECE_FRAMES)).sum())
+    if not total:
         return
-    function = EncodePart(plan.config, plan.identity, plan.videos, plan.location)
-    tables = [group_of(group) for group in groups]
+    function = EncodePart(plan.config, plan.identity, plan.location)
+    wanted = partial(groups, plan.config, plan.identity, plan.videos, plan.missing)
     session.connect()  # the shutdown notice needs Ray
     with shutdown_notice.awaited(plan.location, plan.config.train.grace_s, lambda: done > 0) as noticed:
-        for block in encode_groups(tables, function, plan.config, plan.model, 2):
+        for block in encode_groups(wanted, function, plan.config, plan.model, 2):
             if block["error"][0]:
                 raise CacheError(_stop_message(str(block["error"][0]), plan, index))
             if block["part"][0]:
-                index += rows_of(Part(plan.location, str(block["part"][0])))
+                index.add(rows_of(Part(plan.location, str(block["part"][0]))))
             for row, failure in zip(block["rows"][0], str(block["failures"][0]).split("\n"), strict=True):
                 if failure:
                     rejects[plan.videos[row].video_id] = failure
@@ -121,20 +129,25 @@ def _encode(plan: CachePlan, index: list[PieceRow], rejects: dict[str, str], on_
                 raise KeyboardInterrupt
 
 
-def _write_index(plan: CachePlan, index: list[PieceRow], rejects: dict[str, str]) -> None:
+def _write_index(plan: CachePlan, index: Index, rejects: dict[str, str]) -> None:
     """Write the index and the rejects. Earlier rejects of other manifests' videos are kept."""
-    missing = {plan.videos[row].video_id for row in plan.lacking(index)}  # several videos can have the same id
-    complete = {video.video_id for video in plan.videos} - missing
-    write_index(plan.location, index)
+    table = index.table()
+    write_index(plan.location, table)
     known = patiently(lambda: read_rejects(plan.location)) | rejects
+    lacking = np.zeros(len(plan.videos), dtype=bool)
+    lacking[plan.lacking(table)] = True
+    ids = plan.videos.table.column("video_id")
+    rows = np.flatnonzero(np.asarray(pc.is_in(ids, pa.array(list(known), pa.string())))).tolist()
+    missing = {ids[row].as_py() for row in rows if lacking[row]}  # several videos can have the same id
+    complete = {ids[row].as_py() for row in rows} - missing
     write_rejects(plan.location, {name: why for name, why in known.items() if name not in complete})
 
 
-def _count_cached(plan: CachePlan, index: list[PieceRow]) -> str:
-    return f"{len(plan.videos) - len(plan.lacking(index))} of {len(plan.videos)} videos"
+def _count_cached(plan: CachePlan, index: Index) -> str:
+    return f"{len(plan.videos) - len(plan.lacking(index.table()))} of {len(plan.videos)} videos"
 
 
-def _stop_message(reason: str, plan: CachePlan, index: list[PieceRow]) -> str:
+def _stop_message(reason: str, plan: CachePlan, index: Index) -> str:
     return (
         f"{plan.location}: {reason}; {_count_cached(plan, index)} are kept; fix this and run the same command again to "
         "continue; --dry-run with another --out lists smaller caches"

@@ -92,7 +92,8 @@ def _index(videos: str, labelled: bool) -> tuple[Path, pa.Table]:
     from advise_ray.config import Config
     from advise_ray.storage import remote
     from advise_ray.video.annotations import read_folder
-    from advise_ray.video.manifest import named_classes, read_manifest
+    from advise_ray.video.manifest import read_manifest
+    from advise_ray.video.splits import named_classes
 
     location = remote.local_or_url(videos)
     if location.endswith(".parquet"):
@@ -155,7 +156,7 @@ def _next_steps(out: Path, *, cached: bool) -> list[str]:
 
 
 def _hints(table: pa.Table, manifest: Path, labelled: bool) -> list[str]:
-    from advise_ray.video.manifest import named_classes
+    from advise_ray.video.splits import named_classes
 
     if labelled:
         return ["to start from a pretrained module, set model.init_from to the directory of its run"]

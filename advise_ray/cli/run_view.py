@@ -14,7 +14,8 @@ from advise_ray.config import Config, load, recipes
 from advise_ray.errors import UsageError
 from advise_ray.training import checkpoint, metrics_lines
 from advise_ray.training.metrics_lines import MetricsLine
-from advise_ray.video.manifest import named_classes, read_manifest
+from advise_ray.video.manifest import read_manifest
+from advise_ray.video.splits import named_classes
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 40

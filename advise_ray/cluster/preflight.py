@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -22,7 +23,7 @@ from advise_ray.backend import packages
 from advise_ray.config import Config
 from advise_ray.errors import AdviseRayError, ClusterError, TrackingError, UsageError
 from advise_ray.storage import remote
-from advise_ray.video.manifest import read_manifest, videos
+from advise_ray.video.manifest import read_manifest
 
 NODE_TIMEOUT_S = 120.0
 POLL_S = 1.0
@@ -184,9 +185,9 @@ def some_videos(manifests: Sequence[Path]) -> list[str]:
     Raises:
         UsageError: a file is not a manifest.
     """
-    every = [video for path in manifests for video in videos(read_manifest(path))]
-    step = max(1, len(every) // SAMPLED_VIDEOS)
-    return [video.path for video in every[::step][:SAMPLED_VIDEOS]]
+    paths = pa.concat_tables([read_manifest(path).select(["path"]) for path in manifests]).column("path")
+    step = max(1, len(paths) // SAMPLED_VIDEOS)
+    return [paths[place].as_py() for place in range(0, len(paths), step)[:SAMPLED_VIDEOS]]
 
 
 def _write_marker(config: Config) -> str:

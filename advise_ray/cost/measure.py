@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from advise_ray.training.clip_reader import ClipReader, DecodedFrames
 from advise_ray.training.learner import Learner
 from advise_ray.training.plan import Plan
 from advise_ray.video.decode_process import DecodeProcess
-from advise_ray.video.manifest import Video
+from advise_ray.video.manifest import Video, frames_per_video
 
 LEAST_S = 1.5
 """Minimum time in seconds to measure each rate, in at least two repetitions, after a warm-up that does not count."""
@@ -48,14 +48,14 @@ def estimate(plan: Plan, given: Rates | None = None) -> Cost | None:
     rates = given or measure_rates(
         config, plan.schedule, plan.videos, plan.model, identity, cores=cores, use_gpu=use_gpu
     )
-    frames = sum(len(identity.frames(video)) for video in plan.videos)
+    frames = int(identity.num_kept(frames_per_video(plan.videos.table)).sum())
     return predict(workload(config, plan.schedule, identity, frames), rates)
 
 
 def measure_rates(
     config: Config,
     schedule: Schedule,
-    videos: list[Video],
+    videos: Sequence[Video],
     model: AdViSe,
     identity: Identity,
     *,
@@ -86,7 +86,7 @@ def measure_rates(
 
     with pixels.decoder as decoder:
         decode_clips_per_s = _per_s(decode)
-        wholes = _whole_videos(config, [videos[row] for row in schedule.train_videos], decoder)
+        wholes = _whole_videos(config, itertools.cycle(map(videos.__getitem__, schedule.train_videos)), decoder)
         decode_frames_per_s = _per_s(wholes)
     block = max(blocks, key=lambda block: float(block.weights.sum()))
     num_clips, num_frames = len(block.targets), config.data.clip.num_frames
@@ -127,11 +127,11 @@ def _per_s(once: Callable[[], float]) -> float:
     return done / elapsed_s
 
 
-def _whole_videos(config: Config, videos: list[Video], decoder: DecodeProcess) -> Callable[[], float]:
-    size, some = config.augment, itertools.cycle(videos)
+def _whole_videos(config: Config, videos: Iterator[Video], decoder: DecodeProcess) -> Callable[[], float]:
+    size = config.augment
 
     def decode() -> float:
-        video = next(some)
+        video = next(videos)
         frames = np.asarray(video.frames[:DECODED_FRAMES])
         try:
             decoder.decode(

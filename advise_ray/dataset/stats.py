@@ -5,24 +5,24 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
 from advise_ray.config import Config
-from advise_ray.dataset.summary import Facts, StatsSummary, describe
+from advise_ray.dataset.summary import Facts, StatsSummary, counted, describe
 from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.storage.atomic import refuse_unwritable
 from advise_ray.video.augment_draws import centre_crop
 from advise_ray.video.decode_process import DecodeProcess
-from advise_ray.video.manifest import Video, frames_per_video, read_manifest, videos
-from advise_ray.video.sampling import keyed_rng, plan_val_clips, span_frames, stride_frames
+from advise_ray.video.manifest import Video, Videos, frames_per_video, read_manifest
+from advise_ray.video.sampling import keyed_rng, plan_val_clips, spans_frames, strides_frames
 
 SHEET_VIDEOS = 4
 FRAME_WIDTH_PX = 112
@@ -42,14 +42,14 @@ def write_report(manifest: Path, out: Path, config: Config) -> StatsSummary:
     table = read_manifest(manifest)
     facts: Facts = {
         "videos": table.num_rows,
-        "classes": len(set(table.column("class_name").drop_null().to_pylist())),
+        "classes": pc.count_distinct(table.column("class_name"), mode="only_valid").as_py(),
         "splits": _counts(table, "split"),
         **describe(table),
         "rate_fits_fraction": rate_fits_fraction(table, config),
     }
     sections = [
         ("Facts", _facts_table(facts)),
-        ("Durations", _histogram(table.column("duration_s").to_pylist(), "seconds")),
+        ("Durations", _histogram(np.asarray(table.column("duration_s"), dtype=float), "seconds")),
         ("Frames per second", _bars(facts["fps"], "frames/s")),
         ("Sizes", _bars(facts["sizes_px"], "width × height, px")),
         (_classes_title(facts["classes"]), _bars(_class_balance(table), "videos", across=True)),
@@ -71,17 +71,17 @@ def rate_fits_fraction(table: pa.Table, config: Config) -> dict[str, float]:
     """For each rate, the fraction of videos that are long enough for a clip at this rate with the fastest jitter."""
     clip = config.data.clip
     lengths, fps = frames_per_video(table), table.column("fps").to_numpy()
-    strides = np.asarray([stride_frames(clip, each) for each in fps])
+    strides = strides_frames(clip, fps)
     shares = {}
     for rate in clip.rates:
-        spans = [span_frames(clip.num_frames, max(1.0, stride * rate * (1 + clip.rate_jitter))) for stride in strides]
+        spans = spans_frames(clip.num_frames, np.maximum(1.0, strides * rate * (1 + clip.rate_jitter)))
         shares[f"{rate:g}"] = round(float(np.mean(lengths >= spans)), 4)
     return shares
 
 
 def _counts(table: pa.Table, column: str) -> dict[str, int]:
-    values = (value if value is not None else "none" for value in table.column(column).to_pylist())
-    return dict(sorted(Counter(values).items()))
+    counts = counted(table.column(column))
+    return dict(sorted(("none" if value is None else value, count) for value, count in counts.items()))
 
 
 def _classes_title(num_classes: int) -> str:
@@ -89,8 +89,7 @@ def _classes_title(num_classes: int) -> str:
 
 
 def _class_balance(table: pa.Table) -> dict[str, int]:
-    names = [name for name in table.column("class_name").to_pylist() if name is not None]
-    return dict(Counter(names).most_common(MOST_CLASSES))
+    return dict(counted(table.column("class_name").drop_null()).most_common(MOST_CLASSES))
 
 
 def _facts_table(facts: Facts) -> str:
@@ -127,7 +126,7 @@ def _bars(counts: Mapping[str, float], label: str, *, across: bool = False) -> s
     return _figure(draw, height_in=max(2.2, 0.16 * len(counts)) if across else 2.2)
 
 
-def _histogram(values: Sequence[float], label: str) -> str:
+def _histogram(values: NDArray[np.float64], label: str) -> str:
     def draw(axes: Any) -> None:
         axes.hist(values, bins=40)
         axes.set_xlabel(label)
@@ -155,7 +154,7 @@ def _sheets(table: pa.Table, config: Config) -> str:
     lengths = frames_per_video(table)
     picked = keyed_rng(config.seed, "sheet").permutation(table.num_rows)[: 8 * SHEET_VIDEOS]
     longest = sorted(picked, key=lambda row: -lengths[row])[:SHEET_VIDEOS]
-    every = videos(table)
+    every = Videos(table)
     with DecodeProcess(config.data.decode_timeout_s) as decoder:
         return "".join(_sheet(every[row], config, decoder) for row in longest)
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from advise_ray.config import ClipConfig, DataConfig
 from advise_ray.errors import UsageError
-from advise_ray.video.manifest import Splits, frames_per_video, split_videos
+from advise_ray.video.manifest import frames_per_video
 from advise_ray.video.sampling import LEAST_STRIDE, longest_span_frames
+from advise_ray.video.splits import Splits, split_videos
 
 MOST_VIDEOS = 0.8
 """All rates should fit at least this fraction of the videos."""

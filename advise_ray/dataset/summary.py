@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 MOST = 8
 """Number of most common values that are listed; the rest is counted as `other`."""
@@ -110,8 +111,7 @@ class StatsSummary(Facts):
 def describe(manifest: pa.Table) -> Statistics:
     """Compute the statistics. A manifest has at least one video, so this raises nothing."""
     durations_s = np.asarray(manifest.column("duration_s"), dtype=float)
-    columns = manifest.select(["width", "height", "fps", "codec", "decoder"]).to_pydict()
-    sizes = [f"{width}×{height}" for width, height in zip(columns["width"], columns["height"], strict=True)]
+    sizes = pc.binary_join_element_wise(*(manifest.column(name).cast(pa.string()) for name in ("width", "height")), "×")
     return {
         "hours": round(float(durations_s.sum()) / 3600, 3),
         "duration_s": {
@@ -119,14 +119,26 @@ def describe(manifest: pa.Table) -> Statistics:
             "median": round(float(np.median(durations_s)), 2),
             "max": round(float(durations_s.max()), 2),
         },
-        "sizes_px": _most_common(sizes),
-        "fps": _most_common([f"{fps:.5g}" for fps in columns["fps"]]),
-        "codecs": _most_common(columns["codec"]),
-        "decoders": _most_common(columns["decoder"]),
+        "sizes_px": _most_common(counted(sizes)),
+        "fps": _most_common(_rounded(counted(manifest.column("fps")))),
+        "codecs": _most_common(counted(manifest.column("codec"))),
+        "decoders": _most_common(counted(manifest.column("decoder"))),
     }
 
 
-def _most_common(values: list[str]) -> dict[str, int]:
-    counts = Counter(values).most_common()
+def counted(values: pa.ChunkedArray) -> Counter[Any]:
+    """Count the values of a column, in the order in which they first appear."""
+    return Counter({each["values"].as_py(): each["counts"].as_py() for each in pc.value_counts(values)})
+
+
+def _rounded(counts: Counter[float]) -> Counter[str]:
+    rounded = Counter[str]()
+    for fps, count in counts.items():
+        rounded[f"{fps:.5g}"] += count
+    return rounded
+
+
+def _most_common(counted: Counter[str]) -> dict[str, int]:
+    counts = counted.most_common()
     rest = sum(count for _, count in counts[MOST:])
     return dict(counts[:MOST]) | ({"other": rest} if rest else {})

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -16,10 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from advise_ray import dataset
 from advise_ray.backend.frame_encoder import encode_groups
-from advise_ray.deploy.embed_clips import ClipRow, EmbedClips, groups_of, part_name, write_part
+from advise_ray.deploy.embed_clips import ClipRow, EmbedClips, write_part
+from advise_ray.deploy.embed_groups import left_groups, named_groups, num_groups, version_of
 from advise_ray.deploy.embeddings_file import (
     INSTEAD,
     Settings,
@@ -27,7 +30,7 @@ from advise_ray.deploy.embeddings_file import (
     held_versions,
     model_hash,
     refuse_other,
-    version_of,
+    versions_of,
     write,
 )
 from advise_ray.deploy.load import VideoModel, load, locate
@@ -35,9 +38,9 @@ from advise_ray.errors import InterruptedRunError, UsageError
 from advise_ray.storage.atomic import refuse_unwritable, write_whole
 from advise_ray.storage.lock import hold_lock
 from advise_ray.video.annotations import Listing, read_folder, root_and_file
-from advise_ray.video.frames import group_of
 from advise_ray.video.manifest import SCHEMA as MANIFEST
-from advise_ray.video.manifest import read_manifest, videos
+from advise_ray.video.manifest import Videos, read_manifest
+from advise_ray.video.row_keys import text_keys
 
 log = logging.getLogger("advise_ray")
 OnProgress = Callable[[int, int], None]
@@ -71,12 +74,13 @@ class Footage:
     Attributes:
         source: the manifest's table, or the folder's listing, whose files have not been read.
         root: the folder or URL; empty for a manifest.
-        versions: maps video ids to versions, see `version_of`.
+        ids, versions: id and version of each video, see `version_of`.
     """
 
     source: pa.Table | Listing
     root: str
-    versions: dict[str, str]
+    ids: pa.ChunkedArray
+    versions: pa.ChunkedArray
 
 
 def embed(
@@ -110,32 +114,33 @@ def embed(
     given = _list(footage)
     try:
         with _locked_parts(out) as parts:
-            held = held_versions(out, settings) if out.exists() else {}
-            todo = {video_id for video_id, version in given.versions.items() if held.get(video_id) != version}
-            kept, missing = given.versions.keys() - todo, held.keys() - given.versions.keys()
-            if held and not kept and any(held.values()):
+            held = held_versions(out, settings)
+            is_new, is_changed = _compare(given, held)
+            todo = is_new | is_changed
+            if len(held) and todo.all() and held.column("version").null_count < len(held):
                 raise UsageError(f"--out: {out} has none of the videos of {footage}, as they are now; {INSTEAD}")
-            if todo:
+            if todo.any():
                 _refuse_other_job(parts, settings)
-                names = _embed(load(path), settings, given, todo, parts, on_progress, is_first=not held)
-                write(out, settings, todo, [parts / name for name in names])
+                names = _embed(load(path), settings, given, todo, parts, on_progress, is_first=not len(held))
+                write(out, settings, given.ids.filter(pa.array(is_changed)), [parts / name for name in names])
             shutil.rmtree(parts)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; run the same command again to resume") from None
-    if missing:
+    is_missing = ~np.isin(text_keys(held.column("video_id")), text_keys(given.ids))
+    missing = pc.unique(held.column("video_id").filter(pa.array(is_missing)))
+    if len(missing):
         log.warning(
             "note: %d videos of %s are not in --videos any more, such as %s; their rows are kept",
             len(missing),
             out,
-            min(missing),
+            pc.min(missing).as_py(),
         )
-    changed = len(todo & held.keys())
     return {
         "out": str(out),
         **count(out),
-        "added_videos": len(todo) - changed,
-        "changed_videos": changed,
-        "kept_videos": len(kept),
+        "added_videos": int(is_new.sum()),
+        "changed_videos": int(is_changed.sum()),
+        "kept_videos": int((~todo).sum()),
         "missing_videos": len(missing),
         "wall_s": round(time.monotonic() - started_s, 1),
     }
@@ -168,20 +173,34 @@ def _list(footage: str) -> Footage:
         if not Path(footage).exists():
             raise UsageError(f"--videos: {footage} does not exist")
         table = read_manifest(Path(footage))
-        rows = table.select(["video_id", "bytes", "modified_ns", "start_frame", "end_frame"]).to_pylist()
-        return Footage(table, "", {row.pop("video_id"): version_of(*row.values()) for row in rows})
+        return Footage(table, "", table.column("video_id"), versions_of(table))
     listing, (root, _) = read_folder(footage), root_and_file(footage)
     for name, reason in list(listing.skipped.items())[:1]:
         log.warning("note: skipped %d files and folders, such as %s: %s", len(listing.skipped), name, reason)
-    files = {video.path: listing.stored[video.path] for video in listing.found}
-    return Footage(listing, root, {name: version_of(file.bytes, file.modified_ns) for name, file in files.items()})
+    files = [listing.stored[video.path] for video in listing.found]
+    ids, versions = [file.path for file in files], [version_of(file.bytes, file.modified_ns) for file in files]
+    return Footage(listing, root, *(pa.chunked_array([texts], pa.string()) for texts in (ids, versions)))
+
+
+def _compare(given: Footage, held: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which videos the file does not have, and which it has only in another version or failed, bool[n] each."""
+    ids = text_keys(given.ids)
+    is_known = np.isin(ids, text_keys(held.column("video_id")))
+    has_version = held.column("version").is_valid()
+    has_failed = np.isin(ids, text_keys(held.column("video_id").filter(pc.invert(has_version))))
+    is_same = np.isin(_pairs(given.ids, given.versions), _pairs(*held.filter(has_version).columns))
+    return ~is_known, is_known & (has_failed | ~is_same)
+
+
+def _pairs(ids: pa.ChunkedArray, versions: pa.ChunkedArray) -> NDArray[np.int64]:
+    return text_keys(pc.binary_join_element_wise(ids, versions, "\n"))
 
 
 def _embed(
     model: VideoModel,
     settings: Settings,
     given: Footage,
-    todo: set[str],
+    todo: NDArray[np.bool_],
     parts: Path,
     on_progress: OnProgress,
     *,
@@ -189,39 +208,33 @@ def _embed(
 ) -> list[str]:
     """Encode the videos `todo`, and return the names of the part files with their rows."""
     table, rejects = _read(given, todo, parts, is_first)
-    every = videos(table)
-    versions = [given.versions[video.video_id] for video in every]
-    for partial in parts.glob(".*.partial"):
-        partial.unlink()
-    groups = list(groups_of(every, model.config, settings["step_s"]))
-    names = [
-        part_name(
-            [(video.video_id, versions[row]) for row, video, _ in group],
-            np.concatenate([frames for *_, frames in group]),
-        )
-        for group in groups
-    ]
-    left = [group_of(group) for group, name in zip(groups, names, strict=True) if not (parts / name).exists()]
-    on_progress(len(groups) - len(left), len(groups))
-    if left:
+    config, step_s, every = model.config, settings["step_s"], Videos(table)
+    for partial_file in parts.glob(".*.partial"):
+        partial_file.unlink()
+    done, total = 0, num_groups(table, config, step_s)
+    if any(path.name not in ("job.json", ".lock") and path.is_file() for path in parts.iterdir()):  # an interrupted job
+        done = sum((parts / name).exists() for name, _ in named_groups(every, config, step_s))
+    on_progress(done, total)
+    left = partial(left_groups, every, config, step_s, parts)
+    if next(left(), None) is not None:
         top_k = min(settings["top_k"], len(model.classes))
-        function = EmbedClips(model.config, model.classes, top_k, every, versions, parts)
-        blocks = encode_groups(left, function, model.config, model, len(model.classes), everywhere=True)
-        for done, _ in enumerate(blocks, len(groups) - len(left) + 1):
-            on_progress(done, len(groups))
+        function = EmbedClips(config, model.classes, top_k, parts)
+        blocks = encode_groups(left, function, config, model, len(model.classes), everywhere=True)
+        for number, _ in enumerate(blocks, done + 1):
+            on_progress(number, max(number, total))
     write_part(parts / "rejects.parquet", rejects)
-    return [*names, "rejects.parquet"]
+    return [*(name for name, _ in named_groups(every, config, step_s)), "rejects.parquet"]
 
 
-def _read(given: Footage, todo: set[str], parts: Path, is_first: bool) -> tuple[pa.Table, list[ClipRow]]:
+def _read(given: Footage, todo: NDArray[np.bool_], parts: Path, is_first: bool) -> tuple[pa.Table, list[ClipRow]]:
     """Return the manifest of the videos `todo`, and the rows of those that cannot be read.
 
     Raises:
         UsageError: it is the first job of its file, and no video can be read.
     """
     if isinstance(given.source, pa.Table):
-        return given.source.filter(pc.is_in(given.source.column("video_id"), pa.array(sorted(todo)))), []
-    found = [video for video in given.source.found if video.path in todo]
+        return (given.source if todo.all() else given.source.filter(pa.array(todo))), []
+    found = [video for video, is_wanted in zip(given.source.found, todo, strict=True) if is_wanted]
     listing = replace(given.source, found=found, missing=[], problems={}, skipped={}, notes=[])
     manifest = parts / "manifests" / "manifest.parquet"
     rejects = manifest.with_name(manifest.name + ".rejects.parquet")
@@ -235,7 +248,8 @@ def _read(given: Footage, todo: set[str], parts: Path, is_first: bool) -> tuple[
     rows: list[ClipRow] = []
     for row in pq.read_table(rejects).to_pylist() if rejects.exists() else []:
         is_lasting = row["bytes"] is not None or row["modified_ns"] is not None
-        version = given.versions.get(row["video_id"]) if is_lasting else None
+        file = given.source.stored[row["video_id"]]
+        version = version_of(file.bytes, file.modified_ns) if is_lasting else None
         rows.append({"video_id": row["video_id"], "error": " ".join(row["reason"].split()), "version": version})
     return table, rows
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -16,20 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from advise_ray.backend.row_stream import Block
-from advise_ray.config import Config, played_clip
+from advise_ray.config import Config
+from advise_ray.deploy.embed_groups import part_name, version
 from advise_ray.deploy.embeddings_file import SCHEMA
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.precision import autocast
 from advise_ray.storage.parquet import write_table
 from advise_ray.video.augment_draws import centre
-from advise_ray.video.frames import Wanted
-from advise_ray.video.manifest import Video
-from advise_ray.video.sampling import span_frames, stride_frames
+from advise_ray.video.frames import videos_of
 
 FRAMES_AT_ONCE = 128
 """Batch size of the image model in frames, across clips and videos."""
-GROUP_FRAMES = 512
-"""Number of decoded frames in one group of the stream and one part file. It limits the memory use."""
 
 
 class ClipRow(TypedDict, total=False):
@@ -52,23 +45,19 @@ class EmbedClips:
     config: Config
     classes: list[str]
     top_k: int
-    videos: list[Video]
-    versions: list[str]
-    """The version of each video, see `embeddings_file.version_of`."""
     parts: Path
 
     @torch.inference_mode()
     def __call__(self, model: AdViSe, device: torch.device, block: Block) -> Block:
         num_frames = self.config.data.clip.num_frames
-        rows, counts, indices = block["rows"][0], block["counts"][0], block["indices"][0]
+        videos, counts, indices = videos_of(block), block["counts"][0], block["indices"][0]
         failures = str(block["failures"][0]).split("\n")
         good = np.repeat([not failure for failure in failures], counts)
         embeddings, probabilities = self._apply(model, device, np.asarray(block["frames"][0])[good])
         table: list[ClipRow] = []
         done = 0
         starts = np.cumsum([0, *counts])
-        for row, failure, start, count in zip(rows, failures, starts[:-1], counts, strict=True):
-            video = self.videos[row]
+        for video, failure, start, count in zip(videos, failures, starts[:-1], counts, strict=True):
             if failure:
                 table.append({"video_id": video.video_id, "error": failure})
                 continue
@@ -82,13 +71,13 @@ class EmbedClips:
                         "embedding": embeddings[done],
                         "top_classes": [self.classes[index] for index in best],
                         "top_probabilities": probabilities[done][best],
-                        "version": self.versions[row],
+                        "version": version(video),
                     }
                 )
                 done += 1
-        name = part_name([(self.videos[row].video_id, self.versions[row]) for row in rows], indices)
+        name = part_name(videos, indices)
         write_part(self.parts / name, table)
-        return {"part": np.asarray([name]), "videos": np.asarray([len(rows)])}
+        return {"part": np.asarray([name]), "videos": np.asarray([len(videos)])}
 
     def _apply(
         self, model: AdViSe, device: torch.device, frames: NDArray[np.uint8]
@@ -107,47 +96,6 @@ class EmbedClips:
         if not embeddings:
             return np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
         return np.concatenate(embeddings), np.concatenate(probabilities)
-
-
-def clips_of(video: Video, config: Config, step_s: float | None) -> NDArray[np.int64]:
-    """Frame numbers int64[K, T] of a video's clips, from its first frame on.
-
-    A video that is shorter than a clip gives one clip that repeats its last frame.
-    """
-    clip = played_clip(config)
-    stride = max(1.0, stride_frames(clip, video.fps))
-    offsets = np.floor(np.arange(clip.num_frames) * stride + 0.5).astype(np.int64)
-    length = len(video.frames)
-    span = span_frames(clip.num_frames, stride)
-    step = span if step_s is None else max(1, round(step_s * video.fps))
-    starts = np.arange(0, max(length - span, 0) + 1, step)
-    return video.frames[0] + np.minimum(starts[:, None] + offsets, length - 1)
-
-
-def groups_of(every: list[Video], config: Config, step_s: float | None) -> Iterator[list[Wanted]]:
-    """Group the clips of all videos into groups of up to GROUP_FRAMES frames.
-
-    A long video is split over several groups; short videos share one.
-    """
-    group: list[Wanted] = []
-    held = 0
-    per_portion = max(1, GROUP_FRAMES // config.data.clip.num_frames)
-    for row, video in enumerate(every):
-        clips = clips_of(video, config, step_s)
-        for portion in np.array_split(clips, math.ceil(len(clips) / per_portion)):
-            if held + portion.size > GROUP_FRAMES and group:
-                yield group
-                group, held = [], 0
-            group.append((row, video, portion.ravel()))
-            held += portion.size
-    if group:
-        yield group
-
-
-def part_name(versions: list[tuple[str, str]], frames: NDArray[np.int64]) -> str:
-    """Name of the part file of a group. The same videos, versions and frames give the same name."""
-    digest = hashlib.blake2b(json.dumps([versions, frames.tolist()]).encode(), digest_size=16)
-    return f"{digest.hexdigest()}.parquet"
 
 
 def write_part(path: Path, rows: list[ClipRow]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, TypedDict
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from advise_ray.config import INFERENCE, flatten
 from advise_ray.config import load as load_config
+from advise_ray.deploy.embed_groups import version_of
 from advise_ray.errors import UsageError
 from advise_ray.storage.atomic import exists, write_whole
 from advise_ray.storage.parquet import read_table
@@ -71,23 +72,27 @@ def model_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def version_of(
-    num_bytes: int | None, modified_ns: int | None, start_frame: int | None = None, end_frame: int | None = None
-) -> str:
-    """Return a text that differs if a video's file or the frames of its label have changed.
-
-    Where neither the size nor the time of a file is known (some web servers), a change of the file is not noticed.
-    """
-    frames = "" if start_frame is end_frame is None else f" frames {start_frame or 0}:{end_frame or ''}"
-    return f"{num_bytes} bytes {modified_ns} ns{frames}"
+def versions_of(videos: pa.Table) -> pa.ChunkedArray:
+    """Return `version_of` each video of a manifest."""
+    return pa.chunked_array(map(_versions_of, videos.to_batches()), pa.string())
 
 
-def held_versions(out: Path, settings: Settings) -> dict[str, str | None]:
-    """Return the video ids of a file, with their versions.
+def _versions_of(videos: pa.RecordBatch) -> pa.Array:
+    held = videos.select(["bytes", "modified_ns", "start_frame", "end_frame"])
+    if held.column("start_frame").null_count + held.column("end_frame").null_count < 2 * len(held):
+        return pa.array([version_of(*row.values()) for row in held.to_pylist()], pa.string())
+    num_bytes, modified_ns = (column.cast(pa.string()).fill_null("None") for column in held.columns[:2])
+    return pc.binary_join_element_wise(num_bytes, " bytes ", modified_ns, " ns", "")
+
+
+def held_versions(out: Path, settings: Settings) -> pa.Table:
+    """Return the columns `video_id` and `version` of a file. Empty if it does not exist.
 
     Raises:
         UsageError: `embed` did not write the file, or with another model or other settings.
     """
+    if not out.exists():
+        return SCHEMA.empty_table().select(["video_id", "version"])
     try:
         schema = pq.read_schema(out)
     except (pa.ArrowInvalid, OSError):
@@ -96,8 +101,7 @@ def held_versions(out: Path, settings: Settings) -> dict[str, str | None]:
     if made_by is None or schema.names != SCHEMA.names:
         raise UsageError(f"--out: {out} exists, and is not a file that this `advise-ray embed` adds to; {INSTEAD}")
     refuse_other(json.loads(made_by), settings, out)
-    table = pq.read_table(out, columns=["video_id", "version"])
-    return dict(zip(table.column("video_id").to_pylist(), table.column("version").to_pylist(), strict=True))
+    return pq.read_table(out, columns=["video_id", "version"])
 
 
 INSTEAD = "choose another file name, or remove it"
@@ -110,7 +114,7 @@ def refuse_other(theirs: Settings, ours: Settings, path: Path) -> None:
         raise UsageError(f"--out: {path} was made with another {', '.join(differing)}; {INSTEAD}")
 
 
-def write(out: Path, settings: Settings, without: Set[str], parts: Sequence[Path]) -> None:
+def write(out: Path, settings: Settings, without: pa.ChunkedArray, parts: Sequence[Path]) -> None:
     """Write the rows of `parts` after those that `out` has, atomically.
 
     Args:
@@ -121,7 +125,7 @@ def write(out: Path, settings: Settings, without: Set[str], parts: Sequence[Path
     def content(file: BinaryIO) -> None:
         with pq.ParquetWriter(file, schema) as writer:
             if exists(out):
-                left_out = pa.array(sorted(without), pa.string())
+                left_out = without.combine_chunks()
                 for batch in pq.ParquetFile(out).iter_batches():
                     writer.write_batch(batch.filter(pc.invert(pc.is_in(batch.column("video_id"), left_out))))
             for part in parts:

@@ -192,7 +192,9 @@ def _on_ray(model: VideoModel, locations: Sequence[str]) -> Iterator[_Outcome]:
         groups.append(group_of([(index, video, frames)]))
         places[index], notes[index] = inverse.reshape(wanted.shape), _note(video.num_frames, video.fps, config)
     function = EncodeClips(config, "logits", default_crops(config), places)
-    for block in encode_groups(groups, function, config, model, len(model.classes), everywhere=True) if groups else ():
+    if not groups:
+        return
+    for block in encode_groups(lambda: groups, function, config, model, len(model.classes), everywhere=True):
         index, failure = int(block["rows"][0][0]), str(block["failures"][0])
         if failure:
             yield _Outcome(index, error=failure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from advise_ray.errors import ConfigError, EvaluationError, VideoDecodeError
 from advise_ray.evaluation.encode_clips import Clips, EncodeClips, Output
 from advise_ray.model.advise import AdViSe
 from advise_ray.video.frames import group_of
-from advise_ray.video.manifest import Video
+from advise_ray.video.manifest import Videos
 
 log = logging.getLogger("advise_ray")
 
@@ -45,7 +45,7 @@ class Encoder:
     config: Config
     model: AdViSe
     num_classes: int
-    videos: Sequence[Video]
+    videos: Videos
     use_gpu: bool
 
     def encode(
@@ -95,8 +95,8 @@ class Encoder:
             advice = "data.features: another model made these features; set data.features=null to decode the videos"
             raise ConfigError([*problems, advice])
         rejects = read_rejects(location)  # these count as videos that cannot be decoded
-        wanted = (self.videos[row] for row in clips)
-        missing = sum(not cached.has(video) and video.alone().video_id not in rejects for video in wanted)
+        lacking = (self.videos[row] for row in np.flatnonzero(~cached.has(self.videos)).tolist() if row in clips)
+        missing = sum(video.alone().video_id not in rejects for video in lacking)
         if num_crops > 1:
             log.warning("note: the feature cache has only the centre crop; decoding the videos for %d crops", num_crops)
         elif missing:
@@ -113,7 +113,9 @@ class Encoder:
             groups.append(group_of([(row, self.videos[row], frames)]))
             places[row] = inverse.reshape(wanted.shape)
         function = EncodeClips(self.config, output, num_crops, places)
-        for block in encode_groups(groups, function, self.config, self.model, self.num_classes, everywhere=True):
+        for block in encode_groups(
+            lambda: groups, function, self.config, self.model, self.num_classes, everywhere=True
+        ):
             failure = str(block["failures"][0])
             yield Encoded(int(block["rows"][0][0]), None if failure else np.array(block["values"][0]), failure or None)
 

@@ -26,8 +26,9 @@ from advise_ray.evaluation.protocol import Settings
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
 from advise_ray.evaluation.write_report import EvaluationResult, VideoCounts, write_report
 from advise_ray.storage.atomic import refuse_unwritable
-from advise_ray.video.manifest import held_out_split, split_videos, videos
+from advise_ray.video.manifest import Videos
 from advise_ray.video.pool import hash_videos, read_videos
+from advise_ray.video.splits import held_out_split, in_split, split_videos
 
 log = logging.getLogger("advise_ray")
 
@@ -88,7 +89,7 @@ def score(
         config,
         subject.model,
         subject.num_classes,
-        videos(table),
+        Videos(table),
         nodes.plan(config).use_gpu,
     )
     if protocol == "pretext":
@@ -117,7 +118,7 @@ def score(
 def _pretext_rows(table: pa.Table, config: Config, *, is_trained: bool = True) -> tuple[Any, str]:
     """Rows that the model was not trained on, and the name of their split."""
     name = str(held_out_split(table, config.data, config.data.test_split))
-    test = np.flatnonzero(np.asarray(table.column("split").to_pylist(), dtype=object) == name)
+    test = np.flatnonzero(in_split(table, name))
     if is_trained and (not len(test) or name == held_out_split(table, config.data, config.data.val_split)):
         log.warning("note: no split is for testing alone: these are the videos on which runs validate (data.val_split)")
     if len(test):

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
-from advise_ray.video.manifest import groups, held_out_split, named_classes, read_manifest
-from advise_ray.video.pool import real_path
+from advise_ray.video.manifest import read_manifest
+from advise_ray.video.row_keys import file_keys, text_keys
+from advise_ray.video.splits import groups, held_out_split, named_classes
 
 log = logging.getLogger("advise_ray")
 
@@ -37,7 +39,7 @@ class LabelledSplit:
 
 def num_official_splits(manifest: pa.Table) -> int:
     """The number of official splits in the manifest."""
-    return max((len(splits) for splits in manifest.column("official_splits").to_pylist() if splits), default=0)
+    return pc.max(pc.list_value_length(manifest.column("official_splits"))).as_py() or 0
 
 
 def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, known: Sequence[str]) -> LabelledSplit:
@@ -51,7 +53,7 @@ def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, kno
         UsageError: there are no labels or no test videos, or a test class has no training videos or is unknown to
             the model.
     """
-    splits = _splits(manifest, number)
+    split = _split_column(manifest, number)
     test_split = tested_split(manifest, data) if number is None else data.test_split
     labelled = np.asarray(manifest.column("label").is_valid())
     if not labelled.any():
@@ -60,9 +62,9 @@ def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, kno
             "lists, or from folders that are named after the classes"
         )
     names, labels = named_classes(manifest), np.asarray(manifest.column("label").fill_null(-1))
-    test = np.flatnonzero(labelled & (splits == test_split))
-    train = np.flatnonzero(labelled & (splits == data.train_split))
-    there = ", ".join(sorted({str(value) for value in splits if value is not None})) or "none"
+    test = np.flatnonzero(labelled & _equal(split, test_split))
+    train = np.flatnonzero(labelled & _equal(split, data.train_split))
+    there = ", ".join(sorted(pc.unique(split).drop_null().to_pylist())) or "none"
     if not len(test):
         raise UsageError(
             f"data.test_split: no labelled video has split {data.test_split!r}; the manifest has {there}; use one of "
@@ -75,12 +77,12 @@ def labelled_split(manifest: pa.Table, data: DataConfig, number: int | None, kno
             f"data.train_split: no labelled video has split {data.train_split!r}; the manifest has {there}"
         )
     else:
-        absent = sorted({names[label] for label in labels[test]} - {names[label] for label in labels[train]})
+        absent = sorted(names[label] for label in np.setdiff1d(labels[test], labels[train]))
         if absent:
             raise UsageError(
                 f"data.manifest: {len(absent)} class(es) have test videos but no training videos, such as {absent[0]}"
             )
-    return LabelledSplit(train, test, labels, np.unique(groups(manifest), return_inverse=True)[1], names)
+    return LabelledSplit(train, test, labels, _numbered(groups(manifest)), names)
 
 
 def tested_split(manifest: pa.Table, data: DataConfig) -> str:
@@ -100,32 +102,44 @@ def refuse_seen(trained_on: DataConfig, manifest: pa.Table, test: NDArray[np.int
     Raises:
         UsageError: the model was trained on some of the test videos and their labels.
     """
-    tables = [read_manifest(path) for path in trained_on.manifests if path.is_file()]
-    rows = [row for table in tables for row in table.select(["video_id", "path", "split"]).to_pylist()]
-    learnt = [row for row in rows if row["split"] in (trained_on.train_split, None)]
-    seen = {row["video_id"] for row in learnt} if len(trained_on.manifests) == 1 else set()
-    files = {real_path(row["path"]) for row in learnt}
-    tests = manifest.take(pa.array(test)).select(["video_id", "path"]).to_pylist()
-    ids = [row["video_id"] for row in tests]
-    seen |= {row["video_id"] for row in tests if real_path(row["path"]) in files}
-    if both := seen.intersection(ids):
+    tests = manifest.select(["video_id", "path"]).take(pa.array(test))
+    is_seen = np.zeros(len(tests), dtype=bool)
+    for table in (read_manifest(path) for path in trained_on.manifests if path.is_file()):
+        split = table.column("split")
+        is_learnt = np.asarray(split.is_null()) | _equal(split, trained_on.train_split)
+        is_seen |= np.isin(file_keys(tests.column("path")), file_keys(table.column("path"))[is_learnt])
+        if len(trained_on.manifests) == 1:
+            is_seen |= np.isin(text_keys(tests.column("video_id")), text_keys(table.column("video_id"))[is_learnt])
+    if is_seen.any():
+        first = pc.min(tests.column("video_id").filter(pa.array(is_seen))).as_py()
         raise UsageError(
-            f"--split: the checkpoint was trained on {len(both)} of the {len(ids)} test videos, such as {min(both)}; "
+            f"--split: the checkpoint was trained on {is_seen.sum()} of the {len(tests)} test videos, such as {first}; "
             "evaluate it on its own split, and train one model for each split"
         )
 
 
-def _splits(manifest: pa.Table, number: int | None) -> NDArray[np.object_]:
+def _equal(texts: pa.ChunkedArray, text: str) -> NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(pc.equal(texts, text), False))
+
+
+def _numbered(texts: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return the place of each text among the different texts in alphabetic order, int64[n]."""
+    codes = texts.combine_chunks().dictionary_encode()
+    order = np.asarray(pc.sort_indices(codes.dictionary)).astype(np.int64)
+    return np.argsort(order)[np.asarray(codes.indices)]
+
+
+def _split_column(manifest: pa.Table, number: int | None) -> pa.ChunkedArray:
     if number is None:
-        return np.asarray(manifest.column("split").to_pylist(), dtype=object)
+        return manifest.column("split")
     there = num_official_splits(manifest)
     if number > there:
         raise UsageError(
             f"--split: got {number}, but the manifest has {there or 'no'} official split(s); index the videos again, "
             "with the lists of a data set that has official splits (ucf101, hmdb51), or with --test-fraction"
         )
-    every = manifest.column("official_splits").to_pylist()
-    return np.asarray([splits[number - 1] if splits else None for splits in every], dtype=object)
+    every = manifest.column("official_splits")
+    return pc.list_element(pc.if_else(pc.greater_equal(pc.list_value_length(every), number), every, None), number - 1)
 
 
 def _relabelled(
@@ -133,10 +147,11 @@ def _relabelled(
 ) -> NDArray[np.int64]:
     """Map the labels to the order of the model's head, because another manifest can order the classes differently."""
     place = {name: index for index, name in enumerate(known)}
-    unknown = sorted({names[label] for label in labels[test]} - place.keys())
+    unknown = sorted({names[label] for label in np.unique(labels[test])} - place.keys())
     if unknown:
         raise UsageError(
             f"data.manifest: the model does not know {len(unknown)} of the test classes, such as {unknown[0]}; "
             f"it knows {len(known)} classes, such as {known[0]}"
         )
-    return np.asarray([place.get(names[label], -1) if label >= 0 else -1 for label in labels], dtype=np.int64)
+    numbers = np.asarray([*(place.get(name, -1) for name in names), -1], dtype=np.int64)  # the last is that of label -1
+    return numbers[labels]

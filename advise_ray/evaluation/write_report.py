@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NotRequired, Required, TypedDict
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from advise_ray.config import played_clip, to_yaml
 from advise_ray.errors import TrackingError, UsageError
@@ -22,6 +24,7 @@ from advise_ray.storage.atomic import require_folder, write_whole
 from advise_ray.storage.retry import patiently
 from advise_ray.tracking import DataSet, RunTracker, data_sets, link, tracked, ui_command
 from advise_ray.video.sampling import spread_clips
+from advise_ray.video.splits import rows_of
 
 log = logging.getLogger("advise_ray")
 
@@ -127,7 +130,8 @@ def write_report(
     }
     write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
     tested = {row["video_id"] for rows in predictions.values() for row in rows}
-    rows = [row for row, video in enumerate(encoder.videos) if video.video_id in tested]
+    ids = encoder.videos.table.column("video_id")
+    rows = rows_of(np.asarray(pc.is_in(ids, pa.array(sorted(tested), ids.type))))
     data = data_sets(subject.config.data, counts["manifest_sha256"], encoder.videos, {"test": rows})
     result["mlflow_run_id"], result["tracking_complete"] = _log(subject, encoder, name, metrics, folder, data)
     known_by = tracked(subject.config, subject.run_dir)
@@ -189,14 +193,15 @@ def _draw(folder: Path, suffix: str, outcome: Outcome, encoder: Encoder, protoco
 
 def _mistakes(outcome: Outcome, encoder: Encoder, protocol: str) -> Iterator[charts.Mistake]:
     """The mistakes with the highest confidence: honest clips for `pretext`, else the middle clip of each video."""
-    by_id = {video.video_id: video for video in encoder.videos}
     wrong = [
         (row, predicted)
         for row in outcome.predictions
         if (predicted := row["prediction"]) is not None and predicted != row["label"]
         if row.get("clips", "honest") == "honest"
     ]
-    for row, predicted in sorted(wrong, key=lambda each: -(each[0].get("score") or 0))[:MISTAKES_SHOWN]:
+    shown = sorted(wrong, key=lambda each: -(each[0].get("score") or 0))[:MISTAKES_SHOWN]
+    by_id = encoder.videos.named({row["video_id"] for row, _ in shown})
+    for row, predicted in shown:
         video, clip = by_id[row["video_id"]], played_clip(encoder.config)
         if protocol == "pretext":
             frames = np.asarray(row["frame_indices"])

@@ -26,9 +26,10 @@ from advise_ray.model.ifm import kept_ifm
 from advise_ray.training.local import train_here
 from advise_ray.training.run_dir import run_dir_of
 from advise_ray.training.run_result import read_result
-from advise_ray.video.manifest import Video, read_manifest, split_videos, videos
+from advise_ray.video.manifest import Video, Videos, read_manifest
 from advise_ray.video.pool import read_videos
 from advise_ray.video.sampling import spread_clips
+from advise_ray.video.splits import split_videos
 
 IFM_ALONE = (
     "model.tmm.arch=none",
@@ -133,9 +134,10 @@ def linear_probe(config: Config, manifest: Path, statistic: Statistic) -> Correc
     Neither uses a temporal module, so the results show what the image model alone knows about a set.
     """
     table = read_manifest(manifest)
-    every, store = videos(table), FeatureStore(str(config.data.features))
+    every, store = Videos(table), FeatureStore(str(config.data.features))
     split = labelled_split(table, config.data, None, [])
-    seen = [[row for row in rows if store.has(every[row])] for rows in (split.train, split.test)]
+    is_there = store.has(every)
+    seen = [rows[is_there[rows]] for rows in (split.train, split.test)]
     train, test = (np.stack([_summed_up(config, store, every[row], statistic) for row in rows]) for rows in seen)
     labels, groups, names = split.labels[seen[0]], split.groups[seen[0]], split.names
     probed = probe(train, labels, groups, test, len(names), attentive=False, seed=0, device=torch.device("cpu"))

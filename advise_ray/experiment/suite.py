@@ -13,9 +13,10 @@ import pyarrow as pa
 from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError
 from advise_ray.evaluation.labels import labelled_split, num_official_splits
-from advise_ray.video.manifest import SCHEMA, ManifestRow, groups, read_manifest, write_manifest
+from advise_ray.video.manifest import SCHEMA, ManifestRow, read_manifest, write_manifest
 from advise_ray.video.random_split import deal
 from advise_ray.video.sampling import keyed_rng
+from advise_ray.video.splits import groups
 
 FOLDS = 2
 """Number of folds of the training videos, used to choose learning rates."""
@@ -91,7 +92,7 @@ class LabelledSet:
     def _rows(self, seed: int) -> list[ManifestRow]:
         table, (split, fold) = _read(self.manifest), self._place(seed)
         rows: list[ManifestRow] = table.to_pylist()
-        for row, group in zip(rows, groups(table), strict=True):
+        for row, group in zip(rows, groups(table).to_pylist(), strict=True):
             row["group"] = group
             if row["official_splits"]:
                 row["split"] = row["official_splits"][split]

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from advise_ray.cache.cache_plan import plan_cache
 from advise_ray.cache.compatibility import COMPARED
 from advise_ray.cache.store import FeatureStore, read_rejects
@@ -14,7 +16,7 @@ from advise_ray.cache.writer import write_cache
 from advise_ray.config import Config, flatten
 from advise_ray.errors import ConfigError
 from advise_ray.storage.remote import is_url
-from advise_ray.video.manifest import Video, videos
+from advise_ray.video.manifest import Videos
 from advise_ray.video.pool import read_videos
 
 FEATURE_KEYS = ("model.ifm.", "model.sfu.", "model.kind", "data.manifest", "cache.", "augment.", "train.num_workers")
@@ -46,7 +48,7 @@ def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable
     wanted = {folder_of(config, sweep_dir): config for config in configs if takes_features(config)}
     for number, (folder, config) in enumerate(wanted.items(), 1):
         plan = plan_cache(config, str(folder))
-        if plan.missing:
+        if len(plan.missing):
             size = f"{len(plan.missing)} video(s), {plan.needed_bytes / 1e6:.0f} MB"
             on_event(f"feature cache {number} of {len(wanted)}: encoding {size} …")
         made = write_cache(plan)
@@ -71,16 +73,17 @@ def refuse_unfit(configs: Iterable[Config]) -> None:
             problems.add("data.features: trials need a local cache; give a local path, or leave it out to make a cache")
         elif (manifests, str(features)) not in covered:
             covered.add((manifests, str(features)))
-            every = videos(read_videos(config.data))
+            every = Videos(read_videos(config.data))
             if features is not None:
                 problems |= _lacking(features, every)
     if problems:
         raise ConfigError(sorted(problems))
 
 
-def _lacking(features: str, every: list[Video]) -> set[str]:
+def _lacking(features: str, every: Videos) -> set[str]:
     store, rejects = FeatureStore(features), read_rejects(features)
-    missing = [video.video_id for video in every if not store.has(video) and video.alone().video_id not in rejects]
+    lacking = (every[row] for row in np.flatnonzero(~store.has(every)).tolist())
+    missing = [video.video_id for video in lacking if video.alone().video_id not in rejects]
     if not missing:
         return set()
     return {f"data.features: {features} lacks {len(missing)} of {len(every)} videos, such as {missing[0]}"}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from advise_ray import tracking
 from advise_ray.config import DataConfig
-from advise_ray.video.manifest import held_out_split, split_videos, videos
+from advise_ray.video.manifest import Videos
 from advise_ray.video.pool import hash_videos, read_videos
+from advise_ray.video.splits import held_out_split, in_split, rows_of, split_videos
 
 
 def data_sets_of(data: DataConfig, objective: str) -> list[tracking.DataSet]:
@@ -16,8 +20,7 @@ def data_sets_of(data: DataConfig, objective: str) -> list[tracking.DataSet]:
     """
     table = read_videos(data)
     splits = split_videos(table, data)
-    rows: dict[tracking.Context, list[int]] = {"training": list(splits.train), "validation": list(splits.val)}
+    rows: dict[tracking.Context, NDArray[np.integer]] = {"training": splits.train, "validation": splits.val}
     if objective != "pretext":
-        test = held_out_split(table, data, data.test_split)
-        rows["test"] = [row for row, split in enumerate(table.column("split").to_pylist()) if split == test]
-    return tracking.data_sets(data, hash_videos(table), videos(table), rows)
+        rows["test"] = rows_of(in_split(table, held_out_split(table, data, data.test_split)))
+    return tracking.data_sets(data, hash_videos(table), Videos(table), rows)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from advise_ray.config import DataConfig
 from advise_ray.tracking.address import redact
-from advise_ray.video.manifest import Video
+from advise_ray.video.manifest import Videos, frames_per_video
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -44,21 +49,20 @@ class DataSet(TypedDict):
 
 
 def data_sets(
-    data: DataConfig, manifest_sha256: str, videos: Sequence[Video], rows: Mapping[Context, Iterable[int]]
+    data: DataConfig, manifest_sha256: str, videos: Videos, rows: Mapping[Context, NDArray[np.integer]]
 ) -> list[DataSet]:
     """Describe what a run uses.
 
     Args:
         manifest_sha256: hash of the manifests' rows, see `hash_videos`.
-        videos: the video of each row.
         rows: purpose → numbers of its rows. A purpose without rows is left out.
     """
     described: list[DataSet] = []
     stems = " + ".join(path.stem for path in data.manifests)
     for context, numbers in rows.items():
-        used = [videos[row] for row in numbers]
-        if not used:
+        if not len(numbers):
             continue
+        used = videos.table.select(["num_frames", "start_frame", "end_frame", "fps", "label"]).take(pa.array(numbers))
         described.append(
             DataSet(
                 name=f"{stems[:NAME_LENGTH]} {context}",
@@ -66,8 +70,8 @@ def data_sets(
                 context=context,
                 source=redact(", ".join(map(str, data.manifests))),
                 videos=len(used),
-                hours=round(sum(len(video.frames) / video.fps for video in used) / 3600, 4),
-                classes=len({video.label for video in used} - {None}),
+                hours=round(float((frames_per_video(used) / used.column("fps").to_numpy()).sum()) / 3600, 4),
+                classes=pc.count_distinct(used.column("label")).as_py(),
             )
         )
     return described

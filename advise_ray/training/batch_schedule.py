@@ -18,8 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from advise_ray.config import Config, played_clip, videos_per_step
-from advise_ray.video.manifest import Splits, frames_per_video, split_videos
-from advise_ray.video.sampling import fits_every_rate, keyed_rng
+from advise_ray.video.manifest import frames_per_video
+from advise_ray.video.sampling import keyed_rng, which_fit_every_rate
+from advise_ray.video.splits import Splits, split_videos
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Schedule:
     """All batches of a run.
 
     Attributes:
-        train_videos: int64[n], rows of the manifest for training.
-        val_videos: int64[m], rows of the manifest for validation. With `task: prp`: only if long enough for every rate.
+        train_videos: int32[n], rows of the manifest for training.
+        val_videos: int32[m], rows of the manifest for validation. With `task: prp`: only if long enough for every rate.
         num_short_val_videos: number of validation videos left out because they are too short for some rate.
         num_unlabelled_videos: number of training and validation videos that `task: action` leaves out, without a label.
     """
@@ -76,8 +77,8 @@ class Schedule:
     batch_size: int
     clips_per_video: int
     val_clips_per_video: int
-    train_videos: NDArray[np.int64]
-    val_videos: NDArray[np.int64]
+    train_videos: NDArray[np.int32]
+    val_videos: NDArray[np.int32]
     num_short_val_videos: int
     num_unlabelled_videos: int = 0
 
@@ -112,34 +113,32 @@ class Schedule:
         if validation_first and self.validates(last := start_step // self.steps_per_epoch - 1):
             yield from self._val_batches(last)
         for epoch in range(start_step // self.steps_per_epoch, self.epochs):
-            first_step = epoch * self.steps_per_epoch
-            for index, (videos, weights) in enumerate(self._train_batches(epoch)):
-                if first_step + index >= start_step:
-                    clips = np.tile(np.arange(self.clips_per_video), self.videos_per_step)
-                    repeats = self.clips_per_video
-                    yield Batch(True, epoch, first_step + index, videos.repeat(repeats), clips, weights.repeat(repeats))
+            yield from self._train_batches(epoch, start_step)
             if self.validates(epoch):
                 yield from self._val_batches(epoch)
 
-    def _train_batches(self, epoch: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def _train_batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        """Yield the training batches of an epoch, without those before `start_step`. Holds the order, int32[n]."""
         order = keyed_rng(self.seed, "order", epoch).permutation(self.train_videos)
-        padded = np.resize(order, self.steps_per_epoch * self.videos_per_step)
-        weights = (np.arange(len(padded)) < len(order)).astype(np.float32)
-        for start in range(0, len(padded), self.videos_per_step):
-            window = slice(start, start + self.videos_per_step)
-            yield padded[window], weights[window]
+        clips = np.tile(np.arange(self.clips_per_video), self.videos_per_step)
+        first_step = epoch * self.steps_per_epoch
+        for step in range(max(first_step, start_step), first_step + self.steps_per_epoch):
+            videos, weights = _window(step - first_step, self.videos_per_step, len(order))
+            repeated = order[videos].astype(np.int64).repeat(self.clips_per_video)
+            yield Batch(True, epoch, step, repeated, clips, weights.repeat(self.clips_per_video))
 
     def _val_batches(self, epoch: int) -> Iterator[Batch]:
-        videos = self.val_videos.repeat(self.val_clips_per_video)
-        clips = np.tile(np.arange(self.val_clips_per_video), len(self.val_videos))
-        size = self.val_batches * self.batch_size
-        weights = (np.arange(size) < len(videos)).astype(np.float32)
-        videos, clips = np.resize(videos, size), np.resize(clips, size)
-        for start in range(0, size, self.batch_size):
-            window = slice(start, start + self.batch_size)
-            yield Batch(
-                False, epoch, (epoch + 1) * self.steps_per_epoch, videos[window], clips[window], weights[window]
-            )
+        step, each = (epoch + 1) * self.steps_per_epoch, self.val_clips_per_video
+        for number in range(self.val_batches):
+            places, weights = _window(number, self.batch_size, len(self.val_videos) * each)
+            videos = self.val_videos[places // each].astype(np.int64)
+            yield Batch(False, epoch, step, videos, places % each, weights)
+
+
+def _window(number: int, size: int, total: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the places of batch `number`, int64[size], and their weights. After the last place, places repeat."""
+    places = np.arange(number * size, (number + 1) * size)
+    return places % total, (places < total).astype(np.float32)
 
 
 def due(count: int, every: int, last: int) -> bool:
@@ -160,9 +159,10 @@ def build_schedule(config: Config, manifest: pa.Table) -> Schedule:
         num_unlabelled = len(splits.train) + len(splits.val) - len(kept.train) - len(kept.val)
         splits = kept
     clip = played_clip(config)
-    num_frames, fps = frames_per_video(manifest), manifest.column("fps").to_numpy()
-    fits = [config.task != "prp" or fits_every_rate(num_frames[row], clip, fps[row]) for row in splits.val]
-    long_enough = np.asarray(fits, dtype=bool)
+    long_enough = np.ones(len(splits.val), dtype=bool)
+    if config.task == "prp":
+        num_frames, fps = frames_per_video(manifest)[splits.val], manifest.column("fps").to_numpy()[splits.val]
+        long_enough = which_fit_every_rate(num_frames, clip, fps)
     assert config.train.global_batch_size == videos_per_step(config) * config.data.clip.clips_per_video
     return Schedule(
         seed=config.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ class ClipReader:
     """
 
     def __init__(
-        self, config: Config, videos: list[Video], source: DecodedFrames | CachedFeatures | None = None
+        self, config: Config, videos: Sequence[Video], source: DecodedFrames | CachedFeatures | None = None
     ) -> None:
         self.config = config
         self.videos = videos
@@ -49,8 +49,9 @@ class ClipReader:
         plans: list[Clip] = [Clip(np.empty(0, dtype=np.int64), 0)] * len(videos)
         failed = np.zeros(len(videos), dtype=bool)
         failures = {}
-        for index in dict.fromkeys(videos.tolist()):
-            video, places = self.videos[index], np.flatnonzero(videos == index)
+        found = {index: self.videos[index] for index in dict.fromkeys(videos.tolist())}
+        for index, video in found.items():
+            places = np.flatnonzero(videos == index)
             planned = self._plan(video, train, epoch)
             for place in places:
                 plans[place] = planned[clips[place]]
@@ -70,23 +71,23 @@ class ClipReader:
             pictures[failed] = pictures[valid[0]] if len(valid) else self.source.blank
             weights[failed] = 0
         rate_indices = np.asarray([plan.rate_index for plan in plans])
-        labels = np.asarray([self.videos[index].label for index in videos])
+        ids, labels = zip(*((found[index].video_id, found[index].label) for index in videos.tolist()), strict=True)
         return ClipBlock(
-            targets=rate_indices if self.config.task == "prp" else labels,
+            targets=rate_indices if self.config.task == "prp" else np.asarray(labels),
             weights=weights,
             **read,
-            hidden=self._hidden(videos, clips, epoch) if self.config.pretext.masked_frames else None,
+            hidden=self._hidden(ids, clips, epoch) if self.config.pretext.masked_frames else None,
             share=share,
             rate_indices=rate_indices,
             frame_indices=np.stack([plan.frame_indices for plan in plans]),
             failures=failures,
         )
 
-    def _hidden(self, videos: NDArray[np.int64], clips: NDArray[np.int64], epoch: int) -> NDArray[np.bool_]:
+    def _hidden(self, video_ids: Sequence[str], clips: NDArray[np.int64], epoch: int) -> NDArray[np.bool_]:
         """bool[B, T]: the frames of each clip that the model must predict."""
-        hidden = np.zeros((len(videos), self.config.data.clip.num_frames), dtype=bool)
-        for place, (index, clip) in enumerate(zip(videos.tolist(), clips.tolist(), strict=True)):
-            rng = keyed_rng(self.config.seed, "hidden", epoch, self.videos[index].video_id, clip)
+        hidden = np.zeros((len(video_ids), self.config.data.clip.num_frames), dtype=bool)
+        for place, (video_id, clip) in enumerate(zip(video_ids, clips.tolist(), strict=True)):
+            rng = keyed_rng(self.config.seed, "hidden", epoch, video_id, clip)
             hidden[place, rng.permutation(hidden.shape[1])[: self.config.pretext.masked_frames]] = True
         return hidden
 
@@ -199,7 +200,7 @@ def open_source(config: Config, *, pinned: bool = False) -> DecodedFrames | Cach
 def read_here(
     config: Config,
     schedule: Schedule,
-    videos: list[Video],
+    videos: Sequence[Video],
     start_step: int,
     rank: int,
     num_workers: int,

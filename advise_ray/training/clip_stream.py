@@ -36,7 +36,7 @@ class ClipStream:
     config: Config
     schedule: Schedule
     videos: Any
-    """ObjectRef of list[Video], the rows of the manifest."""
+    """ObjectRef of the Videos."""
     start_step: int
     group: PlacementGroup
     """The placement group of the run: a bundle for each worker, then one for each decode actor."""

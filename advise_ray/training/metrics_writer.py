@@ -20,7 +20,7 @@ from advise_ray.storage.retry import patiently
 from advise_ray.training import metrics_lines
 from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.metrics_lines import MetricsLine
-from advise_ray.video.manifest import Video
+from advise_ray.video.manifest import Videos
 from advise_ray.video.rejects import Reject, read_rejects, write_rejects
 
 LOOK_EVERY_BATCHES = 10
@@ -59,7 +59,7 @@ class MetricsWriter:
     All workers must make the same calls in the same order.
     """
 
-    def __init__(self, config: Config, run_dir: Path, videos: list[Video], rank: int, num_workers: int) -> None:
+    def __init__(self, config: Config, run_dir: Path, videos: Videos, rank: int, num_workers: int) -> None:
         self.config = config
         self.run_dir = run_dir
         self.videos = videos
@@ -190,8 +190,9 @@ class MetricsWriter:
         if len(self.rejects) == known:
             return
         if self.rank == 0:
-            paths = {video.video_id: video.path for video in self.videos}
-            rows = [Reject(video_id=i, path=paths[i], reason=reason) for i, reason in sorted(self.rejects.items())]
+            videos = self.videos.named(self.rejects)
+            failed = sorted(self.rejects.items())
+            rows = [Reject(video_id=i, path=videos[i].path, reason=reason) for i, reason in failed]
             write_rejects(rows, self.run_dir / "rejects.parquet")
         if len(self.rejects) > self.config.data.max_failed_fraction * len(self.videos):
             video_id, reason = min(self.rejects.items())

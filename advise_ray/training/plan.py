@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 
 from advise_ray import tracking
 from advise_ray.backend import nodes
@@ -26,9 +28,10 @@ from advise_ray.training import checkpoint
 from advise_ray.training.batch_schedule import Schedule, build_schedule
 from advise_ray.training.clip_reader import clip_bytes
 from advise_ray.training.worker_spec import WorkerSpec, streams
-from advise_ray.video.manifest import Video, check_videos_exist, frames_per_video, held_out_split, named_classes, videos
+from advise_ray.video.manifest import Videos, check_videos_exist, frames_per_video
 from advise_ray.video.pool import hash_manifests, hash_videos, read_videos
-from advise_ray.video.sampling import longest_span_frames, num_playable, span_frames, stride_frames
+from advise_ray.video.sampling import longest_span_frames, span_frames, stride_frames, which_play_at_two_rates
+from advise_ray.video.splits import held_out_split, named_classes
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Plan:
 
     config: Config
     schedule: Schedule
-    videos: list[Video]
+    videos: Videos
     classes: list[str]
     shares: Shares
     model: AdViSe
@@ -110,9 +113,9 @@ class Plan:
     @functools.cached_property
     def data_sets(self) -> list[tracking.DataSet]:
         """The videos that the run trains and validates on."""
-        rows: dict[tracking.Context, list[int]] = {
-            "training": list(self.schedule.train_videos),
-            "validation": list(self.schedule.val_videos),
+        rows: dict[tracking.Context, NDArray[np.integer]] = {
+            "training": self.schedule.train_videos,
+            "validation": self.schedule.val_videos,
         }
         return tracking.data_sets(self.config.data, self.manifest_sha256, self.videos, rows)
 
@@ -189,7 +192,9 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
         UsageError, ConfigError: the manifest, the weights, the model or the requested CPUs or GPUs are not usable.
     """
     manifest = read_videos(config.data)
-    manifest_sha256 = hash_videos(manifest)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="hash")  # it takes as long as the rest of the plan
+    hashing = thread.submit(hash_videos, manifest)
+    thread.shutdown(wait=False)
     schedule = build_schedule(config, manifest)
     if config.data.features is None:
         check_videos_exist(manifest, schedule.train_videos)
@@ -201,21 +206,21 @@ def make_plan(config: Config, *, begun: bool = False, ifm: IFM | None = None, sh
     if config.model.init_from is not None and not begun:
         checkpoint.init_tmm(Path(config.model.init_from), config, model.temporal, ifm_sha256)
     shares = shares or nodes.plan(config, decodes=streams(config))
-    every, cached = videos(manifest), None
+    every, cached = Videos(manifest), None
     if config.data.features is not None:
-        used = [every[row] for row in (*schedule.train_videos, *schedule.val_videos)]
-        cached = match(config, model, ifm_sha256, used)
+        used = np.concatenate([schedule.train_videos, schedule.val_videos])
+        cached, every = match(config, model, ifm_sha256, every, used)
     val_split = held_out_split(manifest, config.data, config.data.val_split)
-    return Plan(config, schedule, every, classes, shares, model, ifm_sha256, manifest_sha256, cached, val_split)
+    return Plan(config, schedule, every, classes, shares, model, ifm_sha256, hashing.result(), cached, val_split)
 
 
 def refuse_other_manifest(plan: Plan, last: Path | None) -> None:
     """Raise UsageError if a run would resume from checkpoint `last` with a manifest that has changed."""
     if last is None:
         return
+    held = checkpoint.read_state(last).manifest_sha256
     # Checkpoints of earlier versions have the hash of the manifest's file, or none.
-    known = ("", plan.manifest_sha256, hash_manifests(plan.config.data))
-    if checkpoint.read_state(last).manifest_sha256 not in known:
+    if held not in ("", plan.manifest_sha256) and held != hash_manifests(plan.config.data):
         raise UsageError(
             f"--resume: {_names(plan.config)} has changed since the run began, so the order of the clips would "
             "differ; start a new run, or restore the manifest"
@@ -230,7 +235,7 @@ def _refuse_one_rate(config: Config, manifest: pa.Table, schedule: Schedule) -> 
     """Raise UsageError if no training video is long enough for two rates: there would be nothing to learn."""
     clip, frames, fps = config.data.clip, frames_per_video(manifest), manifest.column("fps").to_numpy()
     rows = schedule.train_videos
-    if any(num_playable(frames[row], clip, fps[row]) > 1 for row in rows):
+    if which_play_at_two_rates(frames[rows], clip, fps[rows]).any():
         return
     longest = rows[int(np.argmax(frames[rows]))]
     stride = stride_frames(clip, fps[longest]) * clip.rates[1] * (1 - clip.rate_jitter)
@@ -253,10 +258,10 @@ def class_names(manifest: pa.Table, schedule: Schedule) -> list[str]:
         UsageError: a training or validation video has no label, or there is only one class.
     """
     labels = manifest.column("label")
-    used = labels.take(pa.array([*schedule.train_videos, *schedule.val_videos]))
-    if used.null_count:
+    used = np.asarray(labels.is_valid())[np.concatenate([schedule.train_videos, schedule.val_videos])]
+    if not used.all():
         raise UsageError(
-            f"data.manifest: task=action needs labels, and {used.null_count} of {len(used)} videos have none; index "
+            f"data.manifest: task=action needs labels, and {(~used).sum()} of {len(used)} videos have none; index "
             "them with the data set's lists, or from folders named by class"
         )
     names = named_classes(manifest)

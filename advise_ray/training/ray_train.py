@@ -157,7 +157,7 @@ def _trainer(plan: Plan, run_dir: Path, report: Callable[[Waiting | None], None]
         room=for_run(config, shares, decodes=streams(config)),
         resize_check_s=RESIZE_CHECK_S,
         meanwhile=report,
-        train_loop_config={"spec": plan.worker_spec(run_dir, videos=videos, weights=ray.put(plan.weights()))},
+        train_loop_config={"spec": ray.put(plan.worker_spec(run_dir, videos=videos, weights=ray.put(plan.weights())))},
         torch_config=TorchConfig(backend="nccl" if shares.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(counts[-1], counts[0]) if len(counts) > 1 else counts[0],

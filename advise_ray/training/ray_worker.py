@@ -22,8 +22,11 @@ from advise_ray.training.clip_stream import ClipStream
 from advise_ray.training.worker_spec import WorkerSpec, streams
 
 
-def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
+def run(settings: dict[str, Any]) -> dict[str, Any]:
     """Train. Ray Train calls this function on each worker.
+
+    Args:
+        settings: `spec` is an ObjectRef of the WorkerSpec.
 
     Returns:
         `{"error": message}` after an error that a restart would not fix; `{"interrupted": message}` if the run was told
@@ -34,7 +37,7 @@ def run(settings: dict[str, WorkerSpec]) -> dict[str, Any]:
 
     from advise_ray.training.worker import Worker
 
-    spec = settings["spec"]
+    spec: WorkerSpec = ray.get(settings["spec"])
     context, group = ray.train.get_context(), ray.util.get_current_placement_group()
     assert group is not None
     blocks = _open_stream(spec, group) if streams(spec.config) else None  # decode actors start now

@@ -25,7 +25,7 @@ from advise_ray.training.clip_reader import read_here
 from advise_ray.training.learner import Learner
 from advise_ray.training.metrics_writer import MetricsWriter
 from advise_ray.training.worker_spec import WorkerSpec
-from advise_ray.video.manifest import Video
+from advise_ray.video.manifest import Videos
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Worker:
         self,
         spec: WorkerSpec,
         *,
-        videos: list[Video],
+        videos: Videos,
         weights: dict[str, torch.Tensor],
         device: torch.device,
         rank: int = 0,

@@ -29,7 +29,7 @@ class WorkerSpec:
     classes: list[str]
     run_dir: Path
     videos: Any
-    """ObjectRef of list[Video]; None for a worker in this process."""
+    """ObjectRef of the Videos; None for a worker in this process."""
     weights: Any
     """ObjectRef of the initial state dict; None for a worker in this process."""
     ifm_sha256: str

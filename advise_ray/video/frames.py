@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,13 @@ Wanted = tuple[int, Video, NDArray[np.int64]]
 
 def group_of(wanted: list[Wanted]) -> pa.Table:
     """Return the input of `DecodeFrames`: one row, because each row becomes a block (`generator_source.row_by_row`)."""
-    videos = [{**vars(video), "row": row, "wanted": frames.tolist()} for row, video, frames in wanted]
+    videos = [{"row": row, "video": json.dumps(vars(video)), "wanted": frames} for row, video, frames in wanted]
     return pa.Table.from_pylist([{"videos": videos}])
+
+
+def videos_of(block: dict[str, NDArray[Any]]) -> list[Video]:
+    """Return the k videos of a block of `DecodeFrames`."""
+    return [Video(**json.loads(text)) for text in block["videos"][0]]
 
 
 class DecodeFrames:
@@ -29,6 +35,7 @@ class DecodeFrames:
     The output is a dictionary whose arrays have a leading axis of size 1:
 
     - `rows` int64[1, k]: row numbers of the videos.
+    - `videos`: the videos as texts, see `videos_of`.
     - `counts` int64[1, k]: number of frames of each video.
     - `frames` uint8[1, N, H, W, 3] and `indices` int64[1, N]: the frames of all videos, concatenated.
     - `failures`: a text with one line for each video, which is empty if the video was decoded. The frames of a video
@@ -44,17 +51,18 @@ class DecodeFrames:
         counts: list[int] = []
         failures: list[str] = []
         size = self.config.augment
-        (videos,) = group.column("videos").to_pylist()
-        wanted = [np.asarray(video.pop("wanted")) for video in videos]
+        (held,) = group.column("videos").to_pylist()
+        wanted = [np.asarray(video["wanted"]) for video in held]
         total = sum(map(len, wanted))
         frames = self.decoder.frames((total, 1, size.resize_height_px, size.resize_width_px, 3))
-        for video, indices in zip(videos, wanted, strict=True):
-            rows.append(video.pop("row"))
+        for video, indices in zip(held, wanted, strict=True):
+            rows.append(video["row"])
             places = np.arange(len(indices)) + sum(counts)
             counts.append(len(indices))
-            failures.append(self._decode(Video(**video), indices, frames, places))
+            failures.append(self._decode(Video(**json.loads(video["video"])), indices, frames, places))
         return {
             "rows": np.asarray([rows]),
+            "videos": np.asarray([[video["video"] for video in held]]),
             "counts": np.asarray([counts]),
             "indices": np.concatenate(wanted)[None],
             "frames": frames.reshape(1, total, *frames.shape[2:]),

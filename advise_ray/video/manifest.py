@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict, overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from advise_ray.config import DataConfig
 from advise_ray.errors import UsageError, VideoDecodeError
+from advise_ray.storage.mapped import ROWS_AT_ONCE, mapped
 from advise_ray.storage.parquet import may_be_none, schema_of, write_table
-from advise_ray.storage.remote import is_url
+from advise_ray.video.row_keys import text_keys
 
 
 class ManifestRow(TypedDict):
@@ -100,8 +100,11 @@ class Video:
     start_frame: int | None = None
     end_frame: int | None = None
     bytes: int | None = None
+    modified_ns: int | None = field(default=None, compare=False)
     own_id: str | None = None
     """In a pool: the video's id in its own manifest."""
+    pieces: list[dict[str, Any]] | None = field(default=None, compare=False, repr=False)
+    """In a run from a feature cache: where the cache has the video, see `cache.piece_index.PieceRow`."""
 
     def alone(self) -> Video:
         """Return the video as it is in its own manifest, outside a pool. Feature caches use this form."""
@@ -126,12 +129,47 @@ class Video:
         return range(self.start_frame or 0, end)
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Row numbers of a manifest, int64[n] each."""
+class Videos(Sequence[Video]):
+    """The videos of a manifest. A `Video` is made when it is asked for, and only the columns are held.
 
-    train: NDArray[np.int64]
-    val: NDArray[np.int64]
+    They are held once for all processes: mapped from a file, or shared through Ray's object store of the machine.
+    """
+
+    def __init__(self, manifest: pa.Table) -> None:
+        self.table = manifest.select([name for name in Video.__dataclass_fields__ if name in manifest.column_names])
+        batches = self.table.to_batches()
+        self._columns = [batch.columns for batch in batches]
+        self._starts = list(accumulate(map(len, batches), initial=0))
+
+    def __reduce__(self) -> tuple[type[Videos], tuple[pa.Table]]:
+        return Videos, (self.table,)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, row: int) -> Video: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[Video]: ...
+
+    def __getitem__(self, row: int | slice) -> Video | list[Video]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        row = range(len(self))[row]  # raises IndexError
+        number = bisect_right(self._starts, row) - 1
+        place = row - self._starts[number]
+        values = [column[place].as_py() for column in self._columns[number]]
+        return Video(**dict(zip(self.table.column_names, values, strict=True)))
+
+    def named(self, video_ids: Iterable[str]) -> dict[str, Video]:
+        """Return the videos with these ids, by id."""
+        is_wanted = pc.is_in(self.table.column("video_id"), pa.array(video_ids, pa.string()))
+        return {video.video_id: video for video in Videos(self.table.filter(is_wanted))}
+
+    def __iter__(self) -> Iterator[Video]:
+        for batch in self.table.to_batches(max_chunksize=ROWS_AT_ONCE // 16):
+            yield from (Video(**row) for row in batch.to_pylist())
 
 
 def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
@@ -141,7 +179,7 @@ def write_manifest(rows: Sequence[ManifestRow], path: Path) -> None:
 
 
 def read_manifest(path: Path) -> pa.Table:
-    """Read a manifest and check that training can use it.
+    """Read a manifest and check that training can use it. The table is mapped from a file, see `storage.mapped`.
 
     Raises:
         UsageError: The file is missing, not Parquet, empty, or lacks columns or values.
@@ -149,37 +187,49 @@ def read_manifest(path: Path) -> pa.Table:
     make = "make one with `advise-ray data index`"
     if not path.is_file():
         raise UsageError(f"data.manifest: {path} does not exist; {make}")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(
-            f"data.manifest: {path} is not a Parquet file ({str(error).splitlines()[0]}); {make}"
-        ) from None
-    for name in MAY_BE_NULL:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise UsageError(f"data.manifest: {path} lacks the columns {', '.join(missing)}; {make}")
+    table = mapped(SCHEMA, _batches(path, make))
     if not table.num_rows:
         raise UsageError(f"data.manifest: {path} has no videos")
-    table = table.select(SCHEMA.names)
-    try:
-        table = table.cast(SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UsageError(f"data.manifest: {path} has a column of the wrong type: {error}; {make}") from None
     needed = [name for name in Video.__dataclass_fields__ if name in SCHEMA.names and name not in MAY_BE_NULL]
     gaps = [name for name in needed if table.column(name).null_count]
     if gaps:
         raise UsageError(f"data.manifest: {path} has rows without {', '.join(gaps)}; {make}")
-    ids = table.column("video_id")
-    if pc.count_distinct(ids).as_py() < len(ids):
+    if not _are_distinct(table.column("video_id")):
         raise UsageError(f"data.manifest: {path} has several videos with the same video_id; {make}")
     if frames_per_video(table).min() < 1:
         raise UsageError(
             f"data.manifest: {path} has videos without frames (num_frames, start_frame, end_frame); {make}"
         )
     return table
+
+
+def _batches(path: Path, make: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a manifest with the columns of SCHEMA. Raises as `read_manifest`."""
+    try:
+        with pq.ParquetFile(path) as file:
+            there = [name for name in SCHEMA.names if name in file.schema_arrow.names]
+            missing = [name for name in SCHEMA.names if name not in there and name not in MAY_BE_NULL]
+            if missing:
+                raise UsageError(f"data.manifest: {path} lacks the columns {', '.join(missing)}; {make}")
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=there):
+                yield _typed(batch, path, make)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"data.manifest: {path} is not a Parquet file ({reason}); {make}") from None
+
+
+def _typed(batch: pa.RecordBatch, path: Path, make: str) -> pa.RecordBatch:
+    held = dict(zip(batch.schema.names, batch.columns, strict=True))
+    try:
+        columns = [held.get(each.name, pa.nulls(len(batch))).cast(each.type) for each in SCHEMA]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UsageError(f"data.manifest: {path} has a column of the wrong type: {error}; {make}") from None
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def _are_distinct(texts: pa.ChunkedArray) -> bool:
+    keys = np.sort(text_keys(texts))
+    return bool((keys[1:] != keys[:-1]).all()) or pc.count_distinct(texts).as_py() == len(texts)
 
 
 def frames_per_video(manifest: pa.Table) -> NDArray[np.int64]:
@@ -190,81 +240,20 @@ def frames_per_video(manifest: pa.Table) -> NDArray[np.int64]:
     return np.asarray(pc.subtract(end, start))
 
 
-def check_videos_exist(manifest: pa.Table, rows: NDArray[np.int64]) -> None:
+def check_videos_exist(manifest: pa.Table, rows: NDArray[np.integer]) -> None:
     """Raise UsageError if none of the rows' local files exists. Single missing files fail later, when decoded."""
-    paths = [path for path in manifest.column("path").take(pa.array(rows)).to_pylist() if not is_url(path)]
-    if paths and not any(Path(path).is_file() for path in paths):
+    wanted = np.zeros(len(manifest), dtype=bool)
+    wanted[rows] = True
+    num_local, first, start = 0, "", 0
+    for chunk in manifest.column("path").chunks:
+        paths = chunk.filter(pa.array(wanted[start : start + len(chunk)]))
+        local = paths.filter(pc.invert(pc.match_substring(paths, "://")))
+        if any(Path(path.as_py()).is_file() for path in local):
+            return
+        first = first or (local[0].as_py() if len(local) else "")
+        num_local, start = num_local + len(local), start + len(chunk)
+    if num_local:
         raise UsageError(
-            f"data.manifest: none of its videos ({len(paths)}) exists, such as {paths[0]}; if they were moved, "
+            f"data.manifest: none of its videos ({num_local}) exists, such as {first}; if they were moved, "
             "run `advise-ray data index` again"
         )
-
-
-def videos(manifest: pa.Table) -> list[Video]:
-    """Return a `Video` for each row."""
-    columns = [name for name in Video.__dataclass_fields__ if name in manifest.column_names]
-    return [Video(**row) for row in manifest.select(columns).to_pylist()]
-
-
-def split_videos(manifest: pa.Table, data: DataConfig) -> Splits:
-    """Return training and validation rows by the split column.
-
-    If `val_split` selects no videos (see also `held_out_split`), a hash of each video's group selects
-    `data.val_fraction` of the training videos. All videos of a manifest without splits (a plain folder) are training
-    videos.
-
-    Raises:
-        UsageError: There are no training videos.
-    """
-    split = np.asarray(manifest.column("split").to_pylist(), dtype=object)
-    is_train = split == data.train_split
-    if not any(value is not None for value in split):
-        is_train[:] = True
-    is_val = (split == held_out_split(manifest, data, data.val_split)) & (data.val_split is not None)
-    if not is_val.any():
-        is_val = is_train & np.asarray([_hash_fraction(each) < data.val_fraction for each in groups(manifest)])
-    if not is_train.any():
-        known = sorted({str(value) for value in split if value is not None})
-        raise UsageError(
-            f"data.train_split: no video has split {data.train_split!r}; the manifest has {', '.join(known) or 'none'}"
-        )
-    is_train &= ~is_val
-    if not is_train.any():
-        raise UsageError(
-            f"data.val_split: all training videos ({is_val.sum()}) are held out for validation; "
-            "use another split, or set data.val_fraction=0"
-        )
-    return Splits(np.flatnonzero(is_train), np.flatnonzero(is_val))
-
-
-def held_out_split(manifest: pa.Table, data: DataConfig, wanted: str | None) -> str | None:
-    """Return the wanted split. If no video has it, return `val` or `validation`, unless it is for training."""
-    there = set(manifest.column("split").to_pylist())
-    if wanted is None or wanted in there:
-        return wanted
-    return next((name for name in ("val", "validation") if name in there - {data.train_split}), wanted)
-
-
-def named_classes(manifest: pa.Table) -> list[str]:
-    """Return the names of the labels from 0 to the highest. The name of a label without a name is its number."""
-    labels = manifest.column("label").to_pylist()
-    names = [str(label) for label in range(max((label for label in labels if label is not None), default=-1) + 1)]
-    for label, name in zip(labels, manifest.column("class_name").to_pylist(), strict=True):
-        if label is not None and label >= 0 and name is not None:
-            names[label] = name
-    return names
-
-
-def groups(manifest: pa.Table) -> list[str]:
-    """Return the group of each video, which is held out together: its `group`, or else its `recording`."""
-    named = zip(manifest.column("group").to_pylist(), manifest.column("video_id").to_pylist(), strict=True)
-    return [recording(video_id) if group is None else group for group, video_id in named]
-
-
-def recording(video_id: str) -> str:
-    """Return the part of the id that clips of one recording share: UCF101's `…_g01_c02.avi` is clip 2 of group 1."""
-    return re.sub(r"_c\d+\.\w+$", "", video_id)
-
-
-def _hash_fraction(group: str) -> float:
-    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "little") / 2**64

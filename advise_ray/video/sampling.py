@@ -52,6 +52,16 @@ def stride_frames(clip: ClipConfig, fps: float) -> float:
     return fps / clip.sample_fps if clip.sample_fps is not None else float(clip.frame_stride or 1)
 
 
+def spans_frames(num_frames: int, strides: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return `span_frames` for each of n strides, int64[n]."""
+    return np.floor((num_frames - 1) * strides + 0.5).astype(np.int64) + 1
+
+
+def strides_frames(clip: ClipConfig, fps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return `stride_frames` for n videos, float64[n]."""
+    return fps / clip.sample_fps if clip.sample_fps is not None else np.full(len(fps), float(clip.frame_stride or 1))
+
+
 def longest_span_frames(clip: ClipConfig, fps: float = DEFAULT_FPS) -> int:
     """Return the number of source frames that a clip needs at the fastest rate and the largest jitter."""
     return span_frames(clip.num_frames, stride_frames(clip, fps) * clip.rates[-1] * (1 + clip.rate_jitter))
@@ -62,14 +72,30 @@ def fits_every_rate(num_source_frames: int, clip: ClipConfig, fps: float) -> boo
 
     It must be long enough for the fastest rate, and have enough frames per second for the slowest rate.
     """
-    fast_enough = stride_frames(clip, fps) * clip.rates[0] >= LEAST_STRIDE
-    return num_source_frames >= longest_span_frames(clip, fps) and fast_enough
+    return bool(which_fit_every_rate(np.asarray([num_source_frames]), clip, np.asarray([fps]))[0])
 
 
-def num_playable(num_source_frames: int, clip: ClipConfig, fps: float) -> int:
-    """Return how many rates training can sample for a video, at the smallest jitter."""
-    strides = np.maximum(1.0, stride_frames(clip, fps) * np.asarray(clip.rates) * (1 - clip.rate_jitter))
-    return len(_playable(num_source_frames, clip, strides, fps))
+def which_fit_every_rate(
+    num_source_frames: NDArray[np.int64], clip: ClipConfig, fps: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return `fits_every_rate` of n videos at once, bool[n]."""
+    strides = strides_frames(clip, fps)
+    fastest = strides * clip.rates[-1] * (1 + clip.rate_jitter)
+    long_enough = num_source_frames >= spans_frames(clip.num_frames, fastest)
+    return long_enough & (strides * clip.rates[0] >= LEAST_STRIDE)
+
+
+def which_play_at_two_rates(
+    num_source_frames: NDArray[np.int64], clip: ClipConfig, fps: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return for which of n videos training can sample two rates or more, at the smallest jitter, bool[n]."""
+    strides, none = strides_frames(clip, fps), np.zeros(len(fps), dtype=np.int64)
+    slowest = sum((strides * rate < LEAST_STRIDE for rate in clip.rates[:-1]), none)
+    if clip.short_video != "fit":
+        return len(clip.rates) - slowest > 1
+    jittered = (np.maximum(1.0, strides * rate * (1 - clip.rate_jitter)) for rate in clip.rates)
+    fitting = sum((spans_frames(clip.num_frames, each) <= num_source_frames for each in jittered), none)
+    return fitting - slowest > 1
 
 
 def plan_clips(

@@ -8,7 +8,7 @@ import pytest
 from advise_ray.bench import decode as bench
 from advise_ray.training.batch_schedule import build_schedule
 from advise_ray.training.clip_reader import read_here
-from advise_ray.video.manifest import read_manifest, videos
+from advise_ray.video.manifest import Videos, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def test_the_plain_loops_decode_the_clips_of_the_run(manifest: Path) -> None:
     assert read_manifest(manifest).column("num_frames").to_pylist() == [2 * 30] * 16
     config = bench.bench_config(manifest, clips_per_video=2, num_clips=64)
     table = read_manifest(manifest)
-    blocks = list(read_here(config, build_schedule(config, table), videos(table), 0, 0, 1, pinned=False))
+    blocks = list(read_here(config, build_schedule(config, table), Videos(table), 0, 0, 1, pinned=False))
     ours = [np.sort(indices) for block in blocks for indices in block.frame_indices.reshape(-1, 2 * 8)]
     theirs = [np.sort(frames) for _, frames in bench._work(config)]
     assert len(ours) == len(theirs) == 2 * 16  # two epochs of sixteen videos

@@ -9,7 +9,7 @@ import pytest
 
 from advise_ray.cache.cache_plan import CachePlan, plan_cache
 from advise_ray.cache.part_file import Part, Piece, write_part
-from advise_ray.cache.piece_index import check_parts, rows_of, write_index
+from advise_ray.cache.piece_index import Index, check_parts, rows_of, write_index
 from advise_ray.cache.store import write_identity
 from advise_ray.cache.writer import write_cache
 from advise_ray.config import load
@@ -52,7 +52,7 @@ def test_a_new_cache_lacks_everything_and_nothing_is_written(
     tiny: tuple[str, ...], manifest: Path, folder: Path
 ) -> None:
     plan = planned(tiny, manifest, folder)
-    assert (plan.begun, plan.missing, plan.fits) == (False, [0, 1, 2, 3], True)
+    assert (plan.begun, plan.missing.tolist(), plan.fits) == (False, [0, 1, 2, 3], True)
     summary = plan.summary()
     assert (summary["videos_to_encode"], summary["frames_to_encode"]) == (4, 240)
     assert summary["bytes"] == pytest.approx(240 * summary["frame_bytes"], rel=0.1)
@@ -62,13 +62,13 @@ def test_a_new_cache_lacks_everything_and_nothing_is_written(
 def test_what_a_killed_job_has_finished_is_not_missing(tiny: tuple[str, ...], manifest: Path, folder: Path) -> None:
     first, second = write_parts(planned(tiny, manifest, folder), [0, 2])
     plan = planned(tiny, manifest, folder)
-    assert (plan.begun, plan.missing) == (True, [1, 3])
-    write_index(plan.location, list(rows_of(Part(plan.location, first))))
-    assert planned(tiny, manifest, folder).missing == [1, 2, 3]  # the index counts
+    assert (plan.begun, plan.missing.tolist()) == (True, [1, 3])
+    write_index(plan.location, Index(rows_of(Part(plan.location, first))).table())
+    assert planned(tiny, manifest, folder).missing.tolist() == [1, 2, 3]  # the index counts
     damaged = bytearray((folder / second).read_bytes())
     (folder / second).write_bytes(damaged[:-10])
     index, names = check_parts(plan.location, plan.identity)
-    assert (names, plan.revised(index).missing) == ([second], [1, 2, 3])
+    assert (names, plan.revised(index.table()).missing.tolist()) == ([second], [1, 2, 3])
     assert not (folder / second).exists()
 
 

@@ -12,8 +12,8 @@ import pytest
 from advise_ray.cache import store
 from advise_ray.cache.identity import Identity
 from advise_ray.cache.part_file import Part, Piece, write_part
-from advise_ray.cache.piece_index import rows_of, write_index
-from advise_ray.video.manifest import read_manifest, videos, write_manifest
+from advise_ray.cache.piece_index import Index, rows_of, write_index
+from advise_ray.video.manifest import Videos, read_manifest, write_manifest
 
 NUM_VIDEOS, FRAMES, GRID, CHANNELS = 64, 32, (7, 7), 768
 CACHE_BYTES = NUM_VIDEOS * FRAMES * 2 * GRID[0] * GRID[1] * CHANNELS
@@ -30,7 +30,7 @@ from advise_ray.model.advise import cached_advise
 from advise_ray.training.learner import Learner
 from advise_ray.training.clip_reader import read_here
 from advise_ray.training.batch_schedule import build_schedule
-from advise_ray.video.manifest import read_manifest, videos
+from advise_ray.video.manifest import Videos, read_manifest
 
 manifest, cache, how = sys.argv[1:]
 torch.set_num_threads(1)
@@ -40,7 +40,7 @@ config = load(None, [f"data.manifest={{manifest}}", f"data.features={{cache}}", 
 table = read_manifest(Path(manifest))
 schedule = build_schedule(config, table)
 learner = Learner(config, schedule, cached_advise(config, 2, {CHANNELS}, {GRID}), torch.device("cpu"))
-blocks = read_here(config, schedule, videos(table), 0, 0, 1, pinned=False)
+blocks = read_here(config, schedule, Videos(table), 0, 0, 1, pinned=False)
 learner.train_step(next(blocks), 0)  # all code is loaded
 limit = status_bytes("VmData") + {LIMIT_BYTES}
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -67,11 +67,11 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     cache.mkdir()
     store.write_identity(str(cache), identity)
     features = np.random.default_rng(0).standard_normal((1, FRAMES, *identity.frame_shape)).astype(np.float16)
-    index = []
-    for video in videos(read_manifest(folder / "manifest.parquet")):
+    index = Index()
+    for video in Videos(read_manifest(folder / "manifest.parquet")):
         piece = Piece(video, np.arange(FRAMES), features)
-        index += rows_of(Part(str(cache), write_part(str(cache), [piece])))
-    write_index(str(cache), index)
+        index.add(rows_of(Part(str(cache), write_part(str(cache), [piece]))))
+    write_index(str(cache), index.table())
     return folder / "manifest.parquet", cache
 
 

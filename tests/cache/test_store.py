@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 from advise_ray.cache import store
 from advise_ray.cache.identity import PIECE_FRAMES, Identity
 from advise_ray.cache.part_file import Part, Piece, write_part
-from advise_ray.cache.piece_index import read_index, rows_of, write_index
+from advise_ray.cache.piece_index import Index, read_index, rows_of, write_index
 from advise_ray.cache.sizes import cache_bytes, smaller
 from advise_ray.cache.store import FeatureStore
 from advise_ray.errors import UsageError, VideoDecodeError
-from advise_ray.video.manifest import Video
+from advise_ray.video.manifest import SCHEMA, Video, Videos
 
 FRAME_SHAPE = (1, 2, 3)
 
@@ -26,12 +27,16 @@ def video(video_id: str = "a", num_frames: int = 1300, **facts: object) -> Video
     return Video(video_id, f"/{video_id}.mp4", 4, num_frames, 320, 240, 25.0, "decord", 0, 0, **defaults)  # type: ignore[arg-type]
 
 
+def columns(videos: list[Video]) -> Videos:
+    return Videos(pa.Table.from_pylist([vars(each) for each in videos], schema=SCHEMA))
+
+
 def make(folder: Path, videos: list[Video], *, frame_step: int = 2, views: int = 3) -> FeatureStore:
     """Each number of a frame's features under a view is the frame's index + 0.25 × the view."""
     identity = Identity({}, 3, (1, 2), frame_step, views)
     folder.mkdir(exist_ok=True)
     store.write_identity(str(folder), identity)
-    index = []
+    index = Index()
     for each in videos:
         frames = np.asarray(identity.frames(each))
         pieces = [
@@ -40,8 +45,8 @@ def make(folder: Path, videos: list[Video], *, frame_step: int = 2, views: int =
         ]
         for piece in pieces:
             piece.features[...] += 0.25 * np.arange(views)[:, None, None, None, None]
-        index += rows_of(Part(str(folder), write_part(str(folder), pieces)))
-    write_index(str(folder), index)
+        index.add(rows_of(Part(str(folder), write_part(str(folder), pieces))))
+    write_index(str(folder), index.table())
     return FeatureStore(str(folder))
 
 
@@ -68,10 +73,8 @@ def test_every_clip_shows_its_frames_under_its_view(cached: FeatureStore, data: 
 
 
 def test_a_video_that_has_changed_is_not_the_one_that_was_cached(cached: FeatureStore) -> None:
-    assert cached.has(video("a"))
-    assert not cached.has(video("a", bytes=78))
-    assert not cached.has(video("a", start_frame=2))
-    assert not cached.has(video("c"))
+    videos = [video("a"), video("a", bytes=78), video("a", start_frame=2), video("c")]
+    assert cached.has(columns(videos)).tolist() == [True, False, False, False]
 
 
 def test_damage_is_named_and_never_read(tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
         FeatureStore(str(tmp_path))
     store.write_identity(str(tmp_path), Identity({}, 3, (1, 2), 1, 1))
     with pytest.raises(UsageError, match="was not finished"):
-        FeatureStore(str(tmp_path))
+        FeatureStore(str(tmp_path)).has(columns([video("a")]))
     store.write_identity(str(tmp_path), Identity({}, 3, (1, 2), 1, 1, format=99))
     with pytest.raises(UsageError, match="format 99"):
         FeatureStore(str(tmp_path))
@@ -115,7 +118,7 @@ def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_made_smaller_by_what_fits() -> None:
-    identity, videos = Identity({}, 768, (7, 7), 1, 4), [video(str(number), 300) for number in range(100)]
+    identity, videos = Identity({}, 768, (7, 7), 1, 4), np.full(100, 300)
     whole = cache_bytes(identity, videos)
     assert whole == pytest.approx(100 * 300 * 4 * 7 * 7 * 768 * 2, rel=0.01)
     fitting = smaller(identity, videos, whole // 3, 4)
@@ -135,15 +138,17 @@ def test_what_was_cached_before_a_change_or_a_kill_is_never_shown(tmp_path: Path
     """Its parts stay: of a video before it changed, and the first piece of one that was done again as a whole."""
     now, before = video("a"), video("a", bytes=5)
     make(tmp_path, [before, now], frame_step=1, views=1)
-    index = read_index(str(tmp_path))
+    index = read_index(str(tmp_path)).to_pylist()
     twice = [row for row in index if row["bytes"] == now.bytes and row["first_frame"] == 0]
     unfinished = [row for row in index if row["bytes"] == before.bytes][1:]  # its first piece failed
-    write_index(str(tmp_path), [*unfinished, *twice, *(row for row in index if row["bytes"] == now.bytes)])
+    again = [*unfinished, *twice, *(row for row in index if row["bytes"] == now.bytes)]
+    write_index(str(tmp_path), Index(again).table())
     cached = FeatureStore(str(tmp_path))
-    assert cached.has(now)
-    assert not cached.has(before)
-    out = np.empty((1, 2, *FRAME_SHAPE), dtype=np.float16)
-    cached.read_into(out, now, np.array([[3, 1200]]), [0])
-    assert out[0, :, 0, 0, 0].tolist() == [3, 1200]
-    with pytest.raises(VideoDecodeError, match="not in the feature cache"):
-        cached.read_into(out, before, np.array([[3, 1200]]), [0])
+    assert cached.has(columns([now, before])).tolist() == [True, False]
+    located = cached.pieces.located(columns([now, before]))  # as the videos of a run
+    for now_too, before_too in ((now, before), located):
+        out = np.empty((1, 2, *FRAME_SHAPE), dtype=np.float16)
+        cached.read_into(out, now_too, np.array([[3, 1200]]), [0])
+        assert out[0, :, 0, 0, 0].tolist() == [3, 1200]
+        with pytest.raises(VideoDecodeError, match="not in the feature cache"):
+            cached.read_into(out, before_too, np.array([[3, 1200]]), [0])

@@ -7,7 +7,7 @@ import pytest
 from advise_ray.config import flatten, load, recipes
 from advise_ray.errors import UsageError
 from advise_ray.sweep.settings import settings_of
-from advise_ray.video.manifest import split_videos
+from advise_ray.video.splits import split_videos
 from tests.runs import manifest_of
 
 SHIPPED = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))

@@ -14,7 +14,7 @@ import pytest
 from advise_ray import dataset
 from advise_ray.errors import UsageError
 from advise_ray.video.annotations import ListedVideo, read_folder, read_ucf101
-from advise_ray.video.manifest import SCHEMA, read_manifest, videos
+from advise_ray.video.manifest import SCHEMA, Videos, read_manifest
 from advise_ray.video.probe import Limits
 from advise_ray.video.rejects import read_rejects
 
@@ -176,7 +176,7 @@ def test_a_dive_that_begins_after_the_files_end_is_rejected(local_ray: None, cop
     listing.found = [ListedVideo("0.mp4", None, None, 0, 999), ListedVideo("1.mp4", None, None, 120, 130)]
     out = tmp_path / "manifest.parquet"
     summary = dataset.index(listing, copies, out)
-    assert [video.frames for video in videos(read_manifest(out))] == [range(120)]
+    assert [video.frames for video in Videos(read_manifest(out))] == [range(120)]
     assert read_rejects(Path(summary["rejects"])) == {
         "1.mp4": "the list starts at frame 120, but the video has 120 frames"
     }

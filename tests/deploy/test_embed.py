@@ -60,8 +60,10 @@ def decoder(run_dir: Path) -> DecodeFrames:
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch, decoder: DecodeFrames) -> None:
-    def encode(groups: list[pa.Table], function: Callable, _config, model, *_: Any, **__: Any) -> Iterator[Any]:
-        for group in groups:
+    def encode(
+        groups: Callable[[], Iterator[pa.Table]], function: Callable, _config, model, *_: Any, **__: Any
+    ) -> Iterator[Any]:
+        for group in groups():
             yield function(model.eval(), torch.device("cpu"), decoder(group))
 
     def read(files: list[dict], timeout_s: float, limits=LIMITS) -> list[dict]:
@@ -69,7 +71,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, decoder: DecodeFrames) -> None:
 
     monkeypatch.setattr("advise_ray.deploy.embed.encode_groups", encode)
     monkeypatch.setattr("advise_ray.dataset.indexing.probe_all", read)
-    monkeypatch.setattr("advise_ray.deploy.embed_clips.GROUP_FRAMES", 256)
+    monkeypatch.setattr("advise_ray.deploy.embed_groups.GROUP_FRAMES", 256)
 
 
 @pytest.fixture

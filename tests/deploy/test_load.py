@@ -21,7 +21,7 @@ from advise_ray import tracking
 from advise_ray.backend import packages
 from advise_ray.config import load
 from advise_ray.deploy.embed import embed
-from advise_ray.deploy.embed_clips import clips_of
+from advise_ray.deploy.embed_groups import clips_of
 from advise_ray.deploy.export import export
 from advise_ray.deploy.load import VideoModel
 from advise_ray.errors import ExportError, UsageError, VideoDecodeError
@@ -30,7 +30,7 @@ from advise_ray.evaluation.protocol import Settings
 from advise_ray.training.local import train_here
 from advise_ray.video.augment_draws import centre
 from advise_ray.video.decode import decode
-from advise_ray.video.manifest import Video, read_manifest, videos
+from advise_ray.video.manifest import Video, Videos, read_manifest
 from tests.conftest import Configure, Run
 
 
@@ -59,7 +59,7 @@ def test_a_loaded_model_encodes_clips_and_tells_classes(model: VideoModel, manif
     assert embedding.shape == (3, 32)
     assert embedding.dtype == torch.float32
     assert torch.equal(model.encode(clips.numpy()), embedding)
-    path = Path(videos(read_manifest(manifest))[0].path)
+    path = Path(Videos(read_manifest(manifest))[0].path)
     found = model.predict(path, num_clips=2)
     assert list(found) == model.classes
     assert sum(found.values()) == pytest.approx(1, abs=1e-5)
@@ -74,7 +74,7 @@ def test_mlflow_has_the_model_and_serves_bytes_alone(pretrained: Run, manifest: 
     model = advise_ray.load(pretrained["run_dir"])
     store = tracking.tracking_uri(model.config)
     mlflow.set_tracking_uri(store)
-    path = Path(videos(read_manifest(manifest))[0].path)
+    path = Path(Videos(read_manifest(manifest))[0].path)
     served = mlflow.pyfunc.load_model(f"models:/advise-ray-prp/{version_of(pretrained)}")
     assert advise_ray.load(f"models:/advise-ray-prp/{version_of(pretrained)}").predict(path) == model.predict(path)
     expected = model.predict(path)
@@ -115,7 +115,7 @@ def test_a_logged_model_brings_its_code_and_names_what_it_needs(
     python = environment(tmp_path / "venv", (folder / "requirements.txt").read_text().splitlines())
     asked = [*("--dry-run", "--no-index", "--quiet"), "--requirement", str(folder / "requirements.txt")]
     subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", *asked], check=True)
-    path = videos(read_manifest(manifest))[0].path
+    path = Videos(read_manifest(manifest))[0].path
     script = f"""
 from pathlib import Path
 import importlib.util, mlflow, pandas
@@ -237,7 +237,7 @@ def test_footage_becomes_rows_of_clips(run_dir: Path, model: VideoModel, manifes
     assert progress[-1] == (progress[0][1],) * 2  # videos that share a portion stay together
     assert progress[-1][1] < found["videos"]
     rows = pq.read_table(out).to_pylist()
-    every = {video.video_id: video for video in videos(read_manifest(manifest))}
+    every = {video.video_id: video for video in Videos(read_manifest(manifest))}
     assert found["videos"] == len(every) == len({row["video_id"] for row in rows})
     assert found["clips"] == len(rows) == sum(len(clips_of(video, model.config, None)) for video in every.values())
     first = min((row for row in rows), key=lambda row: (row["video_id"], row["clip_start_s"]))

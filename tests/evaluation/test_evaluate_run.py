@@ -25,7 +25,7 @@ from advise_ray.evaluation.protocol import Settings
 from advise_ray.model.advise import build_advise
 from advise_ray.training import checkpoint
 from advise_ray.video.decode import decode
-from advise_ray.video.manifest import read_manifest, videos, write_manifest
+from advise_ray.video.manifest import Videos, read_manifest, write_manifest
 from advise_ray.video.sampling import spread_clips
 from tests.conftest import Configure, Run
 
@@ -80,7 +80,7 @@ def test_many_views_are_averaged_and_no_video_is_lost(fine_tuned: Run, manifest:
     config = load(Path(fine_tuned["best_checkpoint"]) / "config.yaml")
     model = build_advise(config, 8)
     checkpoint.load(Path(fine_tuned["best_checkpoint"]), model.temporal)
-    video = next(video for video in videos(read_manifest(manifest)) if video.video_id == rows[0]["video_id"])
+    video = next(video for video in Videos(read_manifest(manifest)) if video.video_id == rows[0]["video_id"])
     crops = []
     for clip in spread_clips(video.num_frames, config.data.clip, 2):
         frames = torch.from_numpy(decode(Path(video.path), clip, height_px=120, width_px=160))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 
 from advise_ray import tracking
 from advise_ray.config import load
 from advise_ray.tracking import RunTracker
-from advise_ray.video.manifest import videos
+from advise_ray.video.manifest import SCHEMA, Videos
 from tests.runs import manifest_of
 from tests.tracking.stores import config_of, data_set, new_run
 
@@ -24,16 +26,19 @@ def inputs(storage: Path, run_id: str | None) -> dict[str, tuple[str, str, str]]
 
 
 def test_a_data_set_has_its_manifest_its_size_and_its_purpose() -> None:
-    rows = [replace(each, fps=25.0) for each in videos(manifest_of({"train": 3, "val": 1}))]
-    rows[0] = replace(rows[0], label=0, start_frame=9, end_frame=59)
+    rows = [row | {"fps": 25.0} for row in manifest_of({"train": 3, "val": 1}).to_pylist()]
+    rows[0] |= {"label": 0, "start_frame": 9, "end_frame": 59}
+    videos = Videos(pa.Table.from_pylist(rows, schema=SCHEMA))
     data = load(None, ["data.manifest=[/data/kicks.parquet, /data/punches.parquet]"]).data
-    training, validation = tracking.data_sets(data, "0123456789abcdef", rows, {"training": [0, 1], "validation": [3]})
+    training, validation = tracking.data_sets(
+        data, "0123456789abcdef", videos, {"training": np.asarray([0, 1]), "validation": np.asarray([3])}
+    )
     assert (training["name"], validation["name"]) == ("kicks + punches training", "kicks + punches validation")
     assert training["digest"] == validation["digest"] == "0123456789ab"
     assert training["source"] == "/data/kicks.parquet, /data/punches.parquet"
     assert (training["videos"], training["classes"], validation["classes"]) == (2, 1, 0)
     assert training["hours"] == round((50 + 99) / 25 / 3600, 4)
-    assert tracking.data_sets(data, "", rows, {"test": []}) == []
+    assert tracking.data_sets(data, "", videos, {"test": np.empty(0, np.int32)}) == []
 
 
 def test_a_resumed_run_has_its_data_sets_once(storage: Path) -> None:

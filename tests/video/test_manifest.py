@@ -15,14 +15,13 @@ from advise_ray.video.manifest import (
     MAY_BE_NULL,
     SCHEMA,
     Video,
+    Videos,
     check_videos_exist,
     frames_per_video,
-    held_out_split,
     read_manifest,
-    split_videos,
-    videos,
     write_manifest,
 )
+from advise_ray.video.splits import held_out_split, split_videos
 
 MAKE = "make one with `advise-ray data index`"
 
@@ -74,7 +73,7 @@ def test_what_is_written_is_read(tmp_path):
     write_manifest(rows, path)
     manifest = read_manifest(path)
     assert manifest.to_pylist() == rows
-    assert videos(manifest)[1] == Video(
+    assert Videos(manifest)[1] == Video(
         "ä b.webm", "/videos/ä b.webm", None, 120, 320, 240, 30.0, "pyav", 1, 90, bytes=rows[1]["bytes"]
     )
     assert [file.name for file in path.parent.iterdir()] == ["manifest.parquet"]
@@ -87,7 +86,9 @@ def test_a_manifest_that_another_tool_made_is_read(tmp_path):
     pq.write_table(pa.table({"camera": ["left"]} | own), tmp_path / "manifest.parquet")
     manifest = read_manifest(tmp_path / "manifest.parquet")
     assert manifest.schema.equals(SCHEMA)
-    assert videos(manifest) == [Video("a.mp4", "/a.mp4", 2, 120, 320, 240, 30.0, "decord", 0, 90, bytes=row()["bytes"])]
+    assert list(Videos(manifest)) == [
+        Video("a.mp4", "/a.mp4", 2, 120, 320, 240, 30.0, "decord", 0, 90, bytes=row()["bytes"])
+    ]
 
 
 def test_a_manifest_that_cannot_be_trained_on_is_refused(tmp_path):
@@ -216,7 +217,7 @@ def test_clips_come_from_the_frames_that_the_list_names(tmp_path: Path) -> None:
     rows = [row("a"), row("b", start_frame=20, end_frame=50), row("c", start_frame=100, end_frame=400)]
     write_manifest(rows, tmp_path / "manifest.parquet")
     manifest = read_manifest(tmp_path / "manifest.parquet")
-    assert [video.frames for video in videos(manifest)] == [range(120), range(20, 50), range(100, 120)]
+    assert [video.frames for video in Videos(manifest)] == [range(120), range(20, 50), range(100, 120)]
     assert frames_per_video(manifest).tolist() == [120, 30, 20]
     write_manifest([row("d", start_frame=120, end_frame=400)], tmp_path / "manifest.parquet")
     assert "has videos without frames" in refusal(tmp_path / "manifest.parquet")

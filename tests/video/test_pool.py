@@ -9,8 +9,9 @@ import pytest
 
 from advise_ray.config import DataConfig, load
 from advise_ray.errors import ConfigError
-from advise_ray.video.manifest import split_videos, videos, write_manifest
+from advise_ray.video.manifest import Videos, write_manifest
 from advise_ray.video.pool import hash_manifests, read_videos
+from advise_ray.video.splits import split_videos
 from tests.video.test_manifest import row
 
 
@@ -53,7 +54,7 @@ def test_a_file_that_two_manifests_name_counts_once_and_stays_held_out(
     table = read_videos(data)
     assert table.column("video_id").to_pylist() == ["x.mp4", "other.mp4", "a.mp4"]
     assert table.column("split").to_pylist() == ["train", "test", "train"]
-    assert [video.label for video in videos(table)] == [None, 3, None]
+    assert [video.label for video in Videos(table)] == [None, 3, None]
     assert table.column("group").to_pylist() == [None, "g", None]
     assert "in several manifests, which are used once: 1" in caplog.text
     assert "because another manifest holds them out: 1" in caplog.text
@@ -63,8 +64,8 @@ def test_ids_of_several_files_are_told_apart_and_a_cache_still_knows_them(tmp_pa
     first, second = row("1.mp4", path="/one/1.mp4"), row("1.mp4", path="/two/1.mp4")
     table = read_videos(pool(tmp_path, one=[first, row("2.mp4")], two=[second]))
     assert table.column("video_id").to_pylist() == ["one:1.mp4", "2.mp4", "two:1.mp4"]
-    assert [video.alone().video_id for video in videos(table)] == ["1.mp4", "2.mp4", "1.mp4"]
-    assert videos(table)[0].alone() == videos(read_videos(DataConfig(manifest=str(tmp_path / "one.parquet"))))[0]
+    assert [video.alone().video_id for video in Videos(table)] == ["1.mp4", "2.mp4", "1.mp4"]
+    assert Videos(table)[0].alone() == Videos(read_videos(DataConfig(manifest=str(tmp_path / "one.parquet"))))[0]
 
 
 def test_classes_of_one_name_are_one_class(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from fractions import Fraction
 
 from advise_ray.errors import UsageError
 from advise_ray.video.annotations.listing import ListedVideo, Listing
-from advise_ray.video.manifest import recording
 from advise_ray.video.random_split import deal
+from advise_ray.video.splits import recording
 
 
 def hold_out(listing: Listing, test_fraction: float, group_by: str | None) -> Listing:
