@@ -26,6 +26,7 @@ from advise_ray.storage.transports import StorageError
 from advise_ray.video import decode as decoding
 from advise_ray.video.decode import Source
 from advise_ray.video.probe import probe
+from advise_ray.video.thumbnails import thumbnails
 
 
 class SharedMemory:
@@ -63,6 +64,8 @@ def _serve(pipe: Connection[Any, Any], memory: list[SharedMemory]) -> None:
             source, answer = _source(location, name), None
             if kind == "probe":
                 answer = probe(source, name, *request)
+            elif kind == "thumbnails":
+                answer = thumbnails(source, *request, name=name)
             else:
                 frame_indices, (turn, shape, places), how = request
                 size = {"height_px": shape[2], "width_px": shape[3]}
