@@ -66,8 +66,8 @@ def search(
     written: dict[str, Any] = {}
     if page is not None:
         place = remote.local_or_url(videos) if videos is not None else None
-        with progress.counting("making thumbnails") as on_progress:
-            written = dict(
+        with progress.counting("taking pictures") as on_progress:
+            written.update(
                 atlas.write_page(searching.index, page.absolute(), answer, videos=place, on_progress=on_progress)
             )
     if as_json:
@@ -86,7 +86,7 @@ def _table(result: SearchResult) -> str:
     if query is not None:
         span = f"{_seconds(query['start_s'], query['end_s'])}, {query['clips']} clip{'s'[: query['clips'] != 1]}"
         title += f" clips, most like {query['video']} ({span}) first; cosine"
-    elif matches and "pairs" in matches[0] or not matches:
+    elif (matches and "pairs" in matches[0]) or not matches:
         title += " pairs of videos with near-identical clips; cosine"
     else:
         title += " clips, farthest from their neighbours first; mean cosine distance"

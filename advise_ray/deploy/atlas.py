@@ -31,7 +31,6 @@ MOST_LARGE = 4000
 FEWEST_FOR_UMAP = 32
 NUM_COMPONENTS = 50
 MOST_CLUSTERS = 12
-PICTURES_ARE_OF = "the middle of each clip"
 
 
 class Page(TypedDict):

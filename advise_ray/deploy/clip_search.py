@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from advise_ray.deploy.clip_index import ClipIndex, read_index
 from advise_ray.deploy.like import Query, find_query
-from advise_ray.deploy.neighbours import NUM_NEIGHBOURS, Found, OnProgress, duplicates, most_alike, odd
+from advise_ray.deploy.neighbours import Found, OnProgress, duplicates, most_alike, odd
 
 NEAR_IDENTICAL = 0.995
 """Lowest cosine of near-identical clips."""

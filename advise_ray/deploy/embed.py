@@ -36,6 +36,7 @@ from advise_ray.deploy.embeddings_file import (
 )
 from advise_ray.deploy.load import MLFLOW_URI, VideoModel, load, locate
 from advise_ray.errors import InterruptedRunError, UsageError
+from advise_ray.storage import remote
 from advise_ray.storage.atomic import refuse_unwritable, write_whole
 from advise_ray.storage.lock import hold_lock
 from advise_ray.video.annotations import Listing, read_folder, root_and_file
@@ -112,7 +113,10 @@ def embed(
     refuse_unwritable(out, "--out")
     path = locate(source, "CHECKPOINT_OR_RUN")
     settings: Settings = {"model": model_hash(path), "step_s": step_s, "top_k": top_k}
-    sources: Sources = {"run": str(source if MLFLOW_URI.match(str(source)) else path), "videos": footage}
+    sources: Sources = {
+        "run": str(source if MLFLOW_URI.match(str(source)) else path),
+        "videos": remote.local_or_url(footage),
+    }
     given = _list(footage)
     try:
         with _locked_parts(out) as parts:
