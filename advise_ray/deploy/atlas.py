@@ -31,6 +31,11 @@ MOST_LARGE = 4000
 FEWEST_FOR_UMAP = 32
 NUM_COMPONENTS = 50
 MOST_CLUSTERS = 12
+BY_UMAP = (
+    f"The map is made by UMAP from up to {NUM_COMPONENTS} principal components: near clips are alike, but distances "
+    "between groups mean little. Neighbours are exact, by cosine."
+)
+BY_COMPONENTS = f"The map shows the first two principal components, because UMAP needs {FEWEST_FOR_UMAP} clips."
 
 
 class Page(TypedDict):
@@ -71,7 +76,9 @@ def write_page(
     """
     rows = _chosen(index, answer)
     clips = index.read(rows)
-    notes = [] if len(rows) == len(index) else [f"A random sample of {len(rows):,} of {len(index):,} clips."]
+    notes = [BY_COMPONENTS] if len(rows) < FEWEST_FOR_UMAP else []
+    if len(rows) < len(index):
+        notes.append(f"A random sample of {len(rows):,} of {len(index):,} clips.")
     places = _places(index, videos, notes)
     middles_s = (index.start_s[rows] + index.end_s[rows]) / 2
     ids = [index.video_ids[code] for code in index.video[rows]]
@@ -85,7 +92,7 @@ def write_page(
     shown = {
         "title": index.path.name,
         "about": f"{len(rows):,} clips of {len(set(ids)):,} videos",
-        "notes": [_method(len(clips)), *notes],
+        "notes": ([] if len(rows) < FEWEST_FOR_UMAP else [BY_UMAP]) + notes,
         "points": np.round(place_on_map(components) * 65535).astype(int).T.tolist(),
         "videos": index.video_ids,
         "video": index.video[rows].tolist(),
@@ -156,15 +163,6 @@ def place_on_map(components: NDArray[np.float32]) -> NDArray[np.float64]:
     size = max(float(np.ptp(points, axis=0).max()), 1e-12)
     middle = (points.max(0) + points.min(0)) / 2
     return np.clip((points - middle) / size + 0.5, 0, 1)
-
-
-def _method(num_clips: int) -> str:
-    if num_clips < FEWEST_FOR_UMAP:
-        return f"The map shows the first two principal components, because UMAP needs {FEWEST_FOR_UMAP} clips."
-    return (
-        f"The map is made by UMAP from up to {NUM_COMPONENTS} principal components: near clips are alike, but "
-        "distances between groups mean little. Neighbours are exact, by cosine."
-    )
 
 
 def _colours(
