@@ -61,11 +61,12 @@ def _serve(pipe: Connection[Any, Any], memory: list[SharedMemory]) -> None:
         except EOFError:
             return
         try:
-            source, answer = _source(location, name), None
+            source = _source(location, name)
+            answer: Any = None
             if kind == "probe":
                 answer = probe(source, name, *request)
             elif kind == "thumbnails":
-                answer = thumbnails(source, *request, name=name)
+                answer = thumbnails(source, *request, name)
             else:
                 frame_indices, (turn, shape, places), how = request
                 size = {"height_px": shape[2], "width_px": shape[3]}
