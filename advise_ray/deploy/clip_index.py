@@ -64,7 +64,8 @@ class ClipIndex:
         """
         done, dim = 0, None
         with _reading(self.path):
-            for batch in pq.ParquetFile(self.path).iter_batches(BLOCK_ROWS, columns=["embedding", "error"]):
+            file = pq.ParquetFile(self.path, pre_buffer=False)  # which would keep what was read until the end
+            for batch in file.iter_batches(BLOCK_ROWS, columns=["embedding", "error"]):
                 column = batch.filter(batch.column("error").is_null()).column("embedding")
                 if not len(column):
                     continue

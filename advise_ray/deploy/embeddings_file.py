@@ -139,7 +139,7 @@ def write(out: Path, settings: Settings, sources: Sources, without: pa.ChunkedAr
         with pq.ParquetWriter(file, schema, use_dictionary=WITH_FEW_VALUES) as writer:
             if exists(out):
                 left_out = without.combine_chunks()
-                for batch in pq.ParquetFile(out).iter_batches():
+                for batch in pq.ParquetFile(out, pre_buffer=False).iter_batches():
                     writer.write_batch(batch.filter(pc.invert(pc.is_in(batch.column("video_id"), left_out))))
             for part in parts:
                 writer.write_table(read_table(part).cast(schema))
