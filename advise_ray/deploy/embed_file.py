@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from advise_ray.config import Config, played_clip
-from advise_ray.deploy.embed_clips import GROUP_FRAMES, clips_of
+from advise_ray.deploy.embed_groups import GROUP_FRAMES, clips_of
 from advise_ray.deploy.load import VideoModel
 from advise_ray.errors import UsageError
 from advise_ray.model.precision import autocast

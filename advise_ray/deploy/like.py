@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advise_ray.deploy.clip_index import ClipIndex
-from advise_ray.deploy.embeddings_file import version_of
+from advise_ray.deploy.embed_groups import version_of
 from advise_ray.errors import UsageError, VideoDecodeError
 from advise_ray.storage.remote import is_url
 
