@@ -129,7 +129,7 @@ def _chosen(index: ClipIndex, answer: Answer | None) -> NDArray[np.int64]:
 
 
 def _places(index: ClipIndex, videos: str | None, notes: list[str]) -> Places:
-    source = videos or (index.sources or {}).get("videos")
+    source = videos or (index.sources["videos"] if index.sources else None)
     if source is None:
         notes.append("No pictures: the embeddings file does not say where its videos are; give --videos.")
         return Places({}, {})

@@ -106,8 +106,8 @@ class Search:
         left_out = np.zeros(len(self.index), bool)
         left_out[query.rows] = True
         rows, cosines = most_alike(self.index, query.vectors, left_out, top)
-        matches = [
-            Match(rank=rank, **_clip(self.index, row), similarity=round(float(cosine), 4))
+        matches: list[Match] = [
+            {"rank": rank, **_clip(self.index, row), "similarity": round(float(cosine), 4)}
             for rank, (row, cosine) in enumerate(zip(rows, cosines, strict=True), 1)
         ]
         return self._answer(matches, rows, int((~left_out).sum()), is_exact=True, query=query)
@@ -115,8 +115,8 @@ class Search:
     def odd(self, top: int) -> Answer:
         """List the clips that are farthest from their nearest neighbours."""
         found = odd(self.index.read(), top, self._on_progress)
-        matches = [
-            Match(rank=rank, **_clip(self.index, row), distance=round(float(distance), 4))
+        matches: list[Match] = [
+            {"rank": rank, **_clip(self.index, row), "distance": round(float(distance), 4)}
             for rank, (row, distance) in enumerate(zip(found.places, found.scores, strict=True), 1)
         ]
         return self._answer(matches, found.places, len(self.index), found.is_exact)

@@ -110,7 +110,7 @@ def _embed(name: str, span: tuple[float, float] | None, index: ClipIndex, run: s
     from advise_ray.deploy.embeddings_file import model_hash
     from advise_ray.deploy.load import load, locate
 
-    run = run or (index.sources or {}).get("run")
+    run = run or (index.sources["run"] if index.sources else None)
     if run is None:
         raise UsageError(f"--like: {name} is a file, and {index.path} does not say which run made it; add --run")
     try:

@@ -66,7 +66,8 @@ def _serve(pipe: Connection[Any, Any], memory: list[SharedMemory]) -> None:
             if kind == "probe":
                 answer = probe(source, name, *request)
             elif kind == "thumbnails":
-                answer = thumbnails(source, *request, name)
+                times_s, height_px, width_px = request
+                answer = thumbnails(source, times_s, height_px, width_px, name)
             else:
                 frame_indices, (turn, shape, places), how = request
                 size = {"height_px": shape[2], "width_px": shape[3]}
