@@ -107,7 +107,7 @@ class Search:
         left_out[query.rows] = True
         rows, cosines = most_alike(self.index, query.vectors, left_out, top)
         matches: list[Match] = [
-            {"rank": rank, **_clip(self.index, row), "similarity": round(float(cosine), 4)}
+            {"rank": rank, **_clip(self.index, row), "similarity": round(float(cosine), 4)}  # type: ignore[typeddict-item]
             for rank, (row, cosine) in enumerate(zip(rows, cosines, strict=True), 1)
         ]
         return self._answer(matches, rows, int((~left_out).sum()), is_exact=True, query=query)
@@ -116,7 +116,7 @@ class Search:
         """List the clips that are farthest from their nearest neighbours."""
         found = odd(self.index.read(), top, self._on_progress)
         matches: list[Match] = [
-            {"rank": rank, **_clip(self.index, row), "distance": round(float(distance), 4)}
+            {"rank": rank, **_clip(self.index, row), "distance": round(float(distance), 4)}  # type: ignore[typeddict-item]
             for rank, (row, distance) in enumerate(zip(found.places, found.scores, strict=True), 1)
         ]
         return self._answer(matches, found.places, len(self.index), found.is_exact)
