@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -31,8 +32,12 @@ def losses(run: dict[str, Any] | Path) -> list[float]:
 
 def train_workers() -> list[psutil.Process]:
     """The workers of the runs that train on the Ray of the tests."""
-    processes = psutil.Process().children(recursive=True)
-    return [each for each in processes if "ray::RayTrainWorker" in " ".join(each.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def clips_trained_on(run: dict[str, Any] | Path) -> list[tuple[Any, ...]]:
