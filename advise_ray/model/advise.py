@@ -106,7 +106,7 @@ class TemporalModel(nn.Module):
         assert self.decoder is not None
         mask = hidden[:, None, :, None, None]
         seen_frames = (~hidden).sum(1).view(-1, 1, 1, 1, 1)
-        target = seen - seen.masked_fill(mask, 0.0).sum(2, keepdim=True, dtype=torch.float32) / seen_frames
+        target = seen - seen.masked_fill(mask, 0.0).sum(2, keepdim=True) / seen_frames
         with kept_averages(self.tmm):  # evaluation uses averages over complete clips
             predicted = self.decoder(self.tmm(target.masked_fill(mask, 0.0)))
         distance = F.smooth_l1_loss(predicted, target, reduction="none").mean((1, 3, 4))
@@ -225,4 +225,6 @@ def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, i
             decoder=nn.Conv3d(dim, channels, 1) if config.pretext.masked_frames else None,
             freeze_tmm=model.freeze_tmm,
         )
-    return AdViSe(ifm, SFU(sfu, looks=weight > 0), temporal)
+    # These use the features besides the TMM's first product of matrices, the last one as the first block's shortcut.
+    exact = bool(weight or sfu.standardise or config.pretext.masked_frames or dim == channels)
+    return AdViSe(ifm, SFU(sfu, centres=not weight, exact=exact), temporal)

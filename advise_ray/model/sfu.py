@@ -18,13 +18,15 @@ class SFU(nn.Module):
     averages over different axes, so their order does not change the result.
 
     Args:
-        looks: whether later code uses the mean over time, and then centres the features itself.
+        centres: False if later code needs the mean over time and subtracts it itself.
+        exact: True if later code needs fp32, because the features are not only cast for a product of matrices.
     """
 
-    def __init__(self, config: SFUConfig, *, looks: bool = False) -> None:
+    def __init__(self, config: SFUConfig, *, centres: bool = True, exact: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.looks = looks
+        self.centres = centres and config.temporal_centering
+        self.exact = exact
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compress and arrange features: [B, T, D, h, w] in any float format → float32[B, C, T, s, s]."""
@@ -44,13 +46,15 @@ class SFU(nn.Module):
         """Arrange compressed frames as clips, centred over time: [B, T, C, s, s] → dtype[B, C, T, s, s].
 
         Args:
-            dtype: format in which the temporal module computes. The mean over time and the difference are computed in
-                fp32, and no fp32 copy of all features is kept. With looks the result is float32.
+            dtype: Format in which the temporal module computes; the result is float32 if the module needs it exactly.
+                The mean and the difference are computed in fp32; in another format no fp32 copy is kept.
         """
-        if self.looks or not self.config.temporal_centering:
-            return frames.to(torch.float32 if self.looks else dtype).transpose(1, 2)
+        if self.exact:
+            dtype = torch.float32
+        if not self.centres:
+            return frames.to(dtype).transpose(1, 2)
         mean = frames.mean(1, keepdim=True, dtype=torch.float32)
-        return torch.sub(frames, mean, out=torch.empty_like(frames, dtype=dtype)).transpose(1, 2)
+        return (frames - mean).to(dtype).transpose(1, 2)
 
 
 def output_shape(config: SFUConfig, feature_dim: int, grid_size: tuple[int, int]) -> tuple[int, tuple[int, int]]:

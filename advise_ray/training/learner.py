@@ -64,7 +64,8 @@ class Learner:
         losses = (losses + self.config.pretext.masked_weight * errors) * weights
         # DDP averages gradients over workers; the loss is the mean over the clips of all workers.
         (losses.sum() * self.num_workers / total_weight.clamp(min=1)).backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optim.grad_clip or float("inf"))
+        limit = self.config.optim.grad_clip or float("inf")
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step) * group.get("factor", 1.0)  # older checkpoints have no factor
         self.optimizer.step()
