@@ -16,7 +16,9 @@ class FusedSelfAttention(nn.MultiheadAttention):
     transposed tensors, which in bf16 on CPUs is many times slower.
     """
 
-    def forward(self, x: torch.Tensor, *_same: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+    def forward(  # type: ignore[override]  # OpenCLIP calls it with x three times
+        self, x: torch.Tensor, *_same: torch.Tensor, **_: Any
+    ) -> tuple[torch.Tensor, None]:
         """float[N, L, E] → (float[N, L, E], None)."""
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
