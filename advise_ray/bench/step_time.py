@@ -48,20 +48,29 @@ class Cost(TypedDict):
 
 
 def measure(
-    kind: str, ifm: str, clips: int, precision: str, features: Features, device: str, warm_up: int, steps: int
+    kind: str,
+    ifm: str,
+    clips: int,
+    precision: str,
+    features: Features,
+    device: str,
+    warm_up: int,
+    steps: int,
+    settings: tuple[str, ...] = (),
 ) -> Cost | None:
     """Measure a case, see `step.StepRow`. None: it does not fit in the memory of the GPU.
 
     Args:
         warm_up: number of steps before the measurement.
         steps: number of steps between two waits for the device.
+        settings: see `step_config`.
     """
     import open_clip  # noqa: F401 (imported now, so that its code does not count as memory of the step)
     import torch
 
     gc.collect()
     memory = PeakMemory(torch.device(device))
-    config = step_config(kind, ifm, clips, precision)
+    config = step_config(kind, ifm, clips, precision, *settings)
     try:
         learner = build_learner(config, features, torch.device(device))
         block = random_block(learner, features)
@@ -84,8 +93,12 @@ def measure(
     }
 
 
-def step_config(kind: str, ifm: str, clips: int, precision: str) -> Config:
-    """The paper's model (4 ResNet3D blocks, 256 → 512) on 7×7 cells, or the R3D-50. Random weights cost the same."""
+def step_config(kind: str, ifm: str, clips: int, precision: str, *settings: str) -> Config:
+    """The paper's model (4 ResNet3D blocks, 256 → 512) on 7×7 cells, or the R3D-50. Random weights cost the same.
+
+    Args:
+        settings: `key=value` settings that replace these.
+    """
     return load(
         None,
         [
@@ -94,6 +107,7 @@ def step_config(kind: str, ifm: str, clips: int, precision: str) -> Config:
             "model.sfu={spatial_size: 7, temporal_centering: false}",
             f"train={{global_batch_size: {clips}, precision: {precision}}}",
             "data.clip.clips_per_video=1",
+            *settings,
         ],
     )
 
