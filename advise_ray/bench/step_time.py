@@ -121,12 +121,13 @@ def build_learner(config: Config, features: Features, device: torch.device) -> L
     from advise_ray.training.learner import Learner
 
     clips, size_px = config.train.global_batch_size, config.augment.crop_size_px
-    if features == "cached":
-        model = cached_advise(config, NUM_CLASSES, *_features_shape(config))
+    if features == "live" and config.model.kind == "advise":
+        model = build_advise(config, NUM_CLASSES, kept_ifm(config.model.ifm, size_px))
     else:
-        model = build_advise(
-            config, NUM_CLASSES, None if config.model.kind == "r3d50" else kept_ifm(config.model.ifm, size_px)
-        )
+        shape = _features_shape(config) if features == "cached" else None
+        kept_ifm.cache_clear()  # its memory is no part of this step
+        gc.collect()
+        model = build_advise(config, NUM_CLASSES) if shape is None else cached_advise(config, NUM_CLASSES, *shape)
     determinism.use_deterministic_kernels(False)
     nobody = np.arange(0)
     return Learner(config, Schedule(0, 1, 1, clips, 1, 1, np.arange(clips), nobody, 0), model, device)
@@ -176,12 +177,11 @@ def random_block(learner: Learner, features: Features) -> ClipBlock:
 
 @functools.cache
 def _shape(ifm: IFMConfig, sfu: SFUConfig, size_px: int) -> tuple[int, tuple[int, int]]:
-    """Channels and grid of the features in a cache. Frees the image model, whose memory is no part of a cached step."""
+    """Channels and grid of the features in a cache."""
     from advise_ray.model.ifm import kept_ifm
     from advise_ray.model.sfu import output_shape
 
     built = kept_ifm(ifm, size_px)
-    kept_ifm.cache_clear()
     return output_shape(sfu, built.feature_dim, built.grid_size)
 
 
