@@ -14,11 +14,10 @@ from advise_ray.cache.part_file import Features, Piece, write_part
 from advise_ray.config import Config
 from advise_ray.model import augment
 from advise_ray.model.advise import AdViSe
+from advise_ray.model.transfer import to_device
 from advise_ray.video.frames import videos_of
 from advise_ray.video.manifest import Video
 
-FRAMES_AT_ONCE = 256
-"""Batch size of the image model, in frames. A batch can have frames of several videos."""
 Block = dict[str, NDArray[Any]]
 
 
@@ -75,10 +74,8 @@ class EncodePart:
         for view in range(self.identity.views):
             images = torch.empty(len(frames), size_px, size_px, 3, dtype=torch.uint8, device=device)
             for video, span in zip(videos, spans, strict=True):
-                clip = torch.as_tensor(frames[span]).to(device)[None]
+                clip = to_device(frames[span], device)[None]
                 draw = view_draw(self.config, video.video_id, view)
                 images[span] = augment.apply(clip, draw[None], size_px, interpolation)[0]
-            for start in range(0, len(frames), FRAMES_AT_ONCE):
-                chunk = slice(start, start + FRAMES_AT_ONCE)
-                out[view, chunk] = model.frame_features(images[chunk]).permute(0, 2, 3, 1).cpu().numpy()
+            out[view] = model.frame_features(images).permute(0, 2, 3, 1).cpu().numpy()
         return out
