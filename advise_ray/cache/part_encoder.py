@@ -93,15 +93,15 @@ class EncodePart:
         spans: list[slice],
     ) -> Features:
         """Encode frames: uint8[N, H, W, 3] → float16[views, N, h, w, C]."""
-        size_px, interpolation = self.config.augment.crop_size_px, model.ifm.interpolation
+        size_px, ifm = self.config.augment.crop_size_px, model.ifm
         out = np.empty((self.identity.views, len(frames), *self.identity.frame_shape), dtype=np.float16)
+        lengths = [span.stop - span.start for span in spans]
         for view in range(self.identity.views):
-            images = torch.empty(len(frames), size_px, size_px, 3, dtype=torch.uint8, device=device)
-            for row, span in zip(rows, spans, strict=True):
-                clip = torch.as_tensor(frames[span]).to(device)[None]
-                draw = view_draw(self.config, self.videos[row].video_id, view)
-                images[span] = augment.apply(clip, draw[None], size_px, interpolation)[0]
+            by_video = [view_draw(self.config, self.videos[row].video_id, view) for row in rows]
+            draws = np.repeat(np.stack(by_video), lengths, axis=0)
             for start in range(0, len(frames), FRAMES_AT_ONCE):
                 chunk = slice(start, start + FRAMES_AT_ONCE)
-                out[view, chunk] = model.frame_features(images[chunk]).permute(0, 2, 3, 1).cpu().numpy()
+                clips = torch.as_tensor(frames[chunk]).to(device)[:, None]  # of one frame each
+                images = augment.apply(clips, draws[chunk], size_px, ifm.interpolation, ifm.normalise)[:, 0]
+                out[view, chunk] = model.frame_features(images).permute(0, 2, 3, 1).cpu().numpy()
         return out

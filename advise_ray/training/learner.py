@@ -111,5 +111,5 @@ class Learner:
         from advise_ray.model import augment  # torchvision imports slowly, and cached features do not need it
 
         frames = torch.as_tensor(block.frames).to(self.device, non_blocking=True)
-        size_px, interpolation = self.config.augment.crop_size_px, self.model.ifm.interpolation
-        return self.model.features(augment.apply(frames, block.draws, size_px, interpolation))
+        size_px, ifm = self.config.augment.crop_size_px, self.model.ifm
+        return self.model.features(augment.apply(frames, block.draws, size_px, ifm.interpolation, ifm.normalise))
