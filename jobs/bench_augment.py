@@ -4,7 +4,7 @@
     python jobs/bench_augment.py before.py [recipe …]
 
 The earlier file's `apply` returns uint8; its time includes the normalisation that the image model did afterwards.
-All are timed in turn. The figures are medians over 7 rounds, and the peak of the memory that torch allocates on the CPU.
+Both are timed in turn. The figures are medians of 7 rounds: wall time, and CPU time of all threads.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import importlib.util
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from advise_ray.config import load
 from advise_ray.model import augment
@@ -45,45 +43,30 @@ def normalised(ifm: IFM, frames: torch.Tensor, format_: torch.dtype) -> list[tor
     return [torch.addcmul(shift, chunk.movedim(-1, 1), scale).to(format_) for chunk in chunks]
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run()
-    sizes = [event.cpu_memory_usage for event in recorded.events() if event.name in ("[memory]",)]
-    return int(np.cumsum(sizes).max(initial=0))
-
-
-def main() -> None:
-    before = earlier(Path(sys.argv[1]))
-    ifm = build_ifm(load(None, []).model.ifm, 224)
-    for recipe in sys.argv[2:] or RECIPES:
-        size = load(Path(__file__).parent / f"{recipe}.yaml").augment
-        rng = np.random.default_rng(0)
-        shape = (CLIPS, FRAMES, size.resize_height_px, size.resize_width_px, 3)
-        frames = torch.from_numpy(rng.integers(256, size=shape, dtype=np.uint8))
-        rest = (np.stack([draw(size, rng) for _ in range(CLIPS)]), size.crop_size_px, "bicubic")
-        new = augment.apply(frames, *rest, ifm.normalise)
-        arms = {
-            "before": lambda: normalised(ifm, before.apply(frames, *rest), new.dtype),
-            "after": lambda: augment.apply(frames, *rest, ifm.normalise),
-        }
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            seconds: dict[str, list[tuple[float, float]]] = {arm: [] for arm in arms}
-            for _ in range(ROUNDS):
-                for arm, run in arms.items():
-                    wall_s, cpu_s = time.perf_counter(), time.process_time()
-                    run()
-                    seconds[arm].append((time.perf_counter() - wall_s, time.process_time() - cpu_s))
-            wall = {arm: statistics.median(each[0] for each in took) * 1e3 for arm, took in seconds.items()}
-            cpu = {arm: statistics.median(each[1] for each in took) * 1e3 for arm, took in seconds.items()}
-            print(
-                f"{recipe} {threads} threads: wall {wall['before']:.1f} → {wall['after']:.1f} ms, "
-                f"CPU {cpu['before']:.1f} → {cpu['after']:.1f} ms, ratio {cpu['before'] / cpu['after']:.2f}",
-                flush=True,
-            )
-        memory = {arm: peak_bytes(run) / 2**20 for arm, run in arms.items()}
-        print(f"  peak memory {memory['before']:.0f} → {memory['after']:.0f} MiB", flush=True)
+def measure(recipe: str, before: Any, ifm: IFM) -> None:
+    size = load(Path(__file__).parent / f"{recipe}.yaml").augment
+    rng = np.random.default_rng(0)
+    shape = (CLIPS, FRAMES, size.resize_height_px, size.resize_width_px, 3)
+    frames = torch.from_numpy(rng.integers(256, size=shape, dtype=np.uint8))
+    rest = (np.stack([draw(size, rng) for _ in range(CLIPS)]), size.crop_size_px, "bicubic")
+    format_ = augment.apply(frames, *rest, ifm.normalise).dtype
+    arms = {
+        "before": lambda: normalised(ifm, before.apply(frames, *rest), format_),
+        "after": lambda: augment.apply(frames, *rest, ifm.normalise),
+    }
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        took: dict[str, list[tuple[float, float]]] = {arm: [] for arm in arms}
+        for _ in range(ROUNDS):
+            for arm, run in arms.items():
+                wall_s, cpu_s = time.perf_counter(), time.process_time()
+                run()
+                took[arm].append((time.perf_counter() - wall_s, time.process_time() - cpu_s))
+        for number, clock in enumerate(("wall", "CPU")):
+            first, last = (statistics.median(each[number] for each in took[arm]) * 1e3 for arm in arms)
+            print(f"{recipe} {threads} threads {clock}: {first:.1f} → {last:.1f} ms, {first / last:.2f}×", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    for each in sys.argv[2:] or RECIPES:
+        measure(each, earlier(Path(sys.argv[1])), build_ifm(load(None, []).model.ifm, 224))
