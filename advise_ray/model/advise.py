@@ -134,6 +134,8 @@ class Absent(nn.Module):
         """Raise RuntimeError, because features come from a cache."""
         raise RuntimeError("the image model is not loaded, because its features come from a cache")
 
+    normalise = forward
+
     def hash_weights(self) -> str:
         """Return an empty string, because there are no weights."""
         return ""
@@ -150,7 +152,10 @@ class AdViSe(nn.Module):
 
     @torch.no_grad()
     def features(self, clips: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Compute the frozen features of clips: uint8[B, T, H, W, 3] → [B, C, T, s, s], see `SFU.arrange`."""
+        """Compute the frozen features of clips: uint8[B, T, H, W, 3] → [B, C, T, s, s], see `SFU.arrange`.
+
+        Floats are taken as pixels that `ifm.normalise` has normalised.
+        """
         return self.sfu.arrange(self.frame_features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]), dtype)
 
     @torch.no_grad()

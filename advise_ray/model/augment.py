@@ -2,97 +2,97 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.transforms.v2 import functional as tv
 
-Operation = Callable[[torch.Tensor, float], torch.Tensor]
+from advise_ray.model import colours
+from advise_ray.model.crops import crop
+from advise_ray.model.rand_augment import rand_augment
+from advise_ray.model.transfer import to_device
+
+CHUNK_PX = {"cpu": 2**17, "cuda": 2**22}
+"""Pixels of the crops that are computed at once. On a CPU they stay in its caches; on a GPU they limit its memory."""
+UNCHANGED = (1, 1, 1, 0, 0)
+"""Brightness, contrast, saturation, hue and grey of a clip whose colours stay."""
 
 
+@torch.no_grad()
 def apply(
-    frames: torch.Tensor, draws: NDArray[np.float32], crop_size_px: int, interpolation: str = "bilinear"
+    frames: torch.Tensor,
+    draws: NDArray[np.float32],
+    crop_size_px: int,
+    interpolation: str,
+    normalise: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """Crop, resize, flip and recolour clips. All frames of a clip get the same parameters.
+    """Crop, resize, flip, recolour and normalise clips. All frames of a clip get the same parameters.
 
     Args:
         frames: uint8[B, T, H, W, 3].
         draws: Parameters float32[B, D], see `advise_ray.video.augment_draws.draw`.
         crop_size_px: Height and width of the result.
         interpolation: Interpolation that resizes crops; it should be the image model's.
+        normalise: The image model's function from pixels float32[N, H, W, 3], 0 to 255, to its input. It may overwrite
+            the pixels.
 
     Returns:
-        uint8[B, T, crop, crop, 3].
+        [B, T, crop, crop, 3] in the format of `normalise`.
     """
-    num_clips, num_frames, _, _, _ = frames.shape
-    out = frames.new_empty(num_clips, num_frames, crop_size_px, crop_size_px, 3)
-    for clip, (top, left, height, width, *rest), target in zip(frames, draws.tolist(), out, strict=True):
-        rows, columns = slice(int(top), int(top + height)), slice(int(left), int(left + width))
-        images = clip[:, rows, columns].movedim(-1, -3)
-        if images.shape[-2:] != (crop_size_px, crop_size_px):
-            images = tv.resize(images, [crop_size_px, crop_size_px], interpolation, antialias=True)
-        target.copy_(_change(images, *rest).movedim(-3, -1))
-    return out
+    num_clips, num_frames = frames.shape[:2]
+    every_frame = frames.contiguous().flatten(0, 1)
+    rows = np.repeat(draws, num_frames, axis=0)
+    boxes, flips, colour, operations = rows[:, :4].astype(np.int64), rows[:, 4], rows[:, 5:10], rows[:, 10:]
+    factors = to_device(colour, frames.device)
+    at_once = max(1, CHUNK_PX[frames.device.type] // crop_size_px**2)
+    of_clips = max(1, at_once // num_frames) * num_frames
+    memory = torch.empty(2, at_once, crop_size_px, crop_size_px * 3, device=frames.device)
+    out: torch.Tensor | None = None
+    for start in range(0, len(rows), of_clips):
+        clips = slice(start, start + of_clips)
+        images = crop(every_frame[clips], boxes[clips], crop_size_px, interpolation)
+        images = rand_augment(_flip(images, flips[clips]), operations[clips])
+        for first, chunk in zip(range(start, len(rows), at_once), images.split(at_once), strict=False):
+            part = slice(first, first + len(chunk))
+            pixels, scratch = memory[:, : len(chunk)]
+            pixels.view(chunk.shape).copy_(chunk)
+            _recolour(pixels, colour[part], factors[part], scratch)
+            normalised = normalise(pixels.view(chunk.shape))
+            if out is None:
+                out = normalised.new_empty(len(rows), *normalised.shape[1:])
+            out[part] = normalised
+    assert out is not None
+    return out.unflatten(0, (num_clips, num_frames))
 
 
-def _change(
-    images: torch.Tensor,
-    flip: float,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
-    grey: float,
-    *operations: float,
-) -> torch.Tensor:
-    """Change images uint8[T, 3, H, W]; the shape stays. Operations without an effect are skipped."""
-    if flip:
-        images = tv.horizontal_flip(images)
-    for which, level in zip(operations[::2], operations[1::2], strict=True):
-        operation = OPERATIONS[min(int(which * len(OPERATIONS)), len(OPERATIONS) - 1)]
-        images = operation(images, level)
-    if brightness != 1:
-        images = tv.adjust_brightness(images, brightness)
-    if contrast != 1:
-        images = tv.adjust_contrast(images, contrast)
-    if saturation != 1:
-        images = tv.adjust_saturation(images, saturation)
-    if hue != 0:
-        images = tv.adjust_hue(images, hue)
-    if grey:
-        images = tv.rgb_to_grayscale(images, num_output_channels=3)
+def _flip(images: torch.Tensor, flips: NDArray[np.float32]) -> torch.Tensor:
+    """Mirror the images uint8[N, H, W, 3] whose flip is 1."""
+    if flips.all():
+        return images.flip(2)
+    if flips.any():
+        places = to_device(np.flatnonzero(flips), images.device)
+        images.index_copy_(0, places, images.index_select(0, places).flip(2))
     return images
 
 
-def _shear(images: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    angles = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
-    return tv.affine(images, 0.0, [0.0, 0.0], 1.0, angles, tv.InterpolationMode.BILINEAR, center=[0.0, 0.0])
+def _recolour(pixels: torch.Tensor, rows: NDArray[np.float32], factors: torch.Tensor, scratch: torch.Tensor) -> None:
+    """Change pixels float32[N, H, W × 3] in place. Operations that no frame has drawn are skipped.
 
-
-def _shift(images: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """Shift images by whole pixels; the maximum is 150 of 331 pixels, as in RandAugment."""
-    most = 150 / 331
-    by = [float(int(x * most * images.shape[-1])), float(int(y * most * images.shape[-2]))]
-    return tv.affine(images, 0.0, by, 1.0, [0.0, 0.0], tv.InterpolationMode.BILINEAR)
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    lambda images, _: images,
-    lambda images, level: _shear(images, 0.3 * level, 0),
-    lambda images, level: _shear(images, 0, 0.3 * level),
-    lambda images, level: _shift(images, level, 0),
-    lambda images, level: _shift(images, 0, level),
-    lambda images, level: tv.rotate(images, 30 * level, tv.InterpolationMode.BILINEAR),
-    lambda images, level: tv.adjust_brightness(images, 1 + 0.9 * level),
-    lambda images, level: tv.adjust_saturation(images, 1 + 0.9 * level),
-    lambda images, level: tv.adjust_contrast(images, 1 + 0.9 * level),
-    lambda images, level: tv.adjust_sharpness(images, 1 + 0.9 * level),
-    lambda images, level: tv.posterize(images, 8 - round(4 * abs(level))),
-    lambda images, level: tv.solarize(images, 255 * (1 - abs(level))),
-    lambda images, _: tv.autocontrast(images),
-    lambda images, _: tv.equalize(images),
-)
-"""RandAugment's operations and their strengths, in the order in which torchvision lists them (arXiv 1909.13719)."""
+    Args:
+        rows: brightness, contrast, saturation, hue and grey of each frame, float32[N, 5].
+        factors: The same on the device.
+        scratch: Memory of the shape of `pixels`.
+    """
+    drawn, over = np.not_equal(rows, UNCHANGED).any(axis=0).tolist(), (rows > 1).any(axis=0).tolist()
+    brightness, contrast, saturation, hue, grey = factors.T[..., None, None].unbind()
+    if drawn[0]:
+        colours.brightness_(pixels, brightness, over=over[0])
+    if drawn[1]:
+        colours.contrast_(pixels, contrast, scratch, over=over[1])
+    if drawn[2]:
+        colours.saturation_(pixels, saturation, scratch, over=over[2])
+    if drawn[3]:
+        colours.hue_(pixels, hue, scratch)
+    if drawn[4]:
+        colours.saturation_(pixels, 1 - grey, scratch, over=False)

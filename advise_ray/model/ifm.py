@@ -61,9 +61,10 @@ class IFM(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: torch.Tensor, reduce: Reduce = lambda grids: grids) -> torch.Tensor:
-        """Normalise RGB frames and compute grids: uint8[N, H, W, 3] → [N, D, h, w] in the format of the arithmetic.
+        """Compute grids: RGB frames uint8[N, H, W, 3] → [N, D, h, w] in the format of the arithmetic.
 
         Args:
+            frames: Floats are taken as the output of `normalise`.
             reduce: Applied to the grids of each chunk, before the chunks are joined: [n, D, h, w] → [n, …].
         """
         chunks = frames.split(self._frames_at_once(frames))
@@ -82,9 +83,19 @@ class IFM(nn.Module):
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Compute the grids of all frames at once, without chunks."""
-        images = frames.movedim(-1, 1)  # NHWC in memory is channels-last already: no copy
-        normalised = torch.addcmul(-self.mean / self.std, images, 1 / self.std)  # from uint8 in one pass
-        return self._grid(normalised.to(arithmetic(self.dtype, frames.device.type)))
+        normalised = frames if frames.is_floating_point() else self.normalise(frames)
+        return self._grid(normalised.movedim(-1, 1))  # NHWC in memory is channels-last already: no copy
+
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
+        """Normalise RGB pixels from 0 to 255: uint8 or float32[N, H, W, 3] → [N, H, W, 3] in the arithmetic's format.
+
+        Pixels in float32 are overwritten.
+        """
+        scale, shift = ((1 / self.std).flatten(), (-self.mean / self.std).flatten())
+        width = frames.shape[-2]
+        rows = frames.flatten(-2).to(torch.float32)  # torch is fast on long contiguous rows
+        torch.addcmul(shift.repeat(width), rows, scale.repeat(width), out=rows)
+        return rows.to(arithmetic(self.dtype, frames.device.type)).unflatten(-1, (width, 3))
 
     def _apply(self, fn: Any, recurse: bool = True) -> IFM:
         """Handle `to(device)` and similar calls: choose the arithmetic's format for the new device."""

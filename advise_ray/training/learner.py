@@ -109,5 +109,6 @@ class Learner:
         assert block.read.draws is not None
         from advise_ray.model import augment  # torchvision imports slowly, and cached features do not need it
 
-        size_px, interpolation = self.config.augment.crop_size_px, self.model.ifm.interpolation
-        return self.model.features(augment.apply(block.pictures, block.read.draws, size_px, interpolation), self.dtype)
+        size_px, ifm = self.config.augment.crop_size_px, self.model.ifm
+        images = augment.apply(block.pictures, block.read.draws, size_px, ifm.interpolation, ifm.normalise)
+        return self.model.features(images, self.dtype)
