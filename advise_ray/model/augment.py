@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from advise_ray.model import colours
 from advise_ray.model.crops import crop
+from advise_ray.model.plain_threads import in_threads
 from advise_ray.model.rand_augment import rand_augment
 from advise_ray.model.transfer import to_device
 
@@ -17,15 +18,12 @@ CHUNK_PX = {"cpu": 2**17, "cuda": 2**22}
 """Pixels of the crops that are computed at once. On a CPU they stay in its caches; on a GPU they limit its memory."""
 UNCHANGED = (1, 1, 1, 0, 0)
 """Brightness, contrast, saturation, hue and grey of a clip whose colours stay."""
+Normalise = Callable[[torch.Tensor], torch.Tensor]
 
 
 @torch.no_grad()
 def apply(
-    frames: torch.Tensor,
-    draws: NDArray[np.float32],
-    crop_size_px: int,
-    interpolation: str,
-    normalise: Callable[[torch.Tensor], torch.Tensor],
+    frames: torch.Tensor, draws: NDArray[np.float32], crop_size_px: int, interpolation: str, normalise: Normalise
 ) -> torch.Tensor:
     """Crop, resize, flip, recolour and normalise clips. All frames of a clip get the same parameters.
 
@@ -40,30 +38,38 @@ def apply(
     Returns:
         [B, T, crop, crop, 3] in the format of `normalise`.
     """
-    num_clips, num_frames = frames.shape[:2]
-    every_frame = frames.contiguous().flatten(0, 1)
-    rows = np.repeat(draws, num_frames, axis=0)
-    boxes, flips, colour, operations = rows[:, :4].astype(np.int64), rows[:, 4], rows[:, 5:10], rows[:, 10:]
-    factors = to_device(colour, frames.device)
-    at_once = max(1, CHUNK_PX[frames.device.type] // crop_size_px**2)
-    of_clips = max(1, at_once // num_frames) * num_frames
-    memory = torch.empty(2, at_once, crop_size_px, crop_size_px * 3, device=frames.device)
-    out: torch.Tensor | None = None
-    for start in range(0, len(rows), of_clips):
-        clips = slice(start, start + of_clips)
-        images = crop(every_frame[clips], boxes[clips], crop_size_px, interpolation)
-        images = rand_augment(_flip(images, flips[clips]), operations[clips])
-        for first, chunk in zip(range(start, len(rows), at_once), images.split(at_once), strict=False):
-            part = slice(first, first + len(chunk))
-            pixels, scratch = memory[:, : len(chunk)]
-            pixels.view(chunk.shape).copy_(chunk)
-            _recolour(pixels, colour[part], factors[part], scratch)
-            normalised = normalise(pixels.view(chunk.shape))
-            if out is None:
-                out = normalised.new_empty(len(rows), *normalised.shape[1:])
-            out[part] = normalised
-    assert out is not None
-    return out.unflatten(0, (num_clips, num_frames))
+    every_frame, rows = frames.flatten(0, 1), np.repeat(draws, frames.shape[1], axis=0)
+    shape, device = (crop_size_px, crop_size_px, 3), frames.device
+    out = torch.empty(len(rows), *shape, dtype=normalise(torch.zeros(1, 1, 1, 3, device=device)).dtype, device=device)
+    at_once = min(len(rows), max(1, CHUNK_PX[device.type] // crop_size_px**2))
+    parts = iter(_parts(rows, at_once, same_draw=device.type == "cpu"))
+
+    def work() -> None:
+        memory = torch.empty(2, at_once, crop_size_px, crop_size_px * 3, device=device)
+        for part in parts:  # several threads share the iterator
+            drawn, (pixels, scratch) = rows[part], memory[:, : part.stop - part.start]
+            images = crop(every_frame[part], drawn[:, :4].astype(np.int64), crop_size_px, interpolation)
+            images = rand_augment(_flip(images, drawn[:, 4]), drawn[:, 10:])
+            pixels.view(images.shape).copy_(images)
+            _recolour(pixels, drawn[:, 5:10], scratch)
+            out[part] = normalise(pixels.view(images.shape))
+
+    if device.type == "cpu":
+        in_threads(work)
+    else:
+        work()
+    return out.unflatten(0, frames.shape[:2])
+
+
+def _parts(rows: NDArray[np.float32], at_once: int, *, same_draw: bool) -> list[slice]:
+    """Divide frames into parts of up to `at_once` neighbours. `same_draw`: only frames that have drawn the same."""
+    changes = np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=1)) + 1 if same_draw else []
+    ends = [*changes, len(rows)]
+    return [
+        slice(first, min(first + at_once, end))
+        for start, end in zip([0, *changes], ends, strict=True)
+        for first in range(start, end, at_once)
+    ]
 
 
 def _flip(images: torch.Tensor, flips: NDArray[np.float32]) -> torch.Tensor:
@@ -72,20 +78,21 @@ def _flip(images: torch.Tensor, flips: NDArray[np.float32]) -> torch.Tensor:
         return images.flip(2)
     if flips.any():
         places = to_device(np.flatnonzero(flips), images.device)
-        images.index_copy_(0, places, images.index_select(0, places).flip(2))
+        return images.index_copy(0, places, images.index_select(0, places).flip(2))
     return images
 
 
-def _recolour(pixels: torch.Tensor, rows: NDArray[np.float32], factors: torch.Tensor, scratch: torch.Tensor) -> None:
+def _recolour(pixels: torch.Tensor, rows: NDArray[np.float32], scratch: torch.Tensor) -> None:
     """Change pixels float32[N, H, W × 3] in place. Operations that no frame has drawn are skipped.
 
     Args:
         rows: brightness, contrast, saturation, hue and grey of each frame, float32[N, 5].
-        factors: The same on the device.
         scratch: Memory of the shape of `pixels`.
     """
     drawn, over = np.not_equal(rows, UNCHANGED).any(axis=0).tolist(), (rows > 1).any(axis=0).tolist()
-    brightness, contrast, saturation, hue, grey = factors.T[..., None, None].unbind()
+    if not any(drawn):
+        return
+    brightness, contrast, saturation, hue, grey = to_device(rows, pixels.device).T[..., None, None].unbind()
     if drawn[0]:
         colours.brightness_(pixels, brightness, over=over[0])
     if drawn[1]:

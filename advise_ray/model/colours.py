@@ -81,7 +81,7 @@ def _grey(pixels: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 def _firsts(pixels: torch.Tensor) -> torch.Tensor:
     """Return 1 for the first channel of each pixel of a row and 0 for the others, float32[W × 3]."""
     firsts = pixels.new_zeros(pixels.shape[-1])
-    firsts[::3] = 1
+    firsts[::3].fill_(1)
     return firsts
 
 

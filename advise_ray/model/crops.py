@@ -17,22 +17,25 @@ def crop(frames: torch.Tensor, boxes: NDArray[np.int64], size_px: int, interpola
     """Cut a box out of each frame and resize it to a square.
 
     Args:
-        frames: uint8[N, H, W, 3], contiguous.
+        frames: uint8[N, H, W, 3].
         boxes: top, left, height and width of each box in pixels, int64[N, 4].
 
     Returns:
-        uint8[N, size_px, size_px, 3], as torchvision's `resized_crop`.
+        uint8[N, size_px, size_px, 3], as torchvision's `resized_crop`. It can be a view of the frames.
     """
-    if (boxes[:, 2:] == size_px).all():
-        return _cut(frames, boxes, size_px)
-    if frames.device.type != "cpu" and interpolation in ("bilinear", "bicubic"):
+    starts = np.flatnonzero(np.any(boxes[1:] != boxes[:-1], axis=1)) + 1
+    same_size = bool((boxes[:, 2:] == size_px).all())
+    if same_size and len(starts):
+        return _cut(frames.contiguous(), boxes, size_px)
+    if not same_size and frames.device.type != "cpu" and interpolation in ("bilinear", "bicubic"):
         return resize_by_matrices(frames, boxes, size_px, interpolation)
-    starts = np.flatnonzero(np.any(boxes[1:] != boxes[:-1], axis=1)) + 1  # frames of a clip have the same box
     resized = []
     for first, end in zip([0, *starts], [*starts, len(boxes)], strict=True):
         top, left, height, width = boxes[first].tolist()
-        images = frames[first:end, top : top + height, left : left + width].movedim(-1, 1)
-        resized.append(tv.resize(images, [size_px, size_px], interpolation, antialias=True).movedim(1, -1))
+        images = frames[first:end, top : top + height, left : left + width]
+        if (height, width) != (size_px, size_px):
+            images = tv.resize(images.movedim(-1, 1), [size_px, size_px], interpolation, antialias=True).movedim(1, -1)
+        resized.append(images)
     return resized[0] if len(resized) == 1 else torch.cat(resized)
 
 
