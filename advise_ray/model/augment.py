@@ -14,7 +14,7 @@ from advise_ray.model.plain_threads import in_threads
 from advise_ray.model.rand_augment import rand_augment
 from advise_ray.model.transfer import to_device
 
-CHUNK_PX = {"cpu": 2**17, "cuda": 2**22}
+CHUNK_PX = {"cpu": 2**19, "cuda": 2**22}
 """Pixels of the crops that are computed at once. On a CPU they stay in its caches; on a GPU they limit its memory."""
 UNCHANGED = (1, 1, 1, 0, 0)
 """Brightness, contrast, saturation, hue and grey of a clip whose colours stay."""
