@@ -17,16 +17,15 @@ def in_threads(work: Callable[[], None]) -> None:
     threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
     def in_mode() -> None:
-        with torch.inference_mode(inference), torch.no_grad():
+        with torch.inference_mode(inference), torch.no_grad():  # each thread has modes of its own
             work()
 
-    if threads == 1:
-        in_mode()
-        return
     torch.set_num_threads(1)  # new threads take over this number
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(in_mode) for _ in range(threads)]:
-                done.result()
+        with ThreadPoolExecutor(max(1, threads - 1)) as pool:
+            others = [pool.submit(in_mode) for _ in range(threads - 1)]
+            in_mode()
+            for other in others:
+                other.result()
     finally:
         torch.set_num_threads(threads)
