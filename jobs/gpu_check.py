@@ -37,7 +37,6 @@ from advise_ray.bench import decode
 from advise_ray.bench import step as bench_step
 from advise_ray.bench.machine import machine
 from advise_ray.bench.step_time import Features, build_learner, measure, random_block, seconds_per_step, step_config
-from advise_ray.config import load
 from advise_ray.model import augment
 from advise_ray.model.chunks import GPU_CHUNKS
 from advise_ray.model.ifm import build_ifm
@@ -80,10 +79,9 @@ class Scale:
 
     def cost(self, kind: str, features: Features, clips: int) -> Found:
         how = (features, self.device.type, self.warm_up, self.steps, self.settings)
-        cost = measure(kind, self.ifm, clips, "bf16", *how)
-        if cost is None:
-            raise MemoryError(f"{kind}, {clips} clips: not enough memory on the GPU")
-        return dict(cost)
+        if cost := measure(kind, self.ifm, clips, "bf16", *how):
+            return dict(cost)
+        raise MemoryError(f"{kind}, {clips} clips: not enough memory on the GPU")
 
     def seconds(self, run: Callable[[], Any]) -> float:
         """Mean seconds of a call, without the first ones."""
@@ -93,15 +91,12 @@ class Scale:
 
     def once(self, run: Callable[[], Any]) -> float:
         """Seconds of a call, until the device has done its work."""
-        self.wait()
+        wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
+        wait()
         started_s = time.perf_counter()
         run()
-        self.wait()
+        wait()
         return time.perf_counter() - started_s
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def on_waiting(self, what: str) -> None:
         if self.device.type == "cuda":
@@ -163,13 +158,13 @@ def live_step(scale: Scale) -> Found:
     """A live step with the augmentation of training, its parts, and the image model alone."""
     learner, block = scale.learner("live", scale.clips)
     step_s = seconds_per_step(learner, block, warm_up=scale.warm_up, steps=scale.steps)
-    given, size_px = on_device(block, scale.device), learner.config.augment.crop_size_px
-    assert block.draws is not None
-    images = augment.apply(given.pictures, block.draws, size_px, learner.model.ifm.interpolation)
+    given, ifm, size_px = on_device(block, scale.device), learner.model.ifm, learner.config.augment.crop_size_px
+    augmented = partial(augment.apply, given.pictures, block.draws, size_px, ifm.interpolation, ifm.normalise)
+    images = augmented().flatten(0, 1)
     parts = {
-        "copy": lambda: on_device(block, scale.device),
-        "augment": lambda: augment.apply(given.pictures, block.draws, size_px, learner.model.ifm.interpolation),
-        "image_model": lambda: learner.model.frame_features(images.flatten(0, 1)),
+        "copy": partial(on_device, block, scale.device),
+        "augment": augmented,
+        "image_model": partial(learner.model.frame_features, images),
     }
     found = {f"{name}_ms": 1000 * scale.seconds(run) for name, run in parts.items()}
     ratio = 1000 * step_s / found["image_model_ms"]
@@ -178,11 +173,8 @@ def live_step(scale: Scale) -> Found:
 
 def paper(scale: Scale) -> Found:
     """The paper's comparison: an R3D-50 end to end against AdViSe, live and cached."""
-    r3d50, live, cached = (
-        scale.cost(kind, features, scale.clips)
-        for kind, features in (("r3d50", "live"), ("advise", "live"), ("advise", "cached"))
-    )
-    found: Found = {"r3d50": r3d50, "live": live, "cached": cached}
+    r3d50 = scale.cost("r3d50", "live", scale.clips)
+    found: Found = {"r3d50": r3d50} | {arm: scale.cost("advise", arm, scale.clips) for arm in ("live", "cached")}
     holds = {}
     for arm, kind, least in (("live", "step_s", 3.4), ("cached", "step_s", 30), ("live", "peak_bytes", 8.2)):
         name = f"{arm}_{kind.split('_')[0]}_ratio"
@@ -210,13 +202,8 @@ def image_model(scale: Scale) -> Found:
 def faster_cached_step(scale: Scale) -> Found:
     """Whether torch.compile, CUDA graphs or the trial of cuDNN's kernels make a cached step of many clips faster."""
     found: Found = {}
-    how: dict[str, Found] = {
-        "plain": {},
-        "no_cudnn_trials": {},
-        "compiled": {},
-        "cuda_graphs": {"mode": "reduce-overhead"},
-    }
-    for name, options in how.items():
+    how: dict[str, Found] = {"plain": {}, "no_cudnn_trials": {}, "compiled": {}}
+    for name, options in (how | {"cuda_graphs": {"mode": "reduce-overhead"}}).items():
         learner, block = scale.learner("cached", scale.many_clips)
         torch.backends.cudnn.benchmark = name != "no_cudnn_trials"
         if name in ("compiled", "cuda_graphs"):
@@ -233,25 +220,19 @@ def live_run(scale: Scale) -> Found:
     step_s = seconds_per_step(learner, block, warm_up=scale.warm_up, steps=scale.steps)
     with tempfile.TemporaryDirectory() as folder:
         manifest = decode.make_manifest(Path(folder) / "videos", scale.videos, 4, scale.videos)
-        config = load(
-            None,
-            [
-                *(f"data.manifest={manifest}", "data.val_fraction=0", f"storage.path={folder}/runs"),
-                f"model.ifm={{name: '{scale.ifm}', weights: none, precision: bf16}}",
-                "model.sfu={spatial_size: 7, temporal_centering: false}",
-                f"train={{epochs: {scale.epochs}, global_batch_size: {scale.clips}, precision: bf16}}",
-                f"train.use_gpu={str(scale.device.type == 'cuda').lower()}",
-                *("train.checkpoint_every_epochs=1000", "tracking.run_name=live"),
-                *scale.settings,
-            ],
+        run = (
+            *(f"data.manifest={manifest}", "data.val_fraction=0", "data.clip.clips_per_video=4"),
+            *(f"storage.path={folder}/runs", "tracking.run_name=live", "train.checkpoint_every_epochs=1000"),
+            *(f"train.epochs={scale.epochs}", f"train.use_gpu={str(scale.device.type == 'cuda').lower()}"),
         )
+        config = step_config("advise", scale.ifm, scale.clips, "bf16", *run, *scale.settings)
         cores = decode.processes()
         decoded = decode.loop_clips_per_s(config, whole=False) / cores
         result = train(config)
         lines = metrics_lines.of_kind(metrics_lines.read(Path(result["run_dir"]) / "metrics.jsonl"), "epoch")
         last = [line["values"] for line in lines][len(lines) // 3 :]
     wait, rate = (
-        statistics.median(line[name] for line in last) for name in ("rate/data_wait_fraction", "rate/clips_per_s")
+        statistics.median(line[f"rate/{of}"] for line in last) for of in ("data_wait_fraction", "clips_per_s")
     )
     needed = scale.clips / step_s / decoded
     return {
@@ -293,10 +274,8 @@ def main(out: Path, device: str, is_quick: bool, budget_s: float, only: tuple[st
         raise click.UsageError("torch finds no GPU here; use --device cpu --quick")
     scale = quick(torch.device(device)) if is_quick else Scale(torch.device(device))
     started_s, results = time.monotonic(), describe()
-    for check in CHECKS:
+    for check in (each for each in CHECKS if not only or each.__name__ in only):
         name, began_s = check.__name__, time.monotonic()
-        if only and name not in only:
-            continue
         if began_s - started_s > budget_s:
             found: Found = {"skipped": f"the budget of {budget_s:g} s is spent"}
         else:
@@ -307,13 +286,11 @@ def main(out: Path, device: str, is_quick: bool, budget_s: float, only: tuple[st
                 traceback.print_exc()
         results[name] = {**found, "took_s": round(time.monotonic() - began_s, 1)}
         out.write_text(json.dumps(results, indent=2), encoding="utf-8")
-        click.echo(f"{name:<14} {VERDICTS[found.get('passed')]:<9} {json.dumps(results[name])[:300]}", err=True)
+        verdict = {True: "passed", False: "FAILED", None: "measured"}[found.get("passed")]
+        click.echo(f"{name:<14} {verdict:<9} {json.dumps(results[name])[:300]}", err=True)
         if device == "cuda":
             torch.cuda.empty_cache()
     sys.exit(any("error" in results.get(check.__name__, {}) for check in CHECKS))
-
-
-VERDICTS = {True: "passed", False: "FAILED", None: "measured"}
 
 
 if __name__ == "__main__":

@@ -132,9 +132,11 @@ class Absent(nn.Module):
 
     def forward(self, frames: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Raise RuntimeError, because features come from a cache."""
-        raise RuntimeError("the image model is not loaded, because its features come from a cache")
+        return self.normalise(frames)
 
-    normalise = forward
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
+        """Raise RuntimeError, because features come from a cache."""
+        raise RuntimeError("the image model is not loaded, because its features come from a cache")
 
     def hash_weights(self) -> str:
         """Return an empty string, because there are no weights."""

@@ -89,7 +89,8 @@ def _recolour(pixels: torch.Tensor, rows: NDArray[np.float32], scratch: torch.Te
         rows: brightness, contrast, saturation, hue and grey of each frame, float32[N, 5].
         scratch: Memory of the shape of `pixels`.
     """
-    drawn, over = np.not_equal(rows, UNCHANGED).any(axis=0).tolist(), (rows > 1).any(axis=0).tolist()
+    drawn: list[bool] = np.not_equal(rows, UNCHANGED).any(axis=0).tolist()
+    over: list[bool] = (rows > 1).any(axis=0).tolist()
     if not any(drawn):
         return
     brightness, contrast, saturation, hue, grey = to_device(rows, pixels.device).T[..., None, None].unbind()
