@@ -17,7 +17,7 @@ class FusedSelfAttention(nn.MultiheadAttention):
     """
 
     def forward(  # type: ignore[override]  # OpenCLIP calls it with x three times
-        self, x: torch.Tensor, *same: torch.Tensor, **how: Any
+        self, x: torch.Tensor, *same: Any, **how: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """float[N, L, E] → (float[N, L, E], None)."""
         return (self.fused(x), None) if x.is_cuda else super().forward(x, *same, **how)
@@ -27,7 +27,7 @@ class FusedSelfAttention(nn.MultiheadAttention):
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 def fuse_attention(blocks: nn.Module) -> None:

@@ -16,7 +16,7 @@ from advise_ray.model.transfer import to_device
 
 CHUNK_PX = {"cpu": 2**19, "cuda": 2**22}
 """Pixels of the crops that are computed at once. On a CPU they stay in its caches; on a GPU they limit its memory."""
-UNCHANGED = (1, 1, 1, 0, 0)
+UNCHANGED = np.asarray([1, 1, 1, 0, 0], dtype=np.float32)
 """Brightness, contrast, saturation, hue and grey of a clip whose colours stay."""
 Normalise = Callable[[torch.Tensor], torch.Tensor]
 
@@ -63,11 +63,10 @@ def apply(
 
 def _parts(rows: NDArray[np.float32], at_once: int, *, same_draw: bool) -> list[slice]:
     """Divide frames into parts of up to `at_once` neighbours. `same_draw`: only frames that have drawn the same."""
-    changes = np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=1)) + 1 if same_draw else []
-    ends = [*changes, len(rows)]
+    changes = (np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=1)) + 1).tolist() if same_draw else []
     return [
         slice(first, min(first + at_once, end))
-        for start, end in zip([0, *changes], ends, strict=True)
+        for start, end in zip([0, *changes], [*changes, len(rows)], strict=True)
         for first in range(start, end, at_once)
     ]
 
@@ -89,17 +88,16 @@ def _recolour(pixels: torch.Tensor, rows: NDArray[np.float32], scratch: torch.Te
         rows: brightness, contrast, saturation, hue and grey of each frame, float32[N, 5].
         scratch: Memory of the shape of `pixels`.
     """
-    drawn: list[bool] = np.not_equal(rows, UNCHANGED).any(axis=0).tolist()
-    over: list[bool] = (rows > 1).any(axis=0).tolist()
-    if not any(drawn):
+    drawn, over = (rows != UNCHANGED).any(axis=0), rows.max(axis=0) > 1
+    if not drawn.any():
         return
     brightness, contrast, saturation, hue, grey = to_device(rows, pixels.device).T[..., None, None].unbind()
     if drawn[0]:
-        colours.brightness_(pixels, brightness, over=over[0])
+        colours.brightness_(pixels, brightness, over=bool(over[0]))
     if drawn[1]:
-        colours.contrast_(pixels, contrast, scratch, over=over[1])
+        colours.contrast_(pixels, contrast, scratch, over=bool(over[1]))
     if drawn[2]:
-        colours.saturation_(pixels, saturation, scratch, over=over[2])
+        colours.saturation_(pixels, saturation, scratch, over=bool(over[2]))
     if drawn[3]:
         colours.hue_(pixels, hue, scratch)
     if drawn[4]:
