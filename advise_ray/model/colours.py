@@ -13,10 +13,9 @@ import torch
 
 RED, GREEN, BLUE = 0.2989, 0.587, 0.114
 """Weights of the channels in a grey value, as torchvision has them."""
-HUE_CENTRES = (0.0, 2.0, -2.0)
-"""Hues of pure red, green and blue, in sixths of the colour circle."""
-TO_UINT8 = 255.999 / 255
-"""torchvision converts a float v to floor(255.999 × v), with v from 0 to 1."""
+OPPOSITE_OR_OWN = (2.5, 1.5, 3.5)
+"""The sixths of the colour circle, from red over green, around which red is lowest, and green and blue are highest."""
+NONZERO = 1e-3
 
 
 def brightness_(pixels: torch.Tensor, factor: torch.Tensor, *, over: bool) -> None:
@@ -49,25 +48,33 @@ def saturation_(pixels: torch.Tensor, factor: torch.Tensor, scratch: torch.Tenso
 def hue_(pixels: torch.Tensor, turn: torch.Tensor, scratch: torch.Tensor) -> None:
     """Rotate hues by `turn` circles (-0.5 to 0.5), as `adjust_hue`.
 
-    In HSV, a channel depends only on the distance d of the hue from the hue of this channel, in sixths of the circle.
-    It is max - (max - min) × clamp(d - 1, 0, 1). All distances below are multiplied by max - min, so that nothing is
-    divided and grey pixels need no special case.
+    The arithmetic is that of torchvision in the same order, so that no value is rounded differently. Without masks: a
+    pixel's least difference from 0 is 1 / 255, so NONZERO replaces only zeros.
     """
     frames = len(pixels)
     interleaved = pixels.view(frames, -1, 3).movedim(-1, 0)
-    red, green, blue = planes = torch.mul(interleaved, TO_UINT8, out=scratch.view(3, frames, -1))
-    most = torch.maximum(red, green).maximum(blue)
-    least = torch.minimum(red, green).minimum(blue)
-    spread = most - least
-    from_red = (green + blue).sub_(red).add_(most).sub_(least, alpha=2).copysign_(green - blue)
-    opposite = 3 * spread
-    most_less = most.sub(spread, alpha=2)
-    for plane, centre, channel in zip(planes, HUE_CENTRES, interleaved, strict=True):
-        moved = torch.remainder(6 * turn.view(-1, 1) - centre + 3, 6) - 3
-        # |from_red + moved| is up to 6: beyond 3, the shorter way is the other one. So the next line gives 3 - d.
-        near = torch.addcmul(from_red, spread, moved, out=plane).abs_().sub_(opposite).abs_()
-        near.add_(most_less).clamp_(least, most)
-        torch.floor(near, out=channel)
+    red, green, blue = planes = torch.mul(interleaved, 1 / 255, out=scratch.view(3, frames, -1))
+    value = torch.maximum(red, green).maximum(blue)
+    spread = value - torch.minimum(red, green).minimum(blue)
+    saturation = spread / value.clamp(min=NONZERO)
+    is_red, is_green = value == red, value == green
+    from_red, from_green, from_blue = torch.sub(value, planes, out=planes).div_(spread.clamp_(min=NONZERO))
+    hue = torch.where(is_green, (from_red + 2).sub_(from_blue), (from_green + 4).sub_(from_red))
+    hue = torch.where(is_red, from_blue.sub_(from_green), hue).mul_(1 / 6).add_(1)
+    hue.sub_(hue.floor()).add_(turn.view(-1, 1))
+    hue.sub_(hue.floor()).mul_(6)
+    sixth = hue.floor()
+    part = hue.sub_(sixth).mul_(saturation)
+    low = saturation.neg_().add_(1)
+    half = sixth * 0.5
+    middle = torch.where(half == half.floor(), part + low, 1 - part).mul_(value)
+    low.mul_(value)
+    # In each sixth, one channel has the value, one the low and one the middle. A large number selects one of the first
+    # two, and 0 selects the middle.
+    for place, sign, plane, channel in zip(OPPOSITE_OR_OWN, (1, -1, -1), planes, interleaved, strict=True):
+        torch.sub(sixth, place, out=plane).abs_().sub_(1.5).mul_(4 * sign).add_(middle)
+        plane.clamp_(low, value).mul_(255.999)
+        torch.floor(plane, out=channel)
 
 
 def _grey(pixels: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
