@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "advise_ray"
 FILES = sorted(PACKAGE.rglob("*.py"))
 HOMES = {"ray": "backend", "mlflow": "tracking", "timm": "model", "open_clip": "model"}
-COMMANDS = {"data.py", "decode.py", "model.py"}
+COMMANDS = {"data.py", "decode.py", "model.py", "search.py"}
 """Named as the command is, or as the section of the configuration."""
 MOST_LINES, MEDIAN_LINES = 300, 150
 

@@ -16,13 +16,19 @@ GROUP_BYTES = 128 * 2**20
 """Maximal bytes of the decoded frames, or of the features, of one group. Each group becomes one part."""
 
 
-def groups(config: Config, identity: Identity, videos: Sequence[Video], rows: Iterable[int]) -> Iterator[pa.Table]:
-    """Yield the groups of some videos for `DecodeFrames`. A video is made when it is its turn."""
-    return map(group_of, group_pieces(config, identity, videos, rows))
+def groups(
+    config: Config, identity: Identity, videos: Sequence[Video], rows: Iterable[int], most_bytes: int
+) -> Iterator[pa.Table]:
+    """Yield the groups of some videos for `DecodeFrames`. A video is made when it is its turn.
+
+    Args:
+        most_bytes: see `GROUP_BYTES`.
+    """
+    return map(group_of, group_pieces(config, identity, videos, rows, most_bytes))
 
 
 def group_pieces(
-    config: Config, identity: Identity, videos: Sequence[Video], rows: Iterable[int]
+    config: Config, identity: Identity, videos: Sequence[Video], rows: Iterable[int], most_bytes: int = GROUP_BYTES
 ) -> Iterator[list[Wanted]]:
     """Split videos into pieces and gather the pieces into groups that fit into memory."""
     decoded_bytes = config.augment.resize_height_px * config.augment.resize_width_px * 3
@@ -34,7 +40,7 @@ def group_pieces(
         frames = np.asarray(identity.frames(video), dtype=np.int64)
         for start in range(0, len(frames), PIECE_FRAMES):
             piece = frames[start : start + PIECE_FRAMES]
-            if group and (in_group + len(piece)) * frame_bytes > GROUP_BYTES:
+            if group and (in_group + len(piece)) * frame_bytes > most_bytes:
                 yield group
                 group, in_group = [], 0
             group.append((int(row), video, piece))

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from advise_ray.backend import session, shutdown_notice
 from advise_ray.backend.frame_encoder import encode_groups
+from advise_ray.cache import grouping
 from advise_ray.cache.cache_plan import CachePlan, refuse_too_large
 from advise_ray.cache.folder import lock, sweep
-from advise_ray.cache.grouping import groups
 from advise_ray.cache.identity import PIECE_FRAMES
 from advise_ray.cache.part_encoder import EncodePart
 from advise_ray.cache.part_file import Part
@@ -112,7 +112,7 @@ def _encode(plan: CachePlan, index: Index, rejects: dict[str, str], on_progress:
     if not total:
         return
     function = EncodePart(plan.config, plan.identity, plan.location)
-    wanted = partial(groups, plan.config, plan.identity, plan.videos, plan.missing)
+    wanted = partial(grouping.groups, plan.config, plan.identity, plan.videos, plan.missing, grouping.GROUP_BYTES)
     session.connect()  # the shutdown notice needs Ray
     with shutdown_notice.awaited(plan.location, plan.config.train.grace_s, lambda: done > 0) as noticed:
         for block in encode_groups(wanted, function, plan.config, plan.model, 2):

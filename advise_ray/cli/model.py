@@ -32,18 +32,25 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, min_open=True),
     help="Seconds from the start of one clip to the next; default: clips do not overlap.",
 )
+@click.option("--html", "page", type=UserPath(), metavar="FILE", help="Also write a page with a map of the clips.")
 @json_option
 @cluster_option
-def embed(target: str, videos: str, out: Path, top_k: int, step_s: float | None, as_json: bool) -> None:
+def embed(
+    target: str, videos: str, out: Path, top_k: int, step_s: float | None, page: Path | None, as_json: bool
+) -> None:
     """Write the embedding and the classes of each clip to one Parquet file.
 
     If the file exists, only new and changed videos are encoded. Run the same command again to continue an interrupted
     job.
     """
     from advise_ray.cli import progress
+    from advise_ray.deploy import atlas
+    from advise_ray.deploy.clip_index import read_index
     from advise_ray.deploy.embed import embed as run
     from advise_ray.storage import remote
 
+    if page is not None:
+        atlas.refuse_impossible(page, out)
     with progress.counting("encoding clips") as on_progress:
         result = run(
             target,
@@ -53,7 +60,13 @@ def embed(target: str, videos: str, out: Path, top_k: int, step_s: float | None,
             step_s=step_s,
             on_progress=on_progress,
         )
-    show(result, as_json)
+    written: dict[str, Any] = {}
+    if page is not None:
+        with progress.counting("taking pictures") as on_progress:
+            index = read_index(out.absolute())
+            given = remote.local_or_url(videos)
+            written.update(atlas.write_page(index, page.absolute(), videos=given, on_progress=on_progress))
+    show({**result, **written}, as_json)
 
 
 @main.command()

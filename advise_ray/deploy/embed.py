@@ -26,6 +26,7 @@ from advise_ray.deploy.embed_groups import left_groups, named_groups, num_groups
 from advise_ray.deploy.embeddings_file import (
     INSTEAD,
     Settings,
+    Sources,
     count,
     held_versions,
     model_hash,
@@ -33,8 +34,9 @@ from advise_ray.deploy.embeddings_file import (
     versions_of,
     write,
 )
-from advise_ray.deploy.load import VideoModel, load, locate
+from advise_ray.deploy.load import MLFLOW_URI, VideoModel, load, locate
 from advise_ray.errors import InterruptedRunError, UsageError
+from advise_ray.storage import remote
 from advise_ray.storage.atomic import refuse_unwritable, write_whole
 from advise_ray.storage.lock import hold_lock
 from advise_ray.video.annotations import Listing, read_folder, root_and_file
@@ -111,6 +113,10 @@ def embed(
     refuse_unwritable(out, "--out")
     path = locate(source, "CHECKPOINT_OR_RUN")
     settings: Settings = {"model": model_hash(path), "step_s": step_s, "top_k": top_k}
+    sources: Sources = {
+        "run": str(source if MLFLOW_URI.match(str(source)) else path),
+        "videos": remote.local_or_url(footage),
+    }
     given = _list(footage)
     try:
         with _locked_parts(out) as parts:
@@ -122,7 +128,7 @@ def embed(
             if todo.any():
                 _refuse_other_job(parts, settings)
                 names = _embed(load(path), settings, given, todo, parts, on_progress, is_first=not len(held))
-                write(out, settings, given.ids.filter(pa.array(is_changed)), [parts / name for name in names])
+                write(out, settings, sources, given.ids.filter(pa.array(is_changed)), [parts / name for name in names])
             shutil.rmtree(parts)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; run the same command again to resume") from None

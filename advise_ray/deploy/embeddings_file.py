@@ -39,6 +39,10 @@ SCHEMA = pa.schema(
   again."""
 MADE_BY = b"advise_ray.embed"
 """Key of the `Settings` in the file's metadata."""
+MADE_FROM = b"advise_ray.embed.from"
+"""Key of the `Sources` in the file's metadata. Files of older versions lack it."""
+WITH_FEW_VALUES = ["video_id", "top_classes.list.element", "error", "version"]
+"""Columns that are written with a dictionary. A dictionary of floats would only make the file larger."""
 SHAPING = ("task", "data.clip.", "augment.", "model.kind", "model.ifm.precision", "model.ifm.layer", "model.sfu.")
 """Keys of the configuration that change the embeddings of the same weights."""
 
@@ -52,6 +56,15 @@ class Settings(TypedDict):
     """Seconds from the start of one clip to the start of the next; None: each starts where the previous one ends."""
     top_k: int
     """Number of classes for each clip."""
+
+
+class Sources(TypedDict):
+    """Where the model and the videos were when rows were last written. Either may have moved since."""
+
+    run: str
+    """Path of the checkpoint, or MLflow URI of the model."""
+    videos: str
+    """Path or URL of the folder, the video or the manifest."""
 
 
 class Counts(TypedDict):
@@ -114,19 +127,19 @@ def refuse_other(theirs: Settings, ours: Settings, path: Path) -> None:
         raise UsageError(f"--out: {path} was made with another {', '.join(differing)}; {INSTEAD}")
 
 
-def write(out: Path, settings: Settings, without: pa.ChunkedArray, parts: Sequence[Path]) -> None:
+def write(out: Path, settings: Settings, sources: Sources, without: pa.ChunkedArray, parts: Sequence[Path]) -> None:
     """Write the rows of `parts` after those that `out` has, atomically.
 
     Args:
         without: ids of videos whose old rows are left out.
     """
-    schema = SCHEMA.with_metadata({MADE_BY: json.dumps(settings)})
+    schema = SCHEMA.with_metadata({MADE_BY: json.dumps(settings), MADE_FROM: json.dumps(sources)})
 
     def content(file: BinaryIO) -> None:
-        with pq.ParquetWriter(file, schema) as writer:
+        with pq.ParquetWriter(file, schema, use_dictionary=WITH_FEW_VALUES) as writer:
             if exists(out):
                 left_out = without.combine_chunks()
-                for batch in pq.ParquetFile(out).iter_batches():
+                for batch in pq.ParquetFile(out, pre_buffer=False).iter_batches():
                     writer.write_batch(batch.filter(pc.invert(pc.is_in(batch.column("video_id"), left_out))))
             for part in parts:
                 writer.write_table(read_table(part).cast(schema))

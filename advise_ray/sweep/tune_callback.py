@@ -60,6 +60,7 @@ class TrialCallback(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         trial_dir, settings = self._of(trial)
+        make_trial_dir(trial_dir)
         if self.left or has_ended(trial_dir) or trial.trial_id in self.trackers:
             return  # the trial repeats its reports, or is a retry
         self.running.add(trial.trial_id)
@@ -68,8 +69,7 @@ class TrialCallback(tune.Callback):
         self.sending.submit(self._start, self.trackers[trial.trial_id], settings)
 
     def _begin(self, trial_dir: Path, settings: Settings) -> Config:
-        """Create a trial's directory with its configuration and settings."""
-        make_trial_dir(trial_dir)
+        """Write a trial's configuration and settings into its directory."""
         try:
             config = self.sweep.stages(settings, trial_dir)["pretrain"]
         except ConfigError:  # the trial fails with this error as soon as it starts
@@ -130,6 +130,7 @@ class TrialCallback(tune.Callback):
 
     def _end(self, trial: Any, status: Literal["FINISHED", "PRUNED", "FAILED"], error: str | None) -> None:
         trial_dir, settings = self._of(trial)
+        make_trial_dir(trial_dir)  # the process may have died before the trial started
         if self.left or has_ended(trial_dir):
             return
         if not patiently(lambda: exists(trial_dir / "config.yaml")):  # the process died before the trial started

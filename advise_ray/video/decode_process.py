@@ -112,6 +112,17 @@ class DecodeProcess:
         info: VideoInfo = self._ask(name, ("probe", location, name, limits))
         return info
 
+    def thumbnails(
+        self, location: str, times_s: NDArray[np.float64], *, name: str, height_px: int, width_px: int
+    ) -> NDArray[np.uint8]:
+        """Decode small pictures, see `video.thumbnails.thumbnails`.
+
+        Raises:
+            VideoDecodeError: See `decode_into`.
+        """
+        pictures: NDArray[np.uint8] = self._ask(name, ("thumbnails", location, name, times_s, height_px, width_px))
+        return pictures
+
     def resident_bytes(self) -> int:
         """Return the resident memory of the process after its last answer, in bytes."""
         return self._bytes

@@ -26,6 +26,7 @@ from advise_ray.storage.transports import StorageError
 from advise_ray.video import decode as decoding
 from advise_ray.video.decode import Source
 from advise_ray.video.probe import probe
+from advise_ray.video.thumbnails import thumbnails
 
 
 class SharedMemory:
@@ -60,9 +61,13 @@ def _serve(pipe: Connection[Any, Any], memory: list[SharedMemory]) -> None:
         except EOFError:
             return
         try:
-            source, answer = _source(location, name), None
+            source = _source(location, name)
+            answer: Any = None
             if kind == "probe":
                 answer = probe(source, name, *request)
+            elif kind == "thumbnails":
+                times_s, height_px, width_px = request
+                answer = thumbnails(source, times_s, height_px, width_px, name)
             else:
                 frame_indices, (turn, shape, places), how = request
                 size = {"height_px": shape[2], "width_px": shape[3]}

@@ -123,7 +123,7 @@ def test_videos_are_added_and_changed_ones_done_again(configure: Configure, mani
 def test_damaged_parts_are_masked_in_training_and_made_again_by_the_job(
     configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advise_ray.cache.part_encoder.GROUP_BYTES", 2**23)  # several parts
+    monkeypatch.setattr("advise_ray.cache.grouping.GROUP_BYTES", 2**23)  # several parts
     out = tmp_path / "cache"
     make(configure("any"), out)
     part = next(iter(sorted(out.glob("part-*"), key=lambda path: path.stat().st_size)))
@@ -164,7 +164,7 @@ def test_a_video_that_fails_is_a_reject_and_fails_in_training_too(
 def test_a_full_disk_ends_the_job_and_what_is_there_stays(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advise_ray.cache.part_encoder.GROUP_BYTES", 2**23)
+    monkeypatch.setattr("advise_ray.cache.grouping.GROUP_BYTES", 2**23)
     real, calls = EncodePart.__call__, []
 
     def full(self: EncodePart, *args: Any) -> Any:
@@ -203,7 +203,7 @@ def test_evaluation_finds_the_same_in_what_is_cached(configure: Configure, featu
 def test_an_interrupted_job_goes_on_to_the_same_features(
     configure: Configure, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advise_ray.cache.part_encoder.GROUP_BYTES", 2**23)  # several parts
+    monkeypatch.setattr("advise_ray.cache.grouping.GROUP_BYTES", 2**23)  # several parts
 
     def interrupt(done: int, total: int) -> None:
         if done >= total // 2:
@@ -252,5 +252,5 @@ def test_a_killed_job_goes_on_and_a_second_one_is_refused(
 
 
 _MANY_PARTS = (
-    "import advise_ray.cache.part_encoder as e; e.GROUP_BYTES = 2**23; from advise_ray.cli.main import main; main()"
+    "import advise_ray.cache.grouping as e; e.GROUP_BYTES = 2**23; from advise_ray.cli.main import main; main()"
 )

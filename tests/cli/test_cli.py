@@ -165,8 +165,8 @@ def test_more_workers_than_the_cpus_can_be_split_among(refused, train):
         "data.num_decode_actors=1",
     )
     assert said.startswith(
-        f"train.num_workers: {workers} workers and 1 decode actor need {NUM_CPUS + 0.25:g} CPUs, "
-        f"there are {NUM_CPUS}; at most {workers - 1} workers with one decode actor, or "
+        f"train.num_workers: {workers} workers and {workers} decode actors need {2 * NUM_CPUS} CPUs, "
+        f"there are {NUM_CPUS}; at most {2 * NUM_CPUS} workers with a decode actor each, or "
     )
 
 

@@ -15,6 +15,7 @@ import torch
 import advise_ray
 from advise_ray.config import load
 from advise_ray.dataset.probing import PROBED, _probe_block
+from advise_ray.deploy.clip_search import Search
 from advise_ray.deploy.embed import embed
 from advise_ray.errors import InterruptedRunError, UsageError
 from advise_ray.evaluation.evaluate_run import evaluate
@@ -126,6 +127,32 @@ def test_new_and_changed_videos_are_added_and_the_rest_is_kept(
     assert after["2.mp4"] == before["2.mp4"]
     assert after["1.mp4"] != before["1.mp4"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["footage", "fresh.parquet", "out.parquet"]
+
+
+def test_a_video_file_is_embedded_to_find_clips_like_it(
+    run_dir: Path, films: list[Path], footage: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    embed(run_dir, str(footage), out)
+    copy = Path(shutil.copy(footage / "1.mp4", tmp_path / "copy.mp4"))  # with another time, so not known as the same
+    found = Search(out).like(str(copy), 3).result
+    best = found["matches"][0]
+    assert (best["video_id"], best["similarity"]) == ("1.mp4", pytest.approx(1, abs=1e-3))
+    assert found["query"]["clips"] == len(rows_of(out)["1.mp4"])
+    own = Search(out).like(str(footage / "1.mp4"), 500)
+    assert {match["video_id"] for match in own.result["matches"]} == {"0.mp4", "2.mp4"}
+    short = Search(out).like(f"{copy}@1-1.05", 1).result["query"]
+    assert short["end_s"] - short["start_s"] == pytest.approx(4 / 30, abs=0.01)  # a clip has four frames
+    shutil.copytree(run_dir, tmp_path / "other_run")
+    state = next((tmp_path / "other_run").rglob("state.json"))
+    state.write_text(state.read_text().replace('"classes": ["', '"classes": ["another '))
+    for clip, run, problem in (
+        (f"{copy}@3-9", None, "ends at 4 s, before the end of 3–9 s"),
+        (str(footage / "text.mp4"), None, "not a video file"),
+        (str(copy), str(tmp_path / "other_run"), "is another model than the one that made"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            Search(out).like(clip, 1, run)
 
 
 def test_with_nothing_new_no_model_is_built(

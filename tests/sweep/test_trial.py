@@ -23,6 +23,7 @@ def sweep(manifest: Path, features: Path, tmp_path: Path, tiny: tuple[str, ...])
     def sweep(name: str, *overrides: str) -> Sweep:
         own = (f"data.manifest={manifest}", f"data.features={features}", "train.val_every_epochs=1")
         config = load(None, [*tiny, *own, "search.optim.lr={grid: [1.0e-2]}", *overrides])
+        (tmp_path / name).mkdir()
         return Sweep(config, tmp_path / name, processes_on_node=1, use_gpu=False)
 
     return sweep

@@ -45,7 +45,7 @@ class Mlflow:
     """Holds what it gets, as MLflow does: twice the same is once."""
 
     def __init__(self) -> None:
-        self.run = SimpleNamespace(info=SimpleNamespace(run_id="1"), data=SimpleNamespace(params={}))
+        self.run = SimpleNamespace(info=SimpleNamespace(run_id="1", experiment_id="0"), data=SimpleNamespace(params={}))
         self.held: set[tuple[str, ...]] = set()
 
     def search_runs(self, *_: object) -> list[Any]:
@@ -59,7 +59,22 @@ class Mlflow:
         self.held |= {("metric", each.key, str(each.step)) for each in metrics}
         self.held |= {("param or tag", each.key) for each in (*params, *tags)}
 
-    def log_artifact(self, _: str, path: str) -> None:
+    def get_run(self, _: str) -> Any:
+        return self.run
+
+    def get_experiment(self, _: str) -> Any:
+        return SimpleNamespace(tags={})
+
+    def set_experiment_tag(self, _: str, key: str, __: str) -> None:
+        self.held.add(("experiment tag", key))
+
+    def set_tag(self, _: str, key: str, __: str) -> None:
+        self.held.add(("param or tag", key))
+
+    def log_inputs(self, _: str, inputs: Any) -> None:
+        self.held |= {("data", each.dataset.name) for each in inputs}
+
+    def log_artifact(self, _: str, path: str, folder: str | None = None) -> None:
         Path(path).read_bytes()
         self.held.add(("file", Path(path).name))
 
