@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from advise_ray.config import Config, played_clip
 from advise_ray.training.clip_block import ClipBlock
+from advise_ray.training.device_feed import on_device
 from advise_ray.training.learner import Learner
 from advise_ray.video import augment_draws
 from advise_ray.video.manifest import Video, Videos
@@ -67,7 +68,7 @@ def plain_clips_per_s(config: Config, learner: Learner, workers: int) -> float:
     )
     times = [time.perf_counter()]
     for step, block in enumerate(itertools.islice(loader, WARM_UP_STEPS + STEPS)):
-        learner.train_step(block, step).tolist()
+        learner.train_step(on_device(block, learner.device), step).tolist()
         times.append(time.perf_counter())
     return config.train.global_batch_size * STEPS / (times[-1] - times[WARM_UP_STEPS])
 

@@ -2,146 +2,143 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import multiprocessing
-import statistics
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import dataclass
+from typing import TypedDict
 
-import numpy as np
-
-from advise_ray.backend.peak_memory import PeakMemory
 from advise_ray.bench.machine import Environment, machine
-from advise_ray.config import Config, load
+from advise_ray.bench.step_time import Cost, Features, measure
 
-if TYPE_CHECKING:
-    from advise_ray.training.clip_block import ClipBlock
-
-STEP_CLIPS = (4, 8, 16)
-STEP_IFMS = ("open_clip:ViT-B-32", "open_clip:ViT-B-16")
-STEPS = 3
-NUM_CLASSES = 4
+log = logging.getLogger("advise_ray")
 
 
-class StepRow(TypedDict):
+@dataclass(frozen=True)
+class Extent:
+    """What is measured on a device.
+
+    Attributes:
+        clips: numbers of clips of a step.
+        ifms: names of the image models.
+        r3d50_precisions: precisions of the R3D-50; its best one counts.
+        warm_up_steps: steps before the measurement. On a GPU they choose chunks and kernels.
+        window_steps: steps between two waits for the device.
+    """
+
+    clips: tuple[int, ...]
+    ifms: tuple[str, ...]
+    r3d50_precisions: tuple[str, ...]
+    warm_up_steps: int
+    window_steps: int
+
+
+VIT_B_32, VIT_B_16, VIT_L_14 = "open_clip:ViT-B-32", "open_clip:ViT-B-16", "open_clip:ViT-L-14"
+EXTENTS = {
+    "cpu": Extent((4, 8, 16), (VIT_B_32, VIT_B_16), ("fp32", "bf16"), 1, 1),
+    "cuda": Extent((8, 16, 32, 64, 128), (VIT_B_32, VIT_B_16, VIT_L_14), ("bf16",), 4, 10),
+}
+
+
+class StepRow(Cost):
     """One case of the benchmark.
 
     Attributes:
         kind: `advise` or `r3d50`.
         ifm: name of the image model; None for the R3D-50.
+        features: `live` if the step begins with pixels, `cached` if it begins with features of a cache.
         clips: number of clips of a step.
         precision: `fp32` or `bf16`.
-        step_s: median time of a step in seconds.
-        peak_bytes: bytes of parameters, gradients, optimizer state and activations: the highest resident memory during
-            the steps (on CUDA: allocated memory), minus the memory of the process before the model is built.
-        trained_parameters: number of trained parameters.
     """
 
     kind: str
     ifm: str | None
+    features: Features
     clips: int
     precision: str
-    step_s: float
-    peak_bytes: int
-    trained_parameters: int
 
 
 class StepRatios(TypedDict):
-    """Time and memory of the R3D-50 at 8 clips divided by those of AdViSe with ViT-B/32, each at its best precision."""
+    """Time and memory of the R3D-50 at its best precision, divided by those of AdViSe."""
 
     time_ratio: float
     memory_ratio: float
 
 
+class CaseRatios(StepRatios):
+    """The ratios of one case of AdViSe."""
+
+    ifm: str | None
+    features: Features
+    clips: int
+
+
 class StepResult(StepRatios, Environment):
-    """The output of `bench step --json`."""
+    """The output of `bench step --json`. Its own ratios are those of 8 clips, live, with ViT-B/32."""
 
     rows: list[StepRow]
+    ratios: list[CaseRatios]
 
 
-def step(on_row: Callable[[StepRow], None] = lambda row: None) -> StepResult:
-    """Measure one training step on 224 px clips of 8 frames, for AdViSe and for an R3D-50 trained end to end."""
-    cases = [("r3d50", STEP_IFMS[0], precision) for precision in ("fp32", "bf16")]
-    cases += [("advise", ifm, "bf16") for ifm in STEP_IFMS]
-    rows = []
-    for clips in STEP_CLIPS:
-        for kind, ifm, precision in cases:
-            rows.append(measure_step(kind, ifm, clips, precision))
-            on_row(rows[-1])
-    return {"rows": rows, **step_ratios(rows), **machine()}
+def step(on_row: Callable[[StepRow], None] = lambda row: None, device: str = "cpu") -> StepResult:
+    """Measure one training step on 224 px clips of 8 frames, for AdViSe and for an R3D-50 trained end to end.
+
+    Args:
+        device: `cpu` or `cuda`. A GPU measures more and larger cases; those that do not fit its memory are left out.
+    """
+    extent, rows = EXTENTS[device], []
+    cases: list[tuple[str, str, str, Features]] = [
+        ("r3d50", VIT_B_32, precision, "live") for precision in extent.r3d50_precisions
+    ]
+    kinds: tuple[Features, ...] = ("live", "cached")
+    cases += [("advise", ifm, "bf16", features) for ifm in extent.ifms for features in kinds]
+    for (kind, ifm, precision, features), clips in itertools.product(cases, extent.clips):
+        row = measure_step(kind, ifm, clips, precision, features, device)
+        if row is None:
+            log.warning("note: %s %s: %d clips do not fit in the memory of the GPU", kind, ifm, clips)
+        else:
+            rows.append(row)
+            on_row(row)
+    ratios = case_ratios(rows)
+    (ours,) = (each for each in ratios if (each["ifm"], each["features"], each["clips"]) == (VIT_B_32, "live", 8))
+    overall: StepRatios = {"time_ratio": ours["time_ratio"], "memory_ratio": ours["memory_ratio"]}
+    return {"rows": rows, "ratios": ratios, **overall, **machine()}
 
 
-def step_ratios(rows: list[StepRow]) -> StepRatios:
-    """Compute the ratios from all cases."""
-    (ours,) = (row for row in rows if (row["ifm"], row["clips"]) == (STEP_IFMS[0], 8))
-    theirs = [row for row in rows if row["kind"] == "r3d50" and row["clips"] == 8]
-    return {
-        "time_ratio": min(row["step_s"] for row in theirs) / ours["step_s"],
-        "memory_ratio": min(row["peak_bytes"] for row in theirs) / ours["peak_bytes"],
-    }
+def case_ratios(rows: list[StepRow]) -> list[CaseRatios]:
+    """Compare each case of AdViSe with the R3D-50 at as many clips, if that fits the memory."""
+    ratios: list[CaseRatios] = []
+    for row in rows:
+        theirs = [other for other in rows if other["kind"] == "r3d50" and other["clips"] == row["clips"]]
+        if row["kind"] == "advise" and theirs:
+            ratios.append(
+                {
+                    "ifm": row["ifm"],
+                    "features": row["features"],
+                    "clips": row["clips"],
+                    "time_ratio": min(other["step_s"] for other in theirs) / row["step_s"],
+                    "memory_ratio": min(other["peak_bytes"] for other in theirs) / row["peak_bytes"],
+                }
+            )
+    return ratios
 
 
-def measure_step(kind: str, ifm: str, clips: int, precision: str) -> StepRow:
-    """Measure one case in a separate process, so that its remaining memory does not count for the next case."""
-    with multiprocessing.get_context("spawn").Pool(1) as process:
-        return process.apply(_measure_step, (kind, ifm, clips, precision))
+def measure_step(
+    kind: str, ifm: str, clips: int, precision: str, features: Features = "live", device: str = "cpu"
+) -> StepRow | None:
+    """Measure one case. None: it does not fit in the memory of the GPU.
 
-
-def step_config(kind: str, ifm: str, clips: int, precision: str) -> Config:
-    """The paper's model (4 ResNet3D blocks, 256 → 512) on 7×7 cells, or the R3D-50. Random weights cost the same."""
-    return load(
-        None,
-        [
-            f"model.kind={kind}",
-            f"model.ifm={{name: '{ifm}', weights: none, precision: bf16}}",
-            "model.sfu={spatial_size: 7, temporal_centering: false}",
-            f"train={{global_batch_size: {clips}, precision: {precision}}}",
-            "data.clip.clips_per_video=1",
-        ],
-    )
-
-
-def _measure_step(kind: str, ifm: str, clips: int, precision: str) -> StepRow:
-    import open_clip  # noqa: F401 (imported now, so that its code does not count as memory of the step)
-    import torch
-
-    from advise_ray.model.advise import build_advise
-    from advise_ray.training.batch_schedule import Schedule
-    from advise_ray.training.learner import Learner
-
-    config = step_config(kind, ifm, clips, precision)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    memory = PeakMemory(device)
-    model = build_advise(config, NUM_CLASSES)
-    everybody, nobody = np.arange(clips, dtype=np.int32), np.arange(0, dtype=np.int32)
-    learner = Learner(config, Schedule(0, 1, 1, clips, 1, 1, everybody, nobody, 0), model, device)
-    memory.forget_peak()
-    seconds = []
-    for number in range(1 + STEPS):
-        block = _random_block(config, clips)
-        started_s = time.perf_counter()
-        learner.train_step(block, number).tolist()  # waits for the device
-        seconds.append(time.perf_counter() - started_s)
-    return {
-        "kind": kind,
-        "ifm": ifm if kind == "advise" else None,
-        "clips": clips,
-        "precision": precision,
-        "step_s": statistics.median(seconds[1:]),
-        "peak_bytes": memory.peak_bytes(),
-        "trained_parameters": sum(parameter.numel() for parameter in model.temporal.parameters()),
-    }
-
-
-def _random_block(config: Config, clips: int) -> ClipBlock:
-    from advise_ray.training.clip_block import ClipBlock
-    from advise_ray.video.augment_draws import centre_crop
-
-    size = config.augment
-    shape = (clips, config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
-    return ClipBlock(
-        targets=np.arange(clips) % NUM_CLASSES,
-        weights=np.ones(clips, dtype=np.float32),
-        frames=np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8),
-        draws=np.tile(centre_crop(size), (clips, 1)),
-    )
+    On a CPU it runs in a separate process, so that its remaining memory does not count for the next case.
+    """
+    extent = EXTENTS[device]
+    how = (kind, ifm, clips, precision, features, device, extent.warm_up_steps, extent.window_steps)
+    if device == "cpu":
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            cost: Cost | None = process.apply(measure, how)
+    else:
+        cost = measure(*how)
+    if cost is None:
+        return None
+    named = ifm if kind == "advise" else None
+    return {"kind": kind, "ifm": named, "features": features, "clips": clips, "precision": precision, **cost}

@@ -14,11 +14,12 @@ from advise_ray.cache.part_file import Features, Piece, write_part
 from advise_ray.config import Config
 from advise_ray.model import augment
 from advise_ray.model.advise import AdViSe
+from advise_ray.model.transfer import to_device
 from advise_ray.video.frames import videos_of
 from advise_ray.video.manifest import Video
 
-FRAMES_AT_ONCE = 256
-"""Batch size of the image model, in frames. A batch can have frames of several videos."""
+FRAMES_AT_ONCE = 512
+"""Frames that are augmented and encoded at once, of one or several videos."""
 Block = dict[str, NDArray[Any]]
 
 
@@ -70,15 +71,15 @@ class EncodePart:
         spans: list[slice],
     ) -> Features:
         """Encode frames: uint8[N, H, W, 3] → float16[views, N, h, w, C]."""
-        size_px, interpolation = self.config.augment.crop_size_px, model.ifm.interpolation
+        size_px, ifm = self.config.augment.crop_size_px, model.ifm
         out = np.empty((self.identity.views, len(frames), *self.identity.frame_shape), dtype=np.float16)
+        lengths = [span.stop - span.start for span in spans]
         for view in range(self.identity.views):
-            images = torch.empty(len(frames), size_px, size_px, 3, dtype=torch.uint8, device=device)
-            for video, span in zip(videos, spans, strict=True):
-                clip = torch.as_tensor(frames[span]).to(device)[None]
-                draw = view_draw(self.config, video.video_id, view)
-                images[span] = augment.apply(clip, draw[None], size_px, interpolation)[0]
+            by_video = [view_draw(self.config, video.video_id, view) for video in videos]
+            draws = np.repeat(np.stack(by_video), lengths, axis=0)
             for start in range(0, len(frames), FRAMES_AT_ONCE):
                 chunk = slice(start, start + FRAMES_AT_ONCE)
-                out[view, chunk] = model.frame_features(images[chunk]).permute(0, 2, 3, 1).cpu().numpy()
+                clips = to_device(frames[chunk], device)[:, None]  # of one frame each
+                images = augment.apply(clips, draws[chunk], size_px, ifm.interpolation, ifm.normalise)[:, 0]
+                out[view, chunk] = model.frame_features(images).permute(0, 2, 3, 1).cpu().numpy()
         return out

@@ -9,9 +9,23 @@ import click
 
 from advise_ray.cli.group import main
 from advise_ray.cli.shared import json_option, set_option
+from advise_ray.errors import UsageError
 
 if TYPE_CHECKING:
     from advise_ray.bench.step import StepRow
+
+
+device_option = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), help="Where to measure. Without it: on the GPU, if there is one."
+)
+
+
+def _device(wanted: str | None) -> str:
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device: torch finds no GPU here; use --device cpu")
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @main.group()
@@ -20,23 +34,24 @@ def bench() -> None:
 
 
 @bench.command()
+@device_option
 @json_option
-def step(as_json: bool) -> None:
+def step(device: str | None, as_json: bool) -> None:
     """Measure time and memory of a training step, and compare AdViSe with an R3D-50 that is trained end to end."""
     from advise_ray.bench import step as bench_step
 
     def show(row: StepRow) -> None:
-        model = f"{row['kind']} {row['ifm'] or ''}"
+        model = f"{row['kind']} {row['ifm'] or ''} {row['features'] if row['ifm'] else ''}"
         size = f"{row['peak_bytes'] / 2**30:.2f} GiB"
-        click.echo(f"{model:<28} {row['clips']:>3} clips {row['precision']} {row['step_s']:8.2f} s {size}", err=True)
+        click.echo(f"{model:<35} {row['clips']:>3} clips {row['precision']} {row['step_s']:9.4f} s {size}", err=True)
 
-    result = bench_step.step(show)
+    result = bench_step.step(show, _device(device))
     if as_json:
         click.echo(json.dumps(result))
     else:
-        click.echo(
-            f"8 clips, ViT-B/32: {result['time_ratio']:.1f}× less time, {result['memory_ratio']:.1f}× less memory"
-        )
+        for each in result["ratios"]:
+            name = f"{each['ifm']}, {each['features']}, {each['clips']} clips"
+            click.echo(f"{name}: {each['time_ratio']:.1f}× less time, {each['memory_ratio']:.1f}× less memory")
 
 
 @bench.command()
@@ -59,15 +74,16 @@ def decode(as_json: bool) -> None:
 @bench.command()
 @click.option("--ifm", "ifms", multiple=True, metavar="NAME", help="Measure only this image model; repeatable.")
 @set_option
+@device_option
 @json_option
-def pipeline(ifms: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
+def pipeline(ifms: tuple[str, ...], overrides: tuple[str, ...], device: str | None, as_json: bool) -> None:
     """Measure training clips per second: live, from a feature cache, and in a plain PyTorch program; and the limits."""
     from advise_ray.bench import pipeline as bench_pipeline
 
     def show(ifm: str, arm: str, clips_per_s: float) -> None:
         click.echo(f"{ifm:<28} {arm:<12} {clips_per_s:8.1f} clips/s", err=True)
 
-    result = bench_pipeline.pipeline(show, ifms or bench_pipeline.IFMS, overrides)
+    result = bench_pipeline.pipeline(show, ifms or bench_pipeline.IFMS, overrides, _device(device))
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -80,3 +96,5 @@ def pipeline(ifms: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -
             f"cached / live {figures['cached'] / figures['live']:.1f}, cached / R3D-50 "
             f"{figures['cached'] / figures['r3d50']:.1f}"
         )
+        cores = result["decode_cores"] * figures["step_only"] / figures["decode_only"]
+        click.echo(f"  live training at the speed of its steps needs {cores:.1f} cores that decode")

@@ -20,6 +20,7 @@ from advise_ray.model.advise import AdViSe
 from advise_ray.training.batch_schedule import Schedule
 from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.clip_reader import ClipReader, DecodedFrames
+from advise_ray.training.device_feed import on_device
 from advise_ray.training.learner import Learner
 from advise_ray.training.plan import Plan
 from advise_ray.video.decode_process import DecodeProcess
@@ -96,11 +97,11 @@ def measure_rates(
     steps = itertools.count()
 
     def encode() -> float:
-        learner.features(block).sum().item()  # waits for the device
+        learner.features(on_device(block, device)).sum().item()  # waits for the device
         return float(num_clips * num_frames)
 
     def step() -> float:
-        learner.train_step(cached, next(steps)).tolist()
+        learner.train_step(on_device(cached, device), next(steps)).tolist()
         return float(num_clips)
 
     return Rates(

@@ -17,12 +17,13 @@ from advise_ray.deploy.embed_groups import part_name, version
 from advise_ray.deploy.embeddings_file import SCHEMA
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.precision import autocast
+from advise_ray.model.transfer import to_device
 from advise_ray.storage.parquet import write_table
 from advise_ray.video.augment_draws import centre
 from advise_ray.video.frames import videos_of
 
-FRAMES_AT_ONCE = 128
-"""Batch size of the image model in frames, across clips and videos."""
+CLIPS_AT_ONCE = 16
+"""Batch size of the temporal module in clips, across videos."""
 
 
 class ClipRow(TypedDict, total=False):
@@ -83,19 +84,17 @@ class EmbedClips:
         self, model: AdViSe, device: torch.device, frames: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode K clips: uint8[K·T, H, W, 3] → embeddings float32[K, E], probabilities float32[K, classes]."""
-        clip = self.config.data.clip
-        middle = torch.from_numpy(centre(frames, self.config.augment))
-        embeddings, probabilities = [], []
-        for chunk in middle.split(max(1, FRAMES_AT_ONCE // clip.num_frames) * clip.num_frames):
-            features = model.frame_features(chunk.to(device)).unflatten(0, (-1, clip.num_frames))
-            with autocast(self.config.train.precision, device.type):
-                embedding = model.temporal.embed(model.sfu.arrange(features))
-                logits = model.temporal.classify(embedding)
-            embeddings.append(embedding.float().cpu().numpy())
-            probabilities.append(logits.float().softmax(1).cpu().numpy())
-        if not embeddings:
+        if not len(frames):
             return np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
-        return np.concatenate(embeddings), np.concatenate(probabilities)
+        features = model.frame_features(to_device(centre(frames, self.config.augment), device))
+        embeddings, probabilities = [], []
+        for clips in features.unflatten(0, (-1, self.config.data.clip.num_frames)).split(CLIPS_AT_ONCE):
+            with autocast(self.config.train.precision, device.type):
+                embedding = model.temporal.embed(model.sfu.arrange(clips))
+                logits = model.temporal.classify(embedding)
+            embeddings.append(embedding.float())
+            probabilities.append(logits.float().softmax(1))
+        return torch.cat(embeddings).cpu().numpy(), torch.cat(probabilities).cpu().numpy()
 
 
 def write_part(path: Path, rows: list[ClipRow]) -> None:

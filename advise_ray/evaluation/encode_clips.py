@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from advise_ray.config import Config
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.precision import autocast
+from advise_ray.model.transfer import to_device
 from advise_ray.video.augment_draws import view_crops
 
 Output = Literal["logits", "embedding", "tokens"]
 """Output per clip and crop: logits float[classes], embedding float[E], or the TMM's tokens float[E, T, s, s]."""
-FRAMES_AT_ONCE = 128
-"""Batch size of the image model, in frames."""
 Clips = dict[int, NDArray[np.int64]]
 """Row of the manifest → int64[K, T], frame numbers of K clips of the video."""
 
@@ -48,7 +47,7 @@ class EncodeClips:
         self, model: AdViSe, device: torch.device, frames: NDArray[np.uint8], clips: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Encode decoded frames uint8[F, H, W, 3], of which clips int64[K, T] are made → float32[K, crops, …]."""
-        pixels, wanted = torch.as_tensor(frames).to(device), torch.as_tensor(clips, device=device)
+        pixels, wanted = to_device(frames, device), to_device(clips, device)
         size_px = self.config.augment.crop_size_px
         views = [
             self._view(model, pixels[:, top : top + size_px, left : left + size_px], wanted)
@@ -59,8 +58,7 @@ class EncodeClips:
 
     def _view(self, model: AdViSe, frames: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
         """Encode one crop: frames uint8[F, H, W, 3] and clips int64[K, T] → [K, …]."""
-        features = torch.cat([model.frame_features(chunk) for chunk in frames.split(FRAMES_AT_ONCE)])
-        return self.clips(model, features, clips)
+        return self.clips(model, model.frame_features(frames), clips)
 
     @torch.inference_mode()
     def clips(self, model: AdViSe, features: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:

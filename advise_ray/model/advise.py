@@ -130,7 +130,11 @@ class Absent(nn.Module):
         super().__init__()
         self.feature_dim, self.grid_size = channels, grid_size
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+    def forward(self, frames: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Raise RuntimeError, because features come from a cache."""
+        return self.normalise(frames)
+
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
         """Raise RuntimeError, because features come from a cache."""
         raise RuntimeError("the image model is not loaded, because its features come from a cache")
 
@@ -149,9 +153,12 @@ class AdViSe(nn.Module):
         self.temporal = temporal
 
     @torch.no_grad()
-    def features(self, clips: torch.Tensor) -> torch.Tensor:
-        """Compute the frozen features of clips: uint8[B, T, H, W, 3] → float32[B, C, T, s, s]."""
-        return self.sfu.arrange(self.frame_features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]))
+    def features(self, clips: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Compute the frozen features of clips: uint8[B, T, H, W, 3] → [B, C, T, s, s], see `SFU.arrange`.
+
+        Floats are taken as pixels that `ifm.normalise` has normalised.
+        """
+        return self.sfu.arrange(self.frame_features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]), dtype)
 
     @torch.no_grad()
     def frame_features(self, frames: torch.Tensor) -> torch.Tensor:
@@ -159,12 +166,12 @@ class AdViSe(nn.Module):
 
         The format is that of a cache, so that training from a cache gives equal results. Pixels of R3D-50 stay float32.
         """
-        features = self.sfu.compress(self.ifm(frames))
+        features: torch.Tensor = self.ifm(frames, self.sfu.compress)
         return features if isinstance(self.ifm, Pixels) else features.half()
 
-    def cached_features(self, clips: torch.Tensor) -> torch.Tensor:
-        """Arrange features from a cache: float16[B, T, s, s, C] → float32[B, C, T, s, s], channels last in memory."""
-        return self.sfu.arrange(clips.permute(0, 1, 4, 2, 3))
+    def cached_features(self, clips: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Arrange features from a cache: float16[B, T, s, s, C] → [B, C, T, s, s], channels last in memory."""
+        return self.sfu.arrange(clips.permute(0, 1, 4, 2, 3), dtype)
 
     def encode(self, clips: torch.Tensor) -> torch.Tensor:
         """Compute embeddings of clips: uint8[B, T, H, W, 3] → float[B, E]."""
@@ -225,4 +232,6 @@ def _assemble(config: Config, num_classes: int, make_ifm: Callable[[IFMConfig, i
             decoder=nn.Conv3d(dim, channels, 1) if config.pretext.masked_frames else None,
             freeze_tmm=model.freeze_tmm,
         )
-    return AdViSe(ifm, SFU(sfu, centres=not weight), temporal)
+    # These use the features besides the TMM's first product of matrices, the last one as the first block's shortcut.
+    exact = bool(weight or sfu.standardise or config.pretext.masked_frames or dim == channels)
+    return AdViSe(ifm, SFU(sfu, centres=not weight, exact=exact), temporal)

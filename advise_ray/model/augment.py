@@ -2,97 +2,103 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.transforms.v2 import functional as tv
 
-Operation = Callable[[torch.Tensor, float], torch.Tensor]
+from advise_ray.model import colours
+from advise_ray.model.crops import crop
+from advise_ray.model.plain_threads import in_threads
+from advise_ray.model.rand_augment import rand_augment
+from advise_ray.model.transfer import to_device
+
+CHUNK_PX = {"cpu": 2**19, "cuda": 2**22}
+"""Pixels of the crops that are computed at once. On a CPU they stay in its caches; on a GPU they limit its memory."""
+UNCHANGED = np.asarray([1, 1, 1, 0, 0], dtype=np.float32)
+"""Brightness, contrast, saturation, hue and grey of a clip whose colours stay."""
+Normalise = Callable[[torch.Tensor], torch.Tensor]
 
 
+@torch.no_grad()
 def apply(
-    frames: torch.Tensor, draws: NDArray[np.float32], crop_size_px: int, interpolation: str = "bilinear"
+    frames: torch.Tensor, draws: NDArray[np.float32], crop_size_px: int, interpolation: str, normalise: Normalise
 ) -> torch.Tensor:
-    """Crop, resize, flip and recolour clips. All frames of a clip get the same parameters.
+    """Crop, resize, flip, recolour and normalise clips. All frames of a clip get the same parameters.
 
     Args:
         frames: uint8[B, T, H, W, 3].
         draws: Parameters float32[B, D], see `advise_ray.video.augment_draws.draw`.
         crop_size_px: Height and width of the result.
         interpolation: Interpolation that resizes crops; it should be the image model's.
+        normalise: The image model's function from pixels float32[N, H, W, 3], 0 to 255, to its input. It may overwrite
+            the pixels.
 
     Returns:
-        uint8[B, T, crop, crop, 3].
+        [B, T, crop, crop, 3] in the format of `normalise`.
     """
-    num_clips, num_frames, _, _, _ = frames.shape
-    out = frames.new_empty(num_clips, num_frames, crop_size_px, crop_size_px, 3)
-    for clip, (top, left, height, width, *rest), target in zip(frames, draws.tolist(), out, strict=True):
-        rows, columns = slice(int(top), int(top + height)), slice(int(left), int(left + width))
-        images = clip[:, rows, columns].movedim(-1, -3)
-        if images.shape[-2:] != (crop_size_px, crop_size_px):
-            images = tv.resize(images, [crop_size_px, crop_size_px], interpolation, antialias=True)
-        target.copy_(_change(images, *rest).movedim(-3, -1))
-    return out
+    every_frame, rows = frames.flatten(0, 1), np.repeat(draws, frames.shape[1], axis=0)
+    shape, device = (crop_size_px, crop_size_px, 3), frames.device
+    out = torch.empty(len(rows), *shape, dtype=normalise(torch.zeros(1, 1, 1, 3, device=device)).dtype, device=device)
+    at_once = min(len(rows), max(1, CHUNK_PX[device.type] // crop_size_px**2))
+    parts = iter(_parts(rows, at_once, same_draw=device.type == "cpu"))
+
+    def work() -> None:
+        memory = torch.empty(2, at_once, crop_size_px, crop_size_px * 3, device=device)
+        for part in parts:  # several threads share the iterator
+            drawn, (pixels, scratch) = rows[part], memory[:, : part.stop - part.start]
+            images = crop(every_frame[part], drawn[:, :4].astype(np.int64), crop_size_px, interpolation)
+            images = rand_augment(_flip(images, drawn[:, 4]), drawn[:, 10:])
+            pixels.view(images.shape).copy_(images)
+            _recolour(pixels, drawn[:, 5:10], scratch)
+            out[part] = normalise(pixels.view(images.shape))
+
+    if device.type == "cpu":
+        in_threads(work)
+    else:
+        work()
+    return out.unflatten(0, frames.shape[:2])
 
 
-def _change(
-    images: torch.Tensor,
-    flip: float,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
-    grey: float,
-    *operations: float,
-) -> torch.Tensor:
-    """Change images uint8[T, 3, H, W]; the shape stays. Operations without an effect are skipped."""
-    if flip:
-        images = tv.horizontal_flip(images)
-    for which, level in zip(operations[::2], operations[1::2], strict=True):
-        operation = OPERATIONS[min(int(which * len(OPERATIONS)), len(OPERATIONS) - 1)]
-        images = operation(images, level)
-    if brightness != 1:
-        images = tv.adjust_brightness(images, brightness)
-    if contrast != 1:
-        images = tv.adjust_contrast(images, contrast)
-    if saturation != 1:
-        images = tv.adjust_saturation(images, saturation)
-    if hue != 0:
-        images = tv.adjust_hue(images, hue)
-    if grey:
-        images = tv.rgb_to_grayscale(images, num_output_channels=3)
+def _parts(rows: NDArray[np.float32], at_once: int, *, same_draw: bool) -> list[slice]:
+    """Divide frames into parts of up to `at_once` neighbours. `same_draw`: only frames that have drawn the same."""
+    changes = (np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=1)) + 1).tolist() if same_draw else []
+    return [
+        slice(first, min(first + at_once, end))
+        for start, end in zip([0, *changes], [*changes, len(rows)], strict=True)
+        for first in range(start, end, at_once)
+    ]
+
+
+def _flip(images: torch.Tensor, flips: NDArray[np.float32]) -> torch.Tensor:
+    """Mirror the images uint8[N, H, W, 3] whose flip is 1."""
+    if flips.all():
+        return images.flip(2)
+    if flips.any():
+        places = to_device(np.flatnonzero(flips), images.device)
+        return images.index_copy(0, places, images.index_select(0, places).flip(2))
     return images
 
 
-def _shear(images: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    angles = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
-    return tv.affine(images, 0.0, [0.0, 0.0], 1.0, angles, tv.InterpolationMode.BILINEAR, center=[0.0, 0.0])
+def _recolour(pixels: torch.Tensor, rows: NDArray[np.float32], scratch: torch.Tensor) -> None:
+    """Change pixels float32[N, H, W × 3] in place. Operations that no frame has drawn are skipped.
 
-
-def _shift(images: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """Shift images by whole pixels; the maximum is 150 of 331 pixels, as in RandAugment."""
-    most = 150 / 331
-    by = [float(int(x * most * images.shape[-1])), float(int(y * most * images.shape[-2]))]
-    return tv.affine(images, 0.0, by, 1.0, [0.0, 0.0], tv.InterpolationMode.BILINEAR)
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    lambda images, _: images,
-    lambda images, level: _shear(images, 0.3 * level, 0),
-    lambda images, level: _shear(images, 0, 0.3 * level),
-    lambda images, level: _shift(images, level, 0),
-    lambda images, level: _shift(images, 0, level),
-    lambda images, level: tv.rotate(images, 30 * level, tv.InterpolationMode.BILINEAR),
-    lambda images, level: tv.adjust_brightness(images, 1 + 0.9 * level),
-    lambda images, level: tv.adjust_saturation(images, 1 + 0.9 * level),
-    lambda images, level: tv.adjust_contrast(images, 1 + 0.9 * level),
-    lambda images, level: tv.adjust_sharpness(images, 1 + 0.9 * level),
-    lambda images, level: tv.posterize(images, 8 - round(4 * abs(level))),
-    lambda images, level: tv.solarize(images, 255 * (1 - abs(level))),
-    lambda images, _: tv.autocontrast(images),
-    lambda images, _: tv.equalize(images),
-)
-"""RandAugment's operations and their strengths, in the order in which torchvision lists them (arXiv 1909.13719)."""
+    Args:
+        rows: brightness, contrast, saturation, hue and grey of each frame, float32[N, 5].
+        scratch: Memory of the shape of `pixels`.
+    """
+    drawn, over = (rows != UNCHANGED).any(axis=0), rows.max(axis=0) > 1
+    if not drawn.any():
+        return
+    brightness, contrast, saturation, hue, grey = to_device(rows, pixels.device).T[..., None, None].unbind()
+    if drawn[0]:
+        colours.brightness_(pixels, brightness, over=bool(over[0]))
+    if drawn[1]:
+        colours.contrast_(pixels, contrast, scratch, over=bool(over[1]))
+    if drawn[2]:
+        colours.saturation_(pixels, saturation, scratch, over=bool(over[2]))
+    if drawn[3]:
+        colours.hue_(pixels, hue, scratch)
+    if drawn[4]:
+        colours.saturation_(pixels, 1 - grey, scratch, over=False)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,14 +15,14 @@ from torch import nn
 
 from advise_ray.config import IFMConfig
 from advise_ray.errors import ConfigError
+from advise_ray.model.chunks import CPU_CHUNK_PX, GPU_CHUNKS, choose_chunk
 from advise_ray.model.open_clip_tower import build_open_clip
 from advise_ray.model.precision import DTYPES, arithmetic
 from advise_ray.model.timm_tower import build_timm
 from advise_ray.model.tower import Tower
 from advise_ray.model.weights_file import one_line
 
-CPU_CHUNK_PX = 2**18
-"""Pixels per chunk on a CPU. Small chunks are faster, because their activations stay in the CPU's caches."""
+Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 class IFM(nn.Module):
@@ -50,6 +51,7 @@ class IFM(nn.Module):
         self.interpolation = tower.interpolation
         self.dtype = dtype
         self.training = False
+        self._gpu_chunk: int | None = None  # measured at the first large batch
         self._grid = tower.grid
         features = self(torch.zeros(1, input_size_px, input_size_px, 3, dtype=torch.uint8))
         self.feature_dim = features.shape[1]
@@ -58,23 +60,48 @@ class IFM(nn.Module):
             self._grid = torch.compile(tower.grid, dynamic=True)
 
     @torch.no_grad()
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Normalise RGB frames and compute grids: uint8[N, H, W, 3] → [N, D, h, w] in the format of the arithmetic."""
-        if frames.device.type != "cpu":
-            return self.encode(frames)
-        frames_at_once = max(1, CPU_CHUNK_PX // (frames.shape[1] * frames.shape[2]))
-        return torch.cat([self.encode(chunk) for chunk in frames.split(frames_at_once)])
+    def forward(self, frames: torch.Tensor, reduce: Reduce = lambda grids: grids) -> torch.Tensor:
+        """Compute grids: RGB frames uint8[N, H, W, 3] → [N, D, h, w] in the format of the arithmetic.
+
+        Args:
+            frames: Floats are taken as the output of `normalise`.
+            reduce: Applied to the grids of each chunk, before the chunks are joined: [n, D, h, w] → [n, …].
+        """
+        chunks = frames.split(self._frames_at_once(frames))
+        if len(chunks) == 1:
+            return reduce(self.encode(frames))
+        return torch.cat([reduce(self.encode(chunk)) for chunk in chunks])
+
+    def _frames_at_once(self, frames: torch.Tensor) -> int:
+        if frames.device.type == "cpu":
+            return max(1, CPU_CHUNK_PX // (frames.shape[1] * frames.shape[2]))
+        if len(frames) <= GPU_CHUNKS[0]:
+            return GPU_CHUNKS[0]
+        if self._gpu_chunk is None:
+            self._gpu_chunk = choose_chunk(self.encode, frames)
+        return self._gpu_chunk
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Compute the grids of all frames at once, without chunks."""
-        images = frames.movedim(-1, 1)  # NHWC in memory is channels-last already: no copy
-        normalised = torch.addcmul(-self.mean / self.std, images, 1 / self.std)  # from uint8 in one pass
-        return self._grid(normalised.to(arithmetic(self.dtype, frames.device.type)))
+        normalised = frames if frames.is_floating_point() else self.normalise(frames)
+        return self._grid(normalised.movedim(-1, 1))  # NHWC in memory is channels-last already: no copy
+
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
+        """Normalise RGB pixels from 0 to 255: uint8 or float32[N, H, W, 3] → [N, H, W, 3] in the arithmetic's format.
+
+        Pixels in float32 are overwritten.
+        """
+        scale, shift = ((1 / self.std).flatten(), (-self.mean / self.std).flatten())
+        width = frames.shape[-2]
+        rows = frames.flatten(-2).to(torch.float32)  # torch is fast on long contiguous rows
+        torch.addcmul(shift.repeat(width), rows, scale.repeat(width), out=rows)
+        return rows.to(arithmetic(self.dtype, frames.device.type)).unflatten(-1, (width, 3))
 
     def _apply(self, fn: Any, recurse: bool = True) -> IFM:
         """Handle `to(device)` and similar calls: choose the arithmetic's format for the new device."""
         super()._apply(fn, recurse)
         self.backbone.to(arithmetic(self.dtype, self.mean.device.type))
+        self._gpu_chunk = None
         return self
 
     def train(self, mode: bool = True) -> IFM:

@@ -13,6 +13,7 @@ from torch import nn
 
 from advise_ray.config import IFMConfig
 from advise_ray.errors import ConfigError
+from advise_ray.model.attention import fuse_attention
 from advise_ray.model.timm_tower import converter, timm_grid
 from advise_ray.model.tower import Grid, Tower, hub_or_its_cache, no_weights, prune, unknown_name, unreachable
 from advise_ray.model.weights import Tensors, fill
@@ -113,6 +114,8 @@ def _fill_from_file(clip: Any, path: Path, name: str) -> None:
 def _open_clip_grid(visual: Any, layer: int, name: str) -> Grid:
     is_vit = hasattr(visual, "prune_intermediate_layers")
     index = prune(visual, layer, name) if is_vit else _prune_resnet(visual, layer, name)
+    if is_vit:
+        fuse_attention(visual.transformer.resblocks)
     last = layer == -1 and (not is_vit or visual.ln_post.normalized_shape[0] == visual.conv1.out_channels)  # no CoCa
 
     def grid(images: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -25,9 +26,16 @@ class Pixels(nn.Module):
         super().__init__()
         self.grid_size = (input_size_px, input_size_px)
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Normalise RGB frames: uint8[N, H, W, 3] → float32[N, 3, H, W]."""
-        return frames.movedim(-1, 1) / (255 * STD) - MEAN / STD
+    def forward(self, frames: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Normalise RGB frames, uint8[N, H, W, 3] → float32[N, 3, H, W], and apply `reduce`.
+
+        Floats are normalised already.
+        """
+        return reduce((frames if frames.is_floating_point() else self.normalise(frames)).movedim(-1, 1))
+
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
+        """Normalise RGB pixels from 0 to 255, [N, H, W, 3] in any format → float32[N, H, W, 3]."""
+        return (frames / (255 * STD)).sub_(MEAN / STD)
 
     def hash_weights(self) -> str:
         """Return the SHA-256 of the mean and std that normalise the pixels."""

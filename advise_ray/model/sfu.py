@@ -11,20 +11,22 @@ from advise_ray.errors import ConfigError
 
 
 class SFU(nn.Module):
-    """Pools space, pools channels, casts to fp32, and centres over time. It has no parameters; each step is optional.
+    """Pools space, pools channels, and centres over time. It has no parameters; each step is optional.
 
     The pooling steps come first, in the image model's precision. For N frames the cost is one pass over N·D·h·w numbers
-    (space), one over N·D·s² (channels), and then N·C·s² numbers in fp32. The cast makes the first copy, so no copy has
-    the full size. Space and channels are averages over different axes, so their order does not change the result.
+    (space), one over N·D·s² (channels), and then N·C·s² numbers in the format of the result. Space and channels are
+    averages over different axes, so their order does not change the result.
 
     Args:
         centres: False if later code needs the mean over time and subtracts it itself.
+        exact: True if later code needs fp32, because the features are not only cast for a product of matrices.
     """
 
-    def __init__(self, config: SFUConfig, *, centres: bool = True) -> None:
+    def __init__(self, config: SFUConfig, *, centres: bool = True, exact: bool = False) -> None:
         super().__init__()
         self.config = config
         self.centres = centres and config.temporal_centering
+        self.exact = exact
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compress and arrange features: [B, T, D, h, w] in any float format → float32[B, C, T, s, s]."""
@@ -40,12 +42,19 @@ class SFU(nn.Module):
             x = F.adaptive_avg_pool1d(x.flatten(2).mT, self.config.channels).mT.unflatten(2, x.shape[-2:])
         return x
 
-    def arrange(self, frames: torch.Tensor) -> torch.Tensor:
-        """Arrange compressed frames as clips, centred over time: [B, T, C, s, s] → float32[B, C, T, s, s]."""
+    def arrange(self, frames: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Arrange compressed frames as clips, centred over time: [B, T, C, s, s] → dtype[B, C, T, s, s].
+
+        Args:
+            dtype: Format in which the temporal module computes; the result is float32 if the module needs it exactly.
+                The mean and the difference are computed in fp32; in another format no fp32 copy is kept.
+        """
+        if self.exact:
+            dtype = torch.float32
         if not self.centres:
-            return frames.float().transpose(1, 2)
-        x = frames.to(torch.float32, copy=True).transpose(1, 2)
-        return x.sub_(x.mean(2, keepdim=True))
+            return frames.to(dtype).transpose(1, 2)
+        mean = frames.mean(1, keepdim=True, dtype=torch.float32)
+        return (frames - mean).to(dtype).transpose(1, 2)
 
 
 def output_shape(config: SFUConfig, feature_dim: int, grid_size: tuple[int, int]) -> tuple[int, tuple[int, int]]:

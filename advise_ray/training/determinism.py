@@ -16,10 +16,10 @@ log = logging.getLogger("advise_ray")
 
 
 def use_deterministic_kernels(wanted: bool) -> None:
-    """Let torch use deterministic kernels where it has them. Call it before the first computation on a GPU."""
+    """Let torch use deterministic kernels where it has them, or the fastest ones. Call it before a GPU computes."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-        torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not wanted  # it tries the kernels of each convolution once
     torch.use_deterministic_algorithms(wanted, warn_only=True)
 
 

@@ -10,9 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 from advise_ray.config import Config
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.norm import synchronise_batch_norm
-from advise_ray.model.precision import autocast
+from advise_ray.model.precision import DTYPES, arithmetic, autocast
 from advise_ray.training.batch_schedule import Schedule
-from advise_ray.training.clip_block import ClipBlock
+from advise_ray.training.device_feed import DeviceBlock
 from advise_ray.training.optimizer import build_optimizer, learning_rate
 
 
@@ -23,6 +23,7 @@ class Learner:
         self.config = config
         self.schedule = schedule
         self.device = device
+        self.dtype = arithmetic(DTYPES[config.train.precision], device.type)
         self.num_workers = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.model = model.to(device)
@@ -31,12 +32,15 @@ class Learner:
         self.trained: torch.nn.Module = model.temporal
         if self.num_workers > 1:
             model.temporal = synchronise_batch_norm(model.temporal, device)
-            self.trained = DistributedDataParallel(model.temporal, gradient_as_bucket_view=True)
+            # The only buffers are the averages of the batch norms, which are equal on all workers.
+            self.trained = DistributedDataParallel(
+                model.temporal, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.parameters = model.temporal.trained_parameters()
         self.optimizer = build_optimizer(model.temporal, config.optim)
 
-    def train_step(self, block: ClipBlock, step: int) -> torch.Tensor:
-        """Do one optimizer step on this worker's share of a batch.
+    def train_step(self, block: DeviceBlock, step: int) -> torch.Tensor:
+        """Do one optimizer step on this worker's share of a batch. A GPU computes it later; nothing waits for it.
 
         Args:
             step: number of optimizer steps done before.
@@ -47,7 +51,7 @@ class Learner:
         """
         # Dropout masks differ between workers. A repeated step has the same masks.
         torch.manual_seed((self.config.seed * 1_000_003 + step) * self.num_workers + self.rank)
-        targets, weights = self._labels(block)
+        targets, weights = block.targets, block.weights
         total_weight = weights.sum()
         if self.num_workers > 1:
             dist.all_reduce(total_weight)
@@ -60,7 +64,8 @@ class Learner:
         losses = (losses + self.config.pretext.masked_weight * errors) * weights
         # DDP averages gradients over workers; the loss is the mean over the clips of all workers.
         (losses.sum() * self.num_workers / total_weight.clamp(min=1)).backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optim.grad_clip or float("inf"))
+        limit = self.config.optim.grad_clip or float("inf")
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step) * group.get("factor", 1.0)  # older checkpoints have no factor
         self.optimizer.step()
@@ -68,12 +73,12 @@ class Learner:
         correct = ((logits.argmax(1) == targets) * weights).sum()
         return torch.stack([losses.detach().sum(), correct, weights.sum(), grad_norm / self.num_workers])
 
-    def _forward(self, features: torch.Tensor, block: ClipBlock) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, features: torch.Tensor, block: DeviceBlock) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits, and the prediction error of the hidden frames, float[B] (0 if no frames are hidden)."""
         if not self.config.pretext.masked_frames:
             logits = self.trained(features)
             return logits, logits.new_zeros(len(logits))
-        logits, errors = self.trained(features, torch.tensor(block.hidden, device=self.device))
+        logits, errors = self.trained(features, block.hidden)
         return logits, errors.float()
 
     def learning_rate(self, step: int) -> float:
@@ -81,7 +86,7 @@ class Learner:
         return learning_rate(self.config.optim, step, self.schedule.steps_per_epoch, self.schedule.total_steps)
 
     @torch.inference_mode()
-    def val_step(self, block: ClipBlock, confusion: torch.Tensor) -> torch.Tensor:
+    def val_step(self, block: DeviceBlock, confusion: torch.Tensor) -> torch.Tensor:
         """Score this worker's share of a validation batch.
 
         Args:
@@ -90,26 +95,20 @@ class Learner:
         Returns:
             float32 scalar: sum of the clips' losses, without label smoothing.
         """
-        targets, weights = self._labels(block)
+        features = self.features(block)
         self.model.temporal.eval()
         with autocast(self.config.train.precision, self.device.type):
-            logits = self.model.temporal(self.features(block))
-        confusion.index_put_((targets, logits.argmax(1)), weights, accumulate=True)
-        return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+            logits = self.model.temporal(features)
+        confusion.index_put_((block.targets, logits.argmax(1)), block.weights, accumulate=True)
+        return (F.cross_entropy(logits.float(), block.targets, reduction="none") * block.weights).sum()
 
-    def _labels(self, block: ClipBlock) -> tuple[torch.Tensor, torch.Tensor]:
-        targets = torch.tensor(block.targets, device=self.device)
-        return targets, torch.tensor(block.weights, device=self.device)
-
-    def features(self, block: ClipBlock) -> torch.Tensor:
-        """The features of the clips, float32[B, C, T, s, s]: augmented and encoded here, or read from the cache."""
-        if block.features is not None:
-            cached = torch.as_tensor(block.features).to(self.device, non_blocking=True)
-            return self.model.cached_features(cached)
-        assert block.frames is not None
-        assert block.draws is not None
+    def features(self, block: DeviceBlock) -> torch.Tensor:
+        """The features of the clips, [B, C, T, s, s] in `dtype`: augmented and encoded here, or read from the cache."""
+        if block.read.features is not None:
+            return self.model.cached_features(block.pictures, self.dtype)
+        assert block.read.draws is not None
         from advise_ray.model import augment  # torchvision imports slowly, and cached features do not need it
 
-        frames = torch.as_tensor(block.frames).to(self.device, non_blocking=True)
-        size_px, interpolation = self.config.augment.crop_size_px, self.model.ifm.interpolation
-        return self.model.features(augment.apply(frames, block.draws, size_px, interpolation))
+        size_px, ifm = self.config.augment.crop_size_px, self.model.ifm
+        images = augment.apply(block.pictures, block.read.draws, size_px, ifm.interpolation, ifm.normalise)
+        return self.model.features(images, self.dtype)

@@ -22,6 +22,7 @@ from advise_ray.training.batch_schedule import due
 from advise_ray.training.checkpoint import State
 from advise_ray.training.clip_block import ClipBlock
 from advise_ray.training.clip_reader import read_here
+from advise_ray.training.device_feed import DeviceBlock, DeviceFeed
 from advise_ray.training.learner import Learner
 from advise_ray.training.metrics_writer import MetricsWriter
 from advise_ray.training.worker_spec import WorkerSpec
@@ -30,10 +31,10 @@ from advise_ray.video.manifest import Videos
 
 @dataclass
 class _Epoch:
-    """The sums of one epoch on this worker."""
+    """The sums of one epoch on this worker. `waited_s`: the waiting time of the epochs before it."""
 
+    waited_s: float
     started_s: float = field(default_factory=time.perf_counter)
-    wait_s: float = 0.0
     clips: float = 0.0
     val_loss: torch.Tensor | None = None
     confusion: torch.Tensor | None = None
@@ -76,16 +77,21 @@ class Worker:
         last = patiently(lambda: checkpoint.latest(spec.run_dir))
         if last is not None:
             self.state = patiently(lambda: checkpoint.load(last, model.temporal, self.learner.optimizer))
-        self.blocks = blocks or read_here(
-            self.config,
-            self.schedule,
-            videos,
-            self.state.step,
-            rank,
-            self.learner.num_workers,
-            pinned=device.type == "cuda",
-            validation_first=self._owes_validation,
+        self.feed = DeviceFeed(
+            blocks
+            or read_here(
+                self.config,
+                self.schedule,
+                videos,
+                self.state.step,
+                rank,
+                self.learner.num_workers,
+                pinned=device.type == "cuda",
+                validation_first=self._owes_validation,
+            ),
+            device,
         )
+        self.blocks = iter(self.feed)
 
     @property
     def _owes_validation(self) -> bool:
@@ -101,12 +107,10 @@ class Worker:
         first = self.state.step // self.schedule.steps_per_epoch - self._owes_validation
         with contextlib.closing(self.blocks), determinism.noting_others(self.nondeterministic):
             for epoch in range(first, self.config.train.epochs):
-                totals = _Epoch()
+                totals = _Epoch(self.feed.wait_s)
                 self.state.metrics = {}  # so a checkpoint in mid-epoch has no metrics and is never the best
                 while self.state.step < (epoch + 1) * self.schedule.steps_per_epoch:
-                    block = self._next(totals)
-                    numbers = self.learner.train_step(block, self._step_of(block))
-                    self._end_step(epoch, block, numbers)
+                    self._train(epoch, totals)
                 if self.schedule.validates(epoch):
                     self._validate(totals)
                 stop = self._end_epoch(epoch, totals)
@@ -124,11 +128,15 @@ class Worker:
             "nondeterministic": self.nondeterministic,
         }
 
-    def _next(self, totals: _Epoch) -> ClipBlock:
-        started_s = time.perf_counter()
+    def _train(self, epoch: int, totals: _Epoch) -> None:
+        """Do one step. Its block is freed when it returns, so that the next but one gets the same memory."""
+        block = self._next(totals)
+        numbers = self.learner.train_step(block, self._step_of(block.read))
+        self._end_step(epoch, block.read, numbers)
+
+    def _next(self, totals: _Epoch) -> DeviceBlock:
         block = next(self.blocks)
-        totals.wait_s += time.perf_counter() - started_s
-        totals.clips += float(block.weights.sum())
+        totals.clips += float(block.read.weights.sum())
         return block
 
     def _step_of(self, block: ClipBlock) -> int:
@@ -169,12 +177,14 @@ class Worker:
         totals.val_loss = torch.zeros((), device=self.device)
         totals.confusion = torch.zeros(classes, classes, device=self.device)
         for _ in range(self.schedule.val_batches):
-            block = self._next(totals)
-            self.writer.block(block, self.state.step)
-            totals.val_loss += self.learner.val_step(block, totals.confusion)
+            self._score(totals.val_loss, totals.confusion, self._next(totals))
             if self.writer.due and self._flush():
                 self._save()
                 raise self._interrupted()
+
+    def _score(self, loss: torch.Tensor, confusion: torch.Tensor, block: DeviceBlock) -> None:
+        self.writer.block(block.read, self.state.step)
+        loss += self.learner.val_step(block, confusion)
 
     def _flush(self) -> bool:
         """Write the collected metrics. Returns whether the run must end."""
@@ -226,7 +236,7 @@ class Worker:
     def _rates(self, totals: _Epoch) -> dict[str, float]:
         elapsed_s = time.perf_counter() - totals.started_s
         waits_s = [0.0] * self.learner.num_workers
-        waits_s[self.rank] = totals.wait_s
+        waits_s[self.rank] = self.feed.wait_s - totals.waited_s
         clips, *waits_s = self._sum_over_workers(torch.tensor([totals.clips, *waits_s], device=self.device)).tolist()
         return {
             "rate/clips_per_s": clips / elapsed_s,

@@ -31,5 +31,5 @@ def test_every_arm_trains(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> N
         "augment={resize_height_px: 120, resize_width_px: 160, crop_size_px: 112}",
     )
     figures = bench.pipeline(ifms=(ifm,), settings=small)[ifm]
-    arms = ("torch", "live", "cached", "decode_only", "ifm_only", "tmm_only", "r3d50")
+    arms = ("torch", "live", "cached", "decode_only", "ifm_only", "step_only", "tmm_only", "r3d50")
     assert figures.keys() == {f"{arm}_clips_per_s" for arm in arms}

@@ -27,6 +27,7 @@ from pathlib import Path
 from advise_ray.config import load
 from advise_ray.backend.peak_memory import status_bytes
 from advise_ray.model.advise import cached_advise
+from advise_ray.training.device_feed import DeviceFeed
 from advise_ray.training.learner import Learner
 from advise_ray.training.clip_reader import read_here
 from advise_ray.training.batch_schedule import build_schedule
@@ -40,7 +41,8 @@ config = load(None, [f"data.manifest={{manifest}}", f"data.features={{cache}}", 
 table = read_manifest(Path(manifest))
 schedule = build_schedule(config, table)
 learner = Learner(config, schedule, cached_advise(config, 2, {CHANNELS}, {GRID}), torch.device("cpu"))
-blocks = read_here(config, schedule, Videos(table), 0, 0, 1, pinned=False)
+cpu = torch.device("cpu")
+blocks = iter(DeviceFeed(read_here(config, schedule, Videos(table), 0, 0, 1, pinned=False), cpu))
 learner.train_step(next(blocks), 0)  # all code is loaded
 limit = status_bytes("VmData") + {LIMIT_BYTES}
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from advise_ray.model.augment import OPERATIONS, apply
+from advise_ray.config import AugmentConfig, load
+from advise_ray.model.augment import apply
+from advise_ray.model.rand_augment import OPERATIONS
+from advise_ray.video.augment_draws import draw
+from advise_ray.video.sampling import keyed_rng
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NUM_CLIPS, NUM_FRAMES, HEIGHT, WIDTH, CROP = 3, 4, 40, 52, 24
 CENTRE = np.asarray([8, 14, CROP, CROP, 0, 1, 1, 1, 0, 0], dtype=np.float32)
 CHANGED = np.asarray([3, 20, 30, 22, 1, 1.15, 0.85, 1.1, 0.05, 0, 0.4, 0.5], dtype=np.float32)
@@ -24,7 +31,7 @@ def clips() -> torch.Tensor:
 
 
 def applied(clips: torch.Tensor, *draws: np.ndarray) -> torch.Tensor:
-    out = apply(clips, np.stack(draws), CROP)
+    out = apply(clips, np.stack(draws), CROP, "bilinear", torch.Tensor.byte)
     assert out.shape == (len(clips), NUM_FRAMES, CROP, CROP, 3)
     assert out.dtype == torch.uint8
     return out
@@ -47,6 +54,26 @@ def test_the_crop_reaches_every_corner(clips: torch.Tensor) -> None:
     out = applied(clips[:2], near, far)
     assert torch.equal(out[0], clips[0, :, :CROP, :CROP])
     assert torch.equal(out[1], clips[1, :, -CROP:, -CROP:])
+
+
+def assert_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for rounding: at most one grey level, and that in few values."""
+    difference = (found.int() - expected.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.005
+
+
+def torchvision(clip: torch.Tensor, draw: np.ndarray, size_px: int) -> torch.Tensor:
+    """One clip, one operator of torchvision after the other: uint8[T, H, W, 3]."""
+    top, left, height, width, flip, brightness, contrast, saturation, hue, grey = draw[:10].tolist()
+    images = clip.movedim(-1, -3).contiguous()
+    images = tv.resized_crop(images, int(top), int(left), int(height), int(width), [size_px, size_px])
+    images = tv.horizontal_flip(images) if flip else images
+    for which, level in draw[10:].reshape(-1, 2).tolist():
+        images = OPERATIONS[min(int(which * len(OPERATIONS)), len(OPERATIONS) - 1)](images, level)
+    images = tv.adjust_contrast(tv.adjust_brightness(images, brightness), contrast)
+    images = tv.adjust_hue(tv.adjust_saturation(images, saturation), hue)
+    return (tv.rgb_to_grayscale(images, 3) if grey else images).movedim(-3, -1)
 
 
 COLOURS = {"brightness": 1.15, "contrast": 0.85, "saturation": 1.1, "hue": 0.05}
@@ -73,7 +100,7 @@ def jitter(images: torch.Tensor) -> torch.Tensor:
 )
 def test_it_is_what_torchvision_does(clips: torch.Tensor, draw: np.ndarray, transform) -> None:
     expected = transform(clips[1].movedim(-1, -3).contiguous()).movedim(-3, -1)
-    torch.testing.assert_close(applied(clips[1:2], draw)[0], expected, rtol=0, atol=0)
+    assert_equal(applied(clips[1:2], draw)[0], expected)
 
 
 @pytest.mark.parametrize("level", [0.3, -0.3, 1.0, -1.0])
@@ -122,3 +149,48 @@ def test_colours_change_as_the_factors_say(clips: torch.Tensor) -> None:
     red = torch.zeros_like(grey)
     red[..., 0] = 200
     assert applied(red, drawn(hue=1 / 3))[0, 0, 0, 0].tolist() == [0, 200, 0]
+
+
+CHAINS = {
+    str(size): size
+    for path in sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+    for size in [load(path).augment]
+}
+"""The different augmentations of the shipped recipes."""
+
+
+@pytest.mark.parametrize("augment", CHAINS.values(), ids=range(len(CHAINS)))
+def test_the_chains_of_the_recipes_are_those_of_torchvision(augment: AugmentConfig) -> None:
+    """On pictures with surfaces and edges, as in videos: a value that one operator rounds differently stays close."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randint(256, (4, 2, 3, 8, 10), dtype=torch.uint8, generator=generator)
+    size = (augment.resize_height_px, augment.resize_width_px)
+    clips = tv.resize(coarse, size, antialias=False).movedim(-3, -1).contiguous()
+    draws = np.stack([draw(augment, keyed_rng("chain", number)) for number in range(4)])
+    found = apply(clips, draws, augment.crop_size_px, "bilinear", torch.Tensor.byte)
+    for clip, row, ours in zip(clips, draws, found, strict=True):
+        difference = (ours.int() - torchvision(clip, row, augment.crop_size_px).int()).abs()
+        assert difference.max() <= 2
+        assert (difference > 1).float().mean() < 1e-4
+        assert (difference > 0).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("size_px", [7, 16])
+def test_clips_of_any_number_and_length(size_px: int) -> None:
+    for num_clips, num_frames in [(1, 1), (1, 5), (3, 1)]:
+        shape = (num_clips, num_frames, 19, 23, 3)
+        clips = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+        draws = np.stack(
+            [
+                draw(
+                    AugmentConfig(resize_height_px=19, resize_width_px=23, crop_size_px=size_px),
+                    keyed_rng("any", number),
+                )
+                for number in range(num_clips)
+            ]
+        )
+        found = apply(clips, draws, size_px, "bilinear", torch.Tensor.byte)
+        assert found.shape == (num_clips, num_frames, size_px, size_px, 3)
+        for clip, row, ours in zip(clips, draws, found, strict=True):
+            difference = (ours.int() - torchvision(clip, row, size_px).int()).abs()
+            assert difference.max() <= 2

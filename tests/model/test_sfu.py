@@ -56,6 +56,14 @@ def test_what_is_trained_gets_fp32(dtype: torch.dtype, settings: dict[str, objec
     assert compress(features().to(dtype), **settings).dtype == torch.float32
 
 
+@pytest.mark.parametrize("centres", [False, True])
+def test_bf16_is_that_which_autocast_would_make_of_fp32(centres: bool) -> None:
+    frames = features().half().transpose(1, 2)
+    sfu = SFU(SFUConfig(temporal_centering=centres))
+    torch.testing.assert_close(sfu.arrange(frames, torch.bfloat16), sfu.arrange(frames).bfloat16(), rtol=0, atol=0)
+    assert SFU(sfu.config, exact=True).arrange(frames, torch.bfloat16).dtype == torch.float32
+
+
 @pytest.mark.parametrize("settings", [{}, {"spatial_size": 3}, {"channels": 2}, {"spatial_size": 3, "channels": 2}])
 def test_centering_leaves_what_moves(settings: dict[str, object]) -> None:
     frames = features(num_frames=5)

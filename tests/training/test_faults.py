@@ -24,6 +24,7 @@ from advise_ray.tracking import model_registry, run_tracker, sender
 from advise_ray.training import checkpoint, ray_train, run_dir, trainer, worker
 from advise_ray.training.checkpoint import State
 from advise_ray.training.clip_block import ClipBlock
+from advise_ray.training.device_feed import DeviceBlock
 from advise_ray.training.plan import Plan, make_plan
 from advise_ray.training.worker import Worker
 from advise_ray.video.manifest import write_manifest
@@ -111,10 +112,10 @@ class Learner:
     def learning_rate(self, step: int) -> float:
         return 0.1
 
-    def train_step(self, block: ClipBlock, step: int) -> torch.Tensor:
+    def train_step(self, block: DeviceBlock, step: int) -> torch.Tensor:
         return torch.tensor([1.0 + step, 1.0, 8.0, 0.5])
 
-    def val_step(self, block: ClipBlock, confusion: torch.Tensor) -> torch.Tensor:
+    def val_step(self, block: DeviceBlock, confusion: torch.Tensor) -> torch.Tensor:
         confusion[0, 0] += len(block.weights)
         return torch.tensor(1.0)
 
@@ -125,6 +126,7 @@ def blocks(plan: Plan, state: State) -> Iterator[ClipBlock]:
         yield ClipBlock(
             targets=np.arange(num_clips) % len(plan.classes),
             weights=batch.weights,
+            features=np.zeros((num_clips, 1, 1, 1, 1), np.float16),
             share=batch,
             rate_indices=np.zeros(num_clips, np.int64),
             frame_indices=np.zeros((num_clips, num_frames), np.int64),

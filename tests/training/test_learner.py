@@ -6,17 +6,24 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from advise_ray.config import Config, load
 from advise_ray.model.advise import build_advise
 from advise_ray.model.norm import synchronise_batch_norm
+from advise_ray.model.transfer import to_device
 from advise_ray.training.batch_schedule import Schedule
 from advise_ray.training.clip_block import ClipBlock
+from advise_ray.training.device_feed import DeviceBlock, on_device
 from advise_ray.training.learner import Learner
 from advise_ray.video.augment_draws import draw
 from advise_ray.video.sampling import keyed_rng
@@ -32,14 +39,14 @@ def learner(config: Config) -> Learner:
     return Learner(config, schedule, build_advise(config, NUM_CLASSES), torch.device("cpu"))
 
 
-def block(config: Config, step: int) -> ClipBlock:
+def block(config: Config, step: int) -> DeviceBlock:
     rng = keyed_rng("block", step)
     size = config.augment
     shape = (4, config.data.clip.num_frames, size.resize_height_px, size.resize_width_px, 3)
     frames = rng.integers(256, size=shape, dtype=np.uint8)
     draws = np.stack([draw(size, rng) for _ in range(4)])
     targets = rng.integers(NUM_CLASSES, size=4)
-    return ClipBlock(targets, np.ones(4, dtype=np.float32), frames, draws)
+    return on_device(ClipBlock(targets, np.ones(4, dtype=np.float32), frames, draws), torch.device("cpu"))
 
 
 MODES = {
@@ -129,3 +136,76 @@ def test_a_run_that_was_begun_before_there_were_factors_goes_on(tiny: tuple[str,
     for each in (it, old):
         each.train_step(block(config, 0), 0)
     assert [group["lr"] for group in old.optimizer.param_groups] == [group["lr"] for group in it.optimizer.param_groups]
+
+
+WAITING = {
+    *("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero", "aten::masked_select"),
+    *("aten::unique_dim", "aten::_unique2", "aten::bincount", "aten::repeat_interleave"),
+    "aten::lift_fresh",
+}
+"""Kernels for whose result a process waits for its GPU.
+
+The last one is called by `torch.tensor` of numbers in main memory, and by `to_device`, which does not wait.
+"""
+
+
+def called_by(function: Callable[..., object]) -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses every kernel that would make the process wait for a GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        assert name not in WAITING or (name == "aten::lift_fresh" and called_by(to_device)), name
+        if name in ("aten::index", "aten::index_put_"):
+            assert all(index is None or index.dtype not in (torch.bool, torch.uint8) for index in args[1]), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("train.precision=bf16", "task=action", "model.head={looks_weight: 1, normalise: true}"),
+        ("pretext.masked_frames=1", "model.sfu.standardise=true", "optim.grad_clip=1"),
+        ("model.tmm={arch: transformer, num_heads: 2}", "model.head={pooling: attention, num_heads: 2}"),
+        ("data.deterministic=true", "model.tmm.arch=conv3d"),
+    ],
+)
+@pytest.mark.parametrize("is_cached", [False, True], ids=["live", "cached"])
+def test_a_step_never_waits_for_its_device(tiny: tuple[str, ...], settings: tuple[str, ...], is_cached: bool) -> None:
+    config = load(None, [*tiny, *settings])
+    it, given = learner(config), block(config, 0)
+    hidden = torch.zeros(4, config.data.clip.num_frames, dtype=torch.bool)
+    hidden[:, : config.pretext.masked_frames] = True
+    given = replace(given, hidden=hidden)
+    if is_cached:
+        features = it.features(given).permute(0, 2, 3, 4, 1).half().numpy()
+        given = on_device(replace(given.read, frames=None, draws=None, features=features), torch.device("cpu"))
+        given = replace(given, hidden=hidden)
+    confusion = torch.zeros(NUM_CLASSES, NUM_CLASSES)
+    it.train_step(given, 0)  # the optimizer makes its state
+    with NoWaiting():
+        it.train_step(given, 1)
+        it.val_step(given, confusion)
+    assert confusion.sum() == 4
+
+
+def test_a_test_for_waiting_finds_it() -> None:
+    numbers = torch.ones(3)
+    waiting: list[Callable[[], object]] = [
+        lambda: numbers.sum().item(),
+        lambda: float(numbers.max()),
+        lambda: numbers[numbers > 0],
+        lambda: numbers.nonzero(),
+        lambda: torch.tensor([1.0]),
+        lambda: bool((numbers > 0).all()),
+    ]
+    for wait in waiting:
+        with NoWaiting(), pytest.raises(AssertionError):
+            wait()

@@ -1,0 +1,72 @@
+"""Times augmentation, of decoded frames to the input of the image model, against an earlier `model/augment.py`.
+
+    git show COMMIT:advise_ray/model/augment.py > before.py
+    python jobs/bench_augment.py before.py [recipe …]
+
+The earlier file's `apply` returns uint8; its time includes the normalisation that the image model did afterwards.
+Both are timed in turn. The figures are medians of 7 rounds: wall time, and CPU time of all threads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from advise_ray.config import load
+from advise_ray.model import augment
+from advise_ray.model.ifm import IFM, build_ifm
+from advise_ray.video.augment_draws import draw
+
+RECIPES = ("quickstart", "pretrain_ucf101", "finetune_footage", "finetune_ucf101")
+CLIPS, FRAMES, ROUNDS = 32, 8, 7
+
+
+def earlier(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("earlier", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def normalised(ifm: IFM, frames: torch.Tensor, format_: torch.dtype) -> list[torch.Tensor]:
+    chunks = frames.flatten(0, 1).split(max(1, 2**18 // frames.shape[2] ** 2))
+    shift, scale = -ifm.mean / ifm.std, 1 / ifm.std
+    return [torch.addcmul(shift, chunk.movedim(-1, 1), scale).to(format_) for chunk in chunks]
+
+
+def measure(recipe: str, before: Any, ifm: IFM) -> None:
+    size = load(Path(__file__).parent / f"{recipe}.yaml").augment
+    rng = np.random.default_rng(0)
+    shape = (CLIPS, FRAMES, size.resize_height_px, size.resize_width_px, 3)
+    frames = torch.from_numpy(rng.integers(256, size=shape, dtype=np.uint8))
+    rest = (np.stack([draw(size, rng) for _ in range(CLIPS)]), size.crop_size_px, "bicubic")
+    format_ = augment.apply(frames, *rest, ifm.normalise).dtype
+    arms = {
+        "before": lambda: normalised(ifm, before.apply(frames, *rest), format_),
+        "after": lambda: augment.apply(frames, *rest, ifm.normalise),
+    }
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        took: dict[str, list[tuple[float, float]]] = {arm: [] for arm in arms}
+        for _ in range(ROUNDS):
+            for arm, run in arms.items():
+                wall_s, cpu_s = time.perf_counter(), time.process_time()
+                run()
+                took[arm].append((time.perf_counter() - wall_s, time.process_time() - cpu_s))
+        for number, clock in enumerate(("wall", "CPU")):
+            first, last = (statistics.median(each[number] for each in took[arm]) * 1e3 for arm in arms)
+            print(f"{recipe} {threads} threads {clock}: {first:.1f} → {last:.1f} ms, {first / last:.2f}×", flush=True)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[2:] or RECIPES:
+        measure(each, earlier(Path(sys.argv[1])), build_ifm(load(None, []).model.ifm, 224))
