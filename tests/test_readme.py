@@ -53,6 +53,7 @@ PLANNED = [
     for line in COMMANDS
     if re.match(r"advise-ray (train|cache) .*--config", line)
     and "--cluster" not in line  # whose recipe is the reader's
+    and "finetune.yaml" not in line  # which `init` writes
 ]
 SWEEPS = [line for line in COMMANDS if line.startswith("advise-ray tune --config")]
 INLINE = sorted({found for text in TEXTS.values() for found in re.findall(r"`((?:advise-ray|ray) [^`…]+)`", text)})

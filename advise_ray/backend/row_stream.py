@@ -52,11 +52,12 @@ def stream(
     Args:
         rows: tables of one row. Each of them is a block that moves through the pipeline alone.
         pipeline: adds operators, which must return one block for each block.
-        ahead: the number of rows that may be under way at once.
+        ahead: the number of rows that may be under way at once, at least 1.
         prefetch: the number of results that are copied to this process in advance.
         preserve_order: whether the results come in the order of the rows.
     """
     supply = _Supply(rows, ahead)
+    prefetch = min(prefetch, ahead - 1)  # Ray holds one more than these before it yields the first
     results = _build(supply, pipeline, preserve_order).iterator()
     for block in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch):
         supply.took_one()
@@ -75,10 +76,14 @@ def stream_from_actor(
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     runner = ray.remote(_Runner).options(num_cpus=0, scheduling_strategy=here).remote(rows, pipeline, ahead)
-    coming = runner.take.remote()
-    while blocks := ray.get(coming):
+    try:
         coming = runner.take.remote()
-        yield BlockAccessor.for_block(ray.get(blocks[0])).to_batch_format("numpy")
+        while blocks := ray.get(coming):
+            coming = runner.take.remote()
+            yield BlockAccessor.for_block(ray.get(blocks[0])).to_batch_format("numpy")
+    finally:
+        if ray.is_initialized():  # an actor with a pending call would go on until the driver ends
+            ray.kill(runner)
 
 
 class _Runner:
@@ -106,6 +111,7 @@ def _build(supply: _Supply, pipeline: Callable[[Dataset], Dataset], preserve_ord
     context.target_max_block_size = 1  # each row is a block
     context.execution_options = ExecutionOptions(preserve_order=preserve_order)
     context.downstream_capacity_backpressure_ratio = None
+    context.execution_no_progress_timeout_s = -1  # a consumer may pause
     # Ray Data sends no work to actors on a node that will leave. If all actors of a stream are there, nothing would
     # come any more, although the node still works: the time is meant for saving.
     actor_pool_map_operator.get_draining_nodes = dict
@@ -188,11 +194,20 @@ class _RowSource(InputDataBuffer):
 
     def has_next(self) -> bool:
         """Whether a row is due. If no task is running, this waits, because Ray's loop would not."""
-        idle = all(not operator.get_active_tasks() for operator in self.output_dependencies)
+        idle = all(not operator.get_active_tasks() for operator in self._following())
         return not self._is_execution_marked_finished and self.supply.is_due(IDLE_S if idle else 0.0)
 
     def _get_next_inner(self) -> RefBundle:
+        for operator in self._following():  # Ray keeps the statistics of every block to the end of the stream
+            operator._output_blocks_stats.clear()
         return self.supply.take()
+
+    def _following(self) -> list[PhysicalOperator]:
+        """The operators of the pipeline, all of which are maps."""
+        found = list(self.output_dependencies)
+        for operator in found:
+            found += operator.output_dependencies
+        return found
 
 
 def _plan(rows: _Rows, _children: list[PhysicalOperator], context: DataContext) -> PhysicalOperator:

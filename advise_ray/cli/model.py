@@ -61,7 +61,9 @@ def embed(
             on_progress=on_progress,
         )
     written: dict[str, Any] = {}
-    if page is not None:
+    if page is not None and not result["clips"]:
+        progress.tell("no page: the file has no clips")
+    elif page is not None:
         with progress.counting("taking pictures") as on_progress:
             index = read_index(out.absolute())
             given = remote.local_or_url(videos)

@@ -45,6 +45,8 @@ def search(
     """Search the clips of a file that `advise-ray embed` wrote, by the cosine of their embeddings."""
     if (like is not None) + odd + duplicates != 1:
         raise click.UsageError("give one of --like, --odd and --duplicates")
+    if (videos is not None and page is None) or (run is not None and like is None):
+        raise click.UsageError("--videos needs --html, and --run needs --like")
     from advise_ray.cli import progress
     from advise_ray.deploy.clip_search import Search
     from advise_ray.storage import remote

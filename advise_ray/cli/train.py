@@ -146,10 +146,11 @@ def _suited(overrides: tuple[str, ...], videos: str, dry_run: bool) -> Config:
     for choice in choices:
         changed = ", ".join(key for key, value in choice.settings.items() if values[key] != value)
         progress.tell(f"{choice.name}: {choice.reason}" + (f"; changed by --set: {changed}" if changed else ""))
-    progress.tell(
-        f"features: not cached; `advise-ray init --videos {shlex.quote(str(manifest))} --out recipe.yaml` writes these "
-        "settings to a recipe, and says whether a cache saves time"
-    )
+    if config.data.features is None:
+        progress.tell(
+            f"features: not cached; `advise-ray init --videos {shlex.quote(str(manifest))} --out recipe.yaml` writes "
+            "such settings to a recipe, and says whether a cache saves time"
+        )
     return config
 
 

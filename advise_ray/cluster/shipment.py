@@ -16,7 +16,7 @@ from advise_ray.config import Config, recipes, to_yaml
 INSTALL = "~/.cache/advise-ray/install"
 """Folder that a cluster file mounts on its nodes. The nodes install from its `requirements.txt`."""
 RECIPE = "recipe.yaml"
-SOURCE_SUFFIXES = (".py", ".typed", ".yaml", ".json")
+SOURCE_SUFFIXES = (".py", ".typed", ".yaml", ".json", ".html")
 
 
 def pack(folder: Path, config: Config | None) -> int:

@@ -202,7 +202,8 @@ def _tiles(pictures: Pictures) -> dict[str, Any]:
 def _found(answer: Answer, rows: NDArray[np.int64]) -> dict[str, Any]:
     query = answer.result["query"]
     scores = [match.get("similarity", match.get("distance")) for match in answer.result["matches"]]
-    places = np.searchsorted(rows, answer.rows).reshape(len(scores), -1)
+    places = np.searchsorted(rows, answer.rows)
+    places = places[:, None] if places.ndim == 1 else places
     title = "Near-identical clips" if places.shape[1] == 2 else "Odd clips: distance to their neighbours"
     if query is not None:
         title = f"Most like {query['video']}, {query['start_s']:g}–{query['end_s']:g} s"

@@ -49,9 +49,9 @@ def find_query(like: str, index: ClipIndex, run: str | None = None) -> Query:
         UsageError: there is no such video, its span is invalid, it cannot be decoded, or the run is not there.
     """
     names, span, told = {*index.video_ids, *index.failed}, None, like
-    if like not in names and not _is_file(like) and (match := SPANNED.fullmatch(like)):
+    if like not in names and not Path(like).is_file() and (match := SPANNED.fullmatch(like)):
         base = match["name"]
-        if base in names or _is_file(base):
+        if base in names or Path(base).is_file() or (is_url(base) and SPAN.fullmatch(match["span"])):
             like, span = base, _span(match["span"], told)
     if like in index.failed:
         raise UsageError(f"--like: {like} has no embeddings: {index.failed[like]}")

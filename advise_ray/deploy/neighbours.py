@@ -140,11 +140,12 @@ def duplicates(clips: Clips, least: float, on_progress: OnProgress = lambda done
         line = _by_landmarks(clips)
         starts = range(0, len(line), WINDOW)
         chunks = [(line[start : start + WINDOW], np.unique(line[start : start + 2 * WINDOW])) for start in starts]
-    pairs, scores = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+    pairs, scores, is_cut = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)], False
     for done, (of, among) in enumerate(chunks, 1):
         show = on_progress if len(chunks) == 1 else lambda *_: None
         places, cosines = nearest(clips, of, among, NUM_NEIGHBOURS, show)
         row, column = np.nonzero(cosines >= least)
+        is_cut |= bool((cosines[:, -1] >= least).any())  # there may be more than NUM_NEIGHBOURS
         pairs.append(np.sort(np.stack([of[row], places[row, column]], 1), axis=1))
         scores.append(cosines[row, column])
         if len(chunks) > 1:
@@ -152,7 +153,7 @@ def duplicates(clips: Clips, least: float, on_progress: OnProgress = lambda done
     every, cosine = np.concatenate(pairs), np.concatenate(scores)
     _, firsts = np.unique(every[:, 0] * count + every[:, 1], return_index=True)
     order = firsts[np.argsort(-cosine[firsts], kind="stable")]
-    return Found(every[order], cosine[order], is_exact=len(chunks) == 1)
+    return Found(every[order], cosine[order], is_exact=len(chunks) == 1 and not is_cut)
 
 
 def _by_landmarks(clips: Clips) -> Places:

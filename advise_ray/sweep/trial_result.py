@@ -47,7 +47,7 @@ def write_trial(result: TrialResult, trial_dir: Path) -> None:
 def read_trials(sweep_dir: Path) -> list[TrialResult]:
     """The trials that have ended, sorted by number."""
     folders = list((sweep_dir / "trials").iterdir()) if exists(sweep_dir / "trials") else []
-    files = [folder / "trial.json" for folder in folders if exists(folder / "trial.json")]
+    files = [folder / "trial.json" for folder in folders if folder.name.isdigit() and exists(folder / "trial.json")]
     rows: list[TrialResult] = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     return sorted(rows, key=lambda row: row["number"])
 

@@ -95,7 +95,9 @@ class TrialCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         self.running.discard(trial.trial_id)
-        path = self._of(trial)[0] / "reports.jsonl"
+        trial_dir, _ = self._of(trial)
+        make_trial_dir(trial_dir)
+        path = trial_dir / "reports.jsonl"
         reports = patiently(lambda: read_lines(path))
         self._end(trial, "FINISHED" if reports and reports[-1]["done"] else "PRUNED", None)
 
@@ -107,7 +109,7 @@ class TrialCallback(tune.Callback):
         """Upload and register the model of the winner, in its trial's MLflow run. Returns whether MLflow has it."""
         trial_dir = self.sweep.trial_dir(number)
         stage = "finetune" if self.sweep.config.tune.objective in FINETUNED else "pretrain"
-        model = checkpoint.best(trial_dir / stage)
+        model = checkpoint.best(trial_dir / stage) if (trial_dir / stage).is_dir() else None
         return model is not None and self._tracker(trial_dir).keep_model(model)
 
     def _tracker(self, trial_dir: Path) -> RunTracker:

@@ -20,7 +20,7 @@ MODE = {"workflowType": "machine_learning"}
 
 def ui_command(config: Config) -> str:
     """The address of the MLflow UI, or the command that serves it from this store, for this machine only."""
-    uri = redact(tracking_uri(config))
+    uri = redact(tracking_uri(config)).replace("://***@", "://")  # a browser would log in as this user
     if not uri.startswith(DATABASES):
         return uri
     host, port = SERVED.removeprefix("http://").split(":")

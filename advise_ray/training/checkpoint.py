@@ -108,7 +108,7 @@ def _delete_others(run_dir: Path, keep: int) -> None:
     """Delete all checkpoints but the last `keep` and the best, and parts that killed processes have left."""
     kept = {*list_checkpoints(run_dir)[-keep:], best(run_dir)}
     for path in sorted((run_dir / "checkpoints").iterdir(), reverse=True):  # `step_1.old` before `step_1`
-        if path not in kept:
+        if path not in kept and re.fullmatch(r"step_\d+(\.partial|\.old)?", path.name):
             try:
                 shutil.rmtree(path if path.suffix else _take_name(path))
             except OSError as error:
@@ -123,7 +123,8 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
         OSError: the run directory does not exist (storage not mounted?), or cannot be read.
     """
     folder = run_dir / "checkpoints"
-    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step_\d+", path.name)) if exists(folder) else []
+    named = [path for path in folder.iterdir() if re.fullmatch(r"step_\d+", path.name)] if exists(folder) else []
+    return sorted(path for path in named if exists(path / "state.json"))  # earlier versions could leave parts of one
 
 
 def latest(run_dir: Path) -> Path | None:

@@ -53,7 +53,7 @@ class CopyStream:
         self.device = device
         self.stream = torch.cuda.Stream(device)
         self.idle_s = 0.0
-        self._computed, self._arrived = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._computed, self._before, self._arrived = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         self._copied = torch.cuda.Event()
 
     def asked(self) -> None:
@@ -63,6 +63,7 @@ class CopyStream:
     def copy(self, block: ClipBlock) -> DeviceBlock:
         """Begin to copy a block, after the work enqueued so far, because it gets the memory of a block of that work."""
         self._arrived.record(self.stream)
+        self._before, self._computed = self._computed, self._before  # `asked` is called again before `finish`
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             copying = on_device(block, self.device)
@@ -72,7 +73,7 @@ class CopyStream:
     def finish(self) -> None:
         """Wait for the last copy. So the process is never more than one step ahead of the device."""
         self._copied.synchronize()
-        self.idle_s += max(0.0, self._computed.elapsed_time(self._arrived) / 1000)
+        self.idle_s += max(0.0, self._before.elapsed_time(self._arrived) / 1000)
 
 
 class DeviceFeed:

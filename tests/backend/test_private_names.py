@@ -86,6 +86,8 @@ def test_ray_data_calls_what_a_stream_replaces() -> None:
     pool = inspect.getsource(find(f"{DATA}.execution.operators.actor_pool_map_operator:_NodeAwareActorPool"))
     assert "get_draining_nodes()" in pool
     assert find(f"{DATA}.planner.planner:Planner")._DEFAULT_PLAN_FNS
+    maps = inspect.getsource(find(f"{DATA}.execution.operators.map_operator:MapOperator"))
+    assert "self._output_blocks_stats.append(" in maps or "self._output_blocks_stats.extend(" in maps
     state = inspect.getsource(find(f"{DATA}.execution.streaming_executor_state:process_completed_tasks"))
     assert "while op.has_next()" in state
 

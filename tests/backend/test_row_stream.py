@@ -60,6 +60,12 @@ def test_results_come_in_order_and_no_more_rows_are_taken_than_may_be_under_way(
     assert numbers == list(range(40))
 
 
+def test_two_rows_under_way_are_enough() -> None:
+    """Ray prefetches results before it gives the first one away."""
+    blocks = stream(iter(Rows(6)), slow, ahead=2, prefetch=2, preserve_order=True)
+    assert [int(block["number"][0]) for block in blocks] == list(range(6))
+
+
 def test_a_stream_of_no_rows_ends_at_once() -> None:
     assert list(stream(iter([]), slow, ahead=AHEAD)) == []
 

@@ -291,7 +291,7 @@ def test_an_interrupted_job_goes_on(
 ) -> None:
     from advise_ray.errors import InterruptedRunError
 
-    monkeypatch.setattr("advise_ray.deploy.embed_clips.GROUP_FRAMES", 64)
+    monkeypatch.setattr("advise_ray.deploy.embed_groups.GROUP_FRAMES", 64)
     out = tmp_path / "out.parquet"
 
     def stop(done: int, total: int) -> None:
