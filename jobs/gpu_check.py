@@ -272,6 +272,8 @@ def main(out: Path, device: str, is_quick: bool, budget_s: float, only: tuple[st
     """Run the checks and write their results. The exit code is 1 if a check raised an error."""
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("torch finds no GPU here; use --device cpu --quick")
+    if not out.absolute().parent.is_dir():
+        raise click.UsageError(f"--out: the folder of {out} does not exist")
     scale = quick(torch.device(device)) if is_quick else Scale(torch.device(device))
     started_s, results = time.monotonic(), describe()
     for check in (each for each in CHECKS if not only or each.__name__ in only):

@@ -142,14 +142,21 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
 
     globally = [f"--{name}" for name in ("verbose", "quiet") if ctx.find_root().params.get(name)]
     arguments = [*globally, *ctx.command_path.split()[1:]]
-    config = None
-    if "recipe" in ctx.params and not any(ctx.params.get(name) for name in ("run_dir", "sweep_dir")):
-        config = load(ctx.params["recipe"] or "quickstart", ctx.params["overrides"])
+    config, overrides = None, ctx.params.get("overrides", ())
+    begun = any(ctx.params.get(name) for name in ("run_dir", "sweep_dir"))
+    suited = not begun and ctx.params.get("videos") is not None and ctx.params.get("recipe", "") is None
+    if suited:  # `train --videos` chooses its settings in the job
+        from advise_ray.cli.train import base_of
+
+        base, ahead = base_of(overrides)
+        config = load(base, (*ahead, *overrides))
+    elif "recipe" in ctx.params and not begun:
+        config = load(ctx.params["recipe"] or "quickstart", overrides)
     for param in ctx.command.params:
         value = ctx.params.get(str(param.name))
         if param.name in OURS or value is None or value is False or value == ():
             continue
-        if config is not None and param.name in ("recipe", "overrides"):
+        if config is not None and param.name in ("recipe", "overrides") and not suited:
             continue
         values = value if isinstance(value, tuple) else (value,)
         for each in values:
@@ -157,6 +164,8 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
             arguments += flag if value is True else [*flag, _argument_text(param, each)]
     if config is None:
         return arguments, None
+    if suited:
+        return [*arguments, *(part for each in _places(config) for part in ("--set", each))], config
     if ctx.params["recipe"] is None and config.data.manifest is None:  # `train` synthesizes its videos there
         asked = {"storage.path", *(override.partition("=")[0] for override in ctx.params["overrides"])}
         given = {
@@ -166,6 +175,13 @@ def _arguments(ctx: click.Context) -> tuple[list[str], Config | None]:
         }
         return [*arguments, *(part for each in overrides_of(given) for part in ("--set", each))], config
     return [*arguments, "--config", RECIPE], config
+
+
+def _places(config: Config) -> list[str]:
+    """The setting of the run's storage, with an absolute path."""
+    from advise_ray.config import overrides_of
+
+    return overrides_of({"storage.path": str(config.storage.path)})
 
 
 def _config_of_run(ctx: click.Context) -> Config | None:

@@ -124,16 +124,23 @@ def _with_manifest(recipe: str | None, overrides: tuple[str, ...], videos: str |
     return load(recipe or "quickstart", (*overrides, *overrides_of({"data.manifest": str(manifest)})))
 
 
+def base_of(overrides: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The recipe of `train --videos` before settings are chosen, and overrides that come before the user's."""
+    from advise_ray.dataset.suggestion import BASES
+
+    given = {key.strip(): value.strip() for key, _, value in (override.partition("=") for override in overrides)}
+    by_frames = given.get("data.clip.frame_stride", "null") != "null"
+    ahead = ("model.init_from=null", *(("data.clip.sample_fps=null",) if by_frames else ()))
+    return BASES.get(given.get("task", "prp"), BASES["prp"]), ahead
+
+
 def _suited(overrides: tuple[str, ...], videos: str, dry_run: bool) -> Config:
     """Return the configuration that `init` would choose for the videos, with the user's overrides, and say why."""
     from advise_ray.cli import progress
-    from advise_ray.dataset.suggestion import BASES, settings_of, suggest
+    from advise_ray.dataset.suggestion import settings_of, suggest
     from advise_ray.video.manifest import read_manifest
 
-    given = {key.strip(): value.strip() for key, _, value in (override.partition("=") for override in overrides)}
-    base = BASES.get(given.get("task", "prp"), BASES["prp"])
-    by_frames = given.get("data.clip.frame_stride", "null") != "null"
-    ahead = ("model.init_from=null", *(("data.clip.sample_fps=null",) if by_frames else ()))
+    base, ahead = base_of(overrides)
     config = load(base, (*ahead, *overrides))
     if config.data.manifest is not None:
         raise click.UsageError(TWO_DATA_SETS)

@@ -39,8 +39,16 @@ def test_paths_in_settings_become_absolute(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_settings_of_a_whole_section_go_key_by_key() -> None:
-    found = sent("train", "--videos", "clips", "--set", "train={epochs: 3}")
+    found = sent("train", "--set", "train={epochs: 3}")
     assert "train.epochs=3" in found
+
+
+def test_a_job_on_videos_chooses_its_settings_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job gets what the user has set, and nothing of a recipe."""
+    monkeypatch.chdir(tmp_path)
+    own = ("--set", "train={epochs: 3}", "--set", "data.clip.sample_fps=12")
+    found = sent("train", "--videos", "clips", *own)
+    assert found == ["train", *own, "--videos", f"{tmp_path}/clips", "--set", f'storage.path="{tmp_path}/runs"']
 
 
 @pytest.mark.parametrize(
