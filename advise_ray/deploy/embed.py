@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from advise_ray import dataset
 from advise_ray.backend.frame_encoder import encode_groups
+from advise_ray.deploy import embed_groups
 from advise_ray.deploy.embed_clips import ClipRow, EmbedClips, write_part
 from advise_ray.deploy.embed_groups import left_groups, named_groups, num_groups, version_of
 from advise_ray.deploy.embeddings_file import (
@@ -215,13 +216,14 @@ def _embed(
     """Encode the videos `todo`, and return the names of the part files with their rows."""
     table, rejects = _read(given, todo, parts, is_first)
     config, step_s, every = model.config, settings["step_s"], Videos(table)
+    most_frames = embed_groups.GROUP_FRAMES  # other processes get it with the groups
     for partial_file in parts.glob(".*.partial"):
         partial_file.unlink()
     done, total = 0, num_groups(table, config, step_s)
     if any(path.name not in ("job.json", ".lock") and path.is_file() for path in parts.iterdir()):  # an interrupted job
-        done = sum((parts / name).exists() for name, _ in named_groups(every, config, step_s))
+        done = sum((parts / name).exists() for name, _ in named_groups(every, config, step_s, most_frames))
     on_progress(done, total)
-    left = partial(left_groups, every, config, step_s, parts)
+    left = partial(left_groups, every, config, step_s, most_frames, parts)
     if next(left(), None) is not None:
         top_k = min(settings["top_k"], len(model.classes))
         function = EmbedClips(config, model.classes, top_k, parts)
@@ -229,7 +231,7 @@ def _embed(
         for number, _ in enumerate(blocks, done + 1):
             on_progress(number, max(number, total))
     write_part(parts / "rejects.parquet", rejects)
-    return [*(name for name, _ in named_groups(every, config, step_s)), "rejects.parquet"]
+    return [*(name for name, _ in named_groups(every, config, step_s, most_frames)), "rejects.parquet"]
 
 
 def _read(given: Footage, todo: NDArray[np.bool_], parts: Path, is_first: bool) -> tuple[pa.Table, list[ClipRow]]:

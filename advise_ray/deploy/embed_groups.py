@@ -21,15 +21,19 @@ GROUP_FRAMES = 512
 """Number of decoded frames in one group of the stream and one part file. It limits the memory use."""
 
 
-def named_groups(every: Videos, config: Config, step_s: float | None) -> Iterator[tuple[str, list[Wanted]]]:
+def named_groups(
+    every: Videos, config: Config, step_s: float | None, most_frames: int
+) -> Iterator[tuple[str, list[Wanted]]]:
     """Yield each group and the name of its part file."""
-    for group in groups_of(every, config, step_s):
+    for group in groups_of(every, config, step_s, most_frames):
         yield part_name([video for _, video, _ in group], np.concatenate([frames for *_, frames in group])), group
 
 
-def left_groups(every: Videos, config: Config, step_s: float | None, parts: Path) -> Iterator[pa.Table]:
+def left_groups(
+    every: Videos, config: Config, step_s: float | None, most_frames: int, parts: Path
+) -> Iterator[pa.Table]:
     """Yield the groups to decode: those without a part file when it is their turn."""
-    for name, group in named_groups(every, config, step_s):
+    for name, group in named_groups(every, config, step_s, most_frames):
         if not (parts / name).exists():
             yield group_of(group)
 
@@ -60,18 +64,18 @@ def clips_of(video: Video, config: Config, step_s: float | None) -> NDArray[np.i
     return video.frames[0] + np.minimum(starts[:, None] + offsets, length - 1)
 
 
-def groups_of(every: Iterable[Video], config: Config, step_s: float | None) -> Iterator[list[Wanted]]:
-    """Group the clips of all videos into groups of up to GROUP_FRAMES frames.
+def groups_of(every: Iterable[Video], config: Config, step_s: float | None, most_frames: int) -> Iterator[list[Wanted]]:
+    """Group the clips of all videos into groups of up to `most_frames` frames.
 
     A long video is split over several groups; short videos share one.
     """
     group: list[Wanted] = []
     held = 0
-    per_portion = max(1, GROUP_FRAMES // config.data.clip.num_frames)
+    per_portion = max(1, most_frames // config.data.clip.num_frames)
     for row, video in enumerate(every):
         clips = clips_of(video, config, step_s)
         for portion in np.array_split(clips, math.ceil(len(clips) / per_portion)):
-            if held + portion.size > GROUP_FRAMES and group:
+            if held + portion.size > most_frames and group:
                 yield group
                 group, held = [], 0
             group.append((row, video, portion.ravel()))
