@@ -43,10 +43,12 @@ class Batch:
     clips: NDArray[np.int64]
     weights: NDArray[np.float32]
 
-    def shares(self, num_workers: int) -> list[Batch]:
-        """Split the batch into equal shares, one for each worker."""
-        columns = [np.split(column, num_workers) for column in (self.videos, self.clips, self.weights)]
-        return [Batch(self.train, self.epoch, self.step, *share) for share in zip(*columns, strict=True)]
+    def share(self, rank: int, num_workers: int) -> Batch:
+        """One worker's part of the batch. All workers have equal parts."""
+        size, left = divmod(len(self.videos), num_workers)
+        assert not left
+        part = slice(rank * size, (rank + 1) * size)
+        return Batch(self.train, self.epoch, self.step, self.videos[part], self.clips[part], self.weights[part])
 
     def to_row(self) -> dict[str, Any]:
         """Convert to a row of Ray Data."""

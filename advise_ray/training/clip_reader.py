@@ -219,7 +219,7 @@ def read_here(
     thread, begun = ThreadPoolExecutor(1, thread_name_prefix="clips"), deque[Future[ClipBlock]]()
     try:
         for batch in batches:
-            begun.append(thread.submit(reader, batch.shares(num_workers)[rank]))
+            begun.append(thread.submit(reader, batch.share(rank, num_workers)))
             if len(begun) > source.ahead:
                 yield begun.popleft().result()
         while begun:

@@ -60,7 +60,7 @@ class ClipStream:
 
     def _rows(self) -> Iterator[pa.Table]:
         for batch in self.schedule.batches(self.start_step, validation_first=self.validation_first):
-            yield pa.Table.from_pylist([batch.shares(self.num_workers)[self.rank].to_row()])
+            yield pa.Table.from_pylist([batch.share(self.rank, self.num_workers).to_row()])
 
     def _decode(self, dataset: ray.data.Dataset) -> ray.data.Dataset:
         bundles = self.group.bundle_specs

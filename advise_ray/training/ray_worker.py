@@ -40,8 +40,8 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
     spec: WorkerSpec = ray.get(settings["spec"])
     context, group = ray.train.get_context(), ray.util.get_current_placement_group()
     assert group is not None
-    blocks = _open_stream(spec, group) if streams(spec.config) else None  # decode actors start now
     try:
+        blocks = _open_stream(spec, group) if streams(spec.config) else None  # decode actors start now
         worker = Worker(
             spec,
             videos=ray.get(spec.videos),
