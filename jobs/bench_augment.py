@@ -9,9 +9,9 @@ Both are timed in turn. The figures are medians of 7 rounds: wall time, and CPU 
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,14 @@ def measure(recipe: str, before: Any, ifm: IFM) -> None:
             print(f"{recipe} {threads} threads {clock}: {first:.1f} → {last:.1f} ms, {first / last:.2f}×", flush=True)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path, help="the earlier file")
+    parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="recipe", help="names; default: four of them")
+    options = parser.parse_args()
+    for recipe in options.recipes:
+        measure(recipe, earlier(options.before), build_ifm(load(None, []).model.ifm, 224))
+
+
 if __name__ == "__main__":
-    for each in sys.argv[2:] or RECIPES:
-        measure(each, earlier(Path(sys.argv[1])), build_ifm(load(None, []).model.ifm, 224))
+    main()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -84,7 +83,7 @@ def train(manifest: Path, folder: Path) -> Row:
                 time.sleep(0.05)
             first_step_s = time.perf_counter() - started_s
         finally:
-            driver.send_signal(signal.SIGINT)
+            driver.terminate()
             driver.wait()
     return {"first step, s": first_step_s, **{f"{kind}, GB": size / 1e9 for kind, size in sorted(peaks.items())}}
 

@@ -25,13 +25,12 @@ import yaml
 
 from advise_ray.storage.atomic import write_whole
 from advise_ray.storage.jsonl import read_lines
+from advise_ray.training.status import state
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 Row = dict[str, Any]
-SILENT_S = 60.0
-"""A run writes its status every few seconds. One without a result that is silent for longer has ended badly."""
 CURVES = ("train/loss", "train/epoch_top1", "val/top1", "val/loss", "rate/clips_per_s", "rate/data_wait_fraction")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -62,9 +61,9 @@ class Run:
             raise SystemExit(f"error: {directory} is not a run directory (it has no config.yaml)")
         self.config = dict(_flat(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))))
         result = directory / "result.json"
-        self.result: Row = (
-            json.loads(result.read_text(encoding="utf-8")) if result.exists() else {"status": "RUNNING", "metrics": {}}
-        )
+        self.result: Row = (json.loads(result.read_text(encoding="utf-8")) if result.exists() else {"metrics": {}}) | {
+            "status": _status(directory)
+        }
         self.lines = read_lines(directory / "metrics.jsonl")
         self.evaluations = {
             path.parent.name: json.loads(path.read_text(encoding="utf-8"))
@@ -125,7 +124,7 @@ def _values(run: Run) -> Row:
     config, last = run.config, {name: value for line in run.lines for name, value in line["values"].items()}
     model = [config.get(f"model.{key}") for key in ("ifm.name", "tmm.arch", "tmm.num_blocks")]
     return {
-        "status": _status(run),
+        "status": run.result["status"],
         "task": config.get("task"),
         "model": "r3d50" if config.get("model.kind") == "r3d50" else " ".join(map(str, model)),
         "val/top1": last.get("val/top1"),
@@ -136,13 +135,14 @@ def _values(run: Run) -> Row:
     }
 
 
-def _status(run: Run) -> str:
-    """The status of its result; of a run without one, RUNNING or SILENT by the age of its status file."""
-    for name in ("result.json", "trial.json"):
-        if (path := run.directory / name).exists():
-            return str(json.loads(path.read_text(encoding="utf-8"))["status"])
-    note = run.directory / "status.json"
-    return "RUNNING" if note.exists() and time.time() - note.stat().st_mtime < SILENT_S else "SILENT"
+def _status(directory: Path) -> str:
+    """The status of a run, a sweep or a trial. A trial that has not ended goes on as long as its sweep does."""
+    if (trial := directory / "trial.json").exists():
+        return str(json.loads(trial.read_text(encoding="utf-8"))["status"])
+    if not (directory / "settings.json").exists():
+        return state(directory)[0]
+    of_sweep = state(directory.parents[1])[0]
+    return of_sweep if of_sweep in ("RUNNING", "SILENT") else "KILLED"
 
 
 def _moment(time_s: float) -> tuple[str, float]:

@@ -186,8 +186,9 @@ def status_table(found: RunStatus, run_dir: Path) -> str:
     """Format the state of a run as a table."""
     from advise_ray.cli import run_view
 
-    rows: dict[str, Any] = {"epoch": f"{found['epoch']} of {found['epochs']}"}
-    rows["step"] = f"{found['step']} of {found['steps'] or '?'}"
+    done = f"{found['step']} of {found['steps'] or '?'}"
+    of_run = {"epoch": f"{found['epoch']} of {found['epochs']}", "step": done}
+    rows: dict[str, Any] = {"ended trials": done} if run_view.is_sweep(run_dir) else of_run
     rows |= run_view.with_chance(found["values"], run_dir) | _curves(run_dir)
     if found["eta_s"] is not None:
         rows["ends in"] = f"{found['eta_s'] / 60:.1f} min"

@@ -24,6 +24,11 @@ IMAGE_MODEL = "the image model"
 """What `run_result.bound_by` begins with if a feature cache would make the run faster."""
 
 
+def is_sweep(run_dir: Path) -> bool:
+    """Whether this is the directory of a sweep."""
+    return bool(load(run_dir / "config.yaml").search)
+
+
 def can_draw(stream: TextIO) -> bool:
     """Whether a stream is a terminal that shows block characters."""
     return stream.isatty() and "utf" in (stream.encoding or "").lower()

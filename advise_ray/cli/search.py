@@ -48,6 +48,7 @@ def search(
     if (videos is not None and page is None) or (run is not None and like is None):
         raise click.UsageError("--videos needs --html, and --run needs --like")
     from advise_ray.cli import progress
+    from advise_ray.deploy.clip_pictures import find_videos
     from advise_ray.deploy.clip_search import Search
     from advise_ray.storage import remote
 
@@ -55,6 +56,9 @@ def search(
         from advise_ray.deploy import atlas
 
         atlas.refuse_impossible(page, embeddings)
+    place = remote.local_or_url(videos) if videos is not None else None
+    if place is not None:
+        find_videos(place)
     with progress.counting("comparing clips") as on_progress:
         searching = Search(embeddings.absolute(), on_progress)
         answer = (
@@ -67,7 +71,6 @@ def search(
     result = answer.result
     written: dict[str, Any] = {}
     if page is not None:
-        place = remote.local_or_url(videos) if videos is not None else None
         with progress.counting("taking pictures") as on_progress:
             written.update(
                 atlas.write_page(searching.index, page.absolute(), answer, videos=place, on_progress=on_progress)
@@ -75,20 +78,20 @@ def search(
     if as_json:
         click.echo(json.dumps({**result, **written}))
         return
-    click.echo(_table(result))
+    click.echo(_table(result, pairs=duplicates))
     if page is not None:
         click.echo(f"page: {page.absolute()}")
     if not result["is_exact"]:
         progress.tell("note: not every clip was compared with every other one; a few results can be missing")
 
 
-def _table(result: SearchResult) -> str:
+def _table(result: SearchResult, *, pairs: bool) -> str:
     query, matches = result["query"], result["matches"]
     title = f"{len(matches)} of {result['total']:,}"
     if query is not None:
         span = f"{_seconds(query['start_s'], query['end_s'])}, {query['clips']} clip{'s'[: query['clips'] != 1]}"
         title += f" clips, most like {query['video']} ({span}) first; cosine"
-    elif (matches and "pairs" in matches[0]) or not matches:
+    elif pairs:
         title += " pairs of videos with near-identical clips; cosine"
     else:
         title += " clips, farthest from their neighbours first; mean cosine distance"

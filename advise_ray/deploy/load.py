@@ -105,7 +105,7 @@ class VideoModel(AdViSe):
         self, frames: NDArray[np.uint8], clips: NDArray[np.int64], num_crops: int | None = None
     ) -> NDArray[np.float64]:
         """Class probabilities float64[classes] of what `read` returns, averaged over clips and crops."""
-        encode = EncodeClips(self.config, "logits", num_crops or default_crops(self.config), {})
+        encode = EncodeClips(self.config, "logits", num_crops or default_crops(self.config))
         shares = softmax(encode.encode(self, self.device, frames, clips))
         mean: NDArray[np.float64] = shares.mean(axis=(0, 1))
         return mean

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from advise_ray.config import Config, played_clip
 from advise_ray.deploy.load import VideoModel, default_crops, load, locate
 from advise_ray.errors import UsageError, VideoDecodeError
-from advise_ray.evaluation.encode_clips import EncodeClips
+from advise_ray.evaluation.encode_clips import EncodeClips, SpreadClips, encode_video
 from advise_ray.evaluation.metrics import softmax
 from advise_ray.storage import remote
 from advise_ray.training import checkpoint
@@ -27,7 +28,7 @@ from advise_ray.video.decode_process import DecodeProcess
 from advise_ray.video.frames import group_of
 from advise_ray.video.manifest import Video
 from advise_ray.video.probe import LIMITS
-from advise_ray.video.sampling import span_frames, spread_clips, stride_frames
+from advise_ray.video.sampling import span_frames, stride_frames
 
 log = logging.getLogger("advise_ray")
 OnProgress = Callable[[int, int], None]
@@ -178,7 +179,7 @@ def _on_ray(model: VideoModel, locations: Sequence[str]) -> Iterator[_Outcome]:
         Listed(video_id=str(index), path=location, bytes=None, modified_ns=None)
         for index, location in enumerate(locations)
     ]
-    groups, places, notes = [], {}, {}
+    groups, notes, clips_of = [], {}, SpreadClips(config, NUM_CLIPS)
     limits = replace(LIMITS, max_pixels=config.data.max_pixels)
     for row in probe_all(listed, config.data.decode_timeout_s, limits):
         index = int(row["video_id"])
@@ -187,11 +188,9 @@ def _on_ray(model: VideoModel, locations: Sequence[str]) -> Iterator[_Outcome]:
             continue
         facts: dict[str, Any] = {name: row.get(name) for name in Video.__dataclass_fields__}
         video = Video(**facts)
-        wanted = spread_clips(video.num_frames, played_clip(config), NUM_CLIPS, video.fps)
-        frames, inverse = np.unique(wanted, return_inverse=True)
-        groups.append(group_of([(index, video, frames)]))
-        places[index], notes[index] = inverse.reshape(wanted.shape), _note(video.num_frames, video.fps, config)
-    function = EncodeClips(config, "logits", default_crops(config), places)
+        groups.append(group_of([(index, video, np.unique(clips_of(video)))]))
+        notes[index] = _note(video.num_frames, video.fps, config)
+    function = partial(encode_video, EncodeClips(config, "logits", default_crops(config)), clips_of)
     if not groups:
         return
     for block in encode_groups(lambda: groups, function, config, model, len(model.classes), everywhere=True):

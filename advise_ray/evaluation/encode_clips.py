@@ -6,6 +6,7 @@ evaluation uses no random augmentation. Therefore the image model encodes each f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,34 +14,40 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from advise_ray.config import Config
+from advise_ray.config import Config, played_clip
 from advise_ray.model.advise import AdViSe
 from advise_ray.model.precision import autocast
 from advise_ray.model.transfer import to_device
 from advise_ray.video.augment_draws import view_crops
+from advise_ray.video.frames import videos_of
+from advise_ray.video.manifest import Video
+from advise_ray.video.sampling import spread_clips
 
 Output = Literal["logits", "embedding", "tokens"]
 """Output per clip and crop: logits float[classes], embedding float[E], or the TMM's tokens float[E, T, s, s]."""
-Clips = dict[int, NDArray[np.int64]]
-"""Row of the manifest → int64[K, T], frame numbers of K clips of the video."""
+ClipsOf = Callable[[Video], NDArray[np.int64]]
+"""Plans the clips of a video: int64[K, T], frame numbers of K clips. It always returns the same for the same video."""
+
+
+@dataclass(frozen=True)
+class SpreadClips:
+    """A `ClipsOf`: clips that are evenly spaced over the video."""
+
+    config: Config
+    num_clips: int
+
+    def __call__(self, video: Video) -> NDArray[np.int64]:
+        frames = spread_clips(len(video.frames), played_clip(self.config), self.num_clips, video.fps)
+        return frames + video.frames.start
 
 
 @dataclass(frozen=True)
 class EncodeClips:
-    """Encodes the decoded frames of one video (see `DecodeFrames`) and returns `values` float32[1, K, crops, …]."""
+    """Encodes clips of one video."""
 
     config: Config
     output: Output
     num_crops: int
-    places: Clips
-    """Row of the manifest → int64[K, T], positions among the video's decoded frames."""
-
-    def __call__(self, model: AdViSe, device: torch.device, block: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        values = np.zeros((1, 1, 1), dtype=np.float32)
-        if not str(block["failures"][0]):
-            frames, clips = np.array(block["frames"][0]), self.places[int(block["rows"][0][0])]
-            values = self.encode(model, device, frames, clips)
-        return {"rows": block["rows"], "values": values[None], "failures": block["failures"]}
 
     @torch.inference_mode()
     def encode(
@@ -78,3 +85,19 @@ class EncodeClips:
             return temporal.tokens(x)
         embedding = temporal.embed(x)
         return temporal.classify(embedding) if self.output == "logits" else embedding
+
+
+def encode_video(
+    encode: EncodeClips, clips_of: ClipsOf, model: AdViSe, device: torch.device, block: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Encode the decoded frames of one video (see `DecodeFrames`); adds `values` float32[1, K, crops, …].
+
+    Args:
+        clips_of: the clips, whose frames were decoded, each once and in order.
+    """
+    values = np.zeros((1, 1, 1), dtype=np.float32)
+    if not str(block["failures"][0]):
+        (video,) = videos_of(block)
+        places = np.searchsorted(block["indices"][0], clips_of(video))
+        values = encode.encode(model, device, np.array(block["frames"][0]), places)
+    return {"rows": block["rows"], "values": values[None], "failures": block["failures"]}

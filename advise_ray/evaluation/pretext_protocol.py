@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from advise_ray.config import ClipConfig
+from advise_ray.config import ClipConfig, Config
 from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.metrics import confusion_matrix, softmax
 from advise_ray.evaluation.outcome import Control, Details, Outcome
@@ -50,6 +50,36 @@ class _NamedClip:
         return bool((np.diff(self.clip.frame_indices) == 0).any())
 
 
+@dataclass(frozen=True)
+class _Play:
+    """Plans the clips of a video: honest ones, those of the controls, and those of each policy for short videos."""
+
+    config: Config
+
+    def frames(self, video: Video) -> NDArray[np.int64]:
+        """Frame numbers int64[K, T] of all clips."""
+        return np.stack([each.clip.frame_indices for each in self.clips(video)])
+
+    def clips(self, video: Video) -> Iterator[_NamedClip]:
+        clip, seed = self.config.data.clip, self.config.seed
+        if fits_every_rate(len(video.frames), clip, video.fps):
+            shuffle = keyed_rng(seed, "shuffle", video.video_id)
+            for honest in self._placed(video, clip, "val"):
+                frames = honest.frame_indices
+                yield _NamedClip("honest", honest)
+                yield _NamedClip("shuffled", Clip(shuffle.permutation(frames), honest.rate_index))
+                yield _NamedClip("reversed", Clip(frames[::-1], honest.rate_index))
+                yield _NamedClip("still", Clip(np.full_like(frames, frames[len(frames) // 2]), honest.rate_index))
+        for policy in POLICIES:
+            for planned in self._placed(video, clip.model_copy(update={"short_video": policy}), policy):
+                yield _NamedClip(policy, planned)
+
+    def _placed(self, video: Video, clip: ClipConfig, key: str) -> Iterator[Clip]:
+        rng = keyed_rng(self.config.seed, key, video.video_id)
+        for planned in plan_val_clips(len(video.frames), clip, self.config.data.val_clips_per_rate, rng, video.fps):
+            yield Clip(planned.frame_indices + video.frames.start, planned.rate_index)
+
+
 def pretext(
     encoder: Encoder, rows: NDArray[np.int64], on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Outcome:
@@ -57,31 +87,26 @@ def pretext(
 
     The honest clips are the validation clips of a run with this configuration.
     """
-    config, clip = encoder.config, encoder.config.data.clip
-    played = {
-        int(row): list(_play(encoder.videos[row], clip, config.seed, config.data.val_clips_per_rate)) for row in rows
-    }
-    clips = {row: np.stack([each.clip.frame_indices for each in every]) for row, every in played.items()}
-    encoded = encoder.encode(clips, "logits", on_progress=on_progress)
-    predictions: list[Prediction] = []
-    for row, every in played.items():
-        values, video = encoded[row].values, encoder.videos[row]
-        shares = None if values is None else softmax(values[:, 0])
-        for index, each in enumerate(every):
-            predictions.append(
-                {
-                    "video_id": video.video_id,
-                    "clips": each.name,
-                    "label": each.clip.rate_index,
-                    "prediction": None if shares is None else int(shares[index].argmax()),
-                    "score": None if shares is None else float(shares[index].max()),
-                    "frame_indices": each.clip.frame_indices.tolist(),
-                    "wraps": each.wraps,
-                    "repeats": each.repeats,
-                    "failure": encoded[row].failure,
-                }
-            )
-    return report(predictions, rate_names(config))
+    play, of_video = _Play(encoder.config), dict[int, list[Prediction]]()
+    for encoded in encoder.encode(rows, play.frames, "logits", on_progress=on_progress):
+        video = encoder.videos[encoded.row]
+        shares = None if encoded.values is None else softmax(encoded.values[:, 0])
+        of_video[encoded.row] = [
+            {
+                "video_id": video.video_id,
+                "clips": each.name,
+                "label": each.clip.rate_index,
+                "prediction": None if shares is None else int(shares[index].argmax()),
+                "score": None if shares is None else float(shares[index].max()),
+                "frame_indices": each.clip.frame_indices.tolist(),
+                "wraps": each.wraps,
+                "repeats": each.repeats,
+                "failure": encoded.failure,
+            }
+            for index, each in enumerate(play.clips(video))
+        ]
+    predictions = [each for row in rows.tolist() for each in of_video[row]]
+    return report(predictions, rate_names(encoder.config))
 
 
 def report(predictions: list[Prediction], names: list[str]) -> Outcome:
@@ -117,28 +142,6 @@ def report(predictions: list[Prediction], names: list[str]) -> Outcome:
         "findings": findings,
     }
     return Outcome(metrics, predictions, names, confusion if honest else None, details)
-
-
-def _play(video: Video, clip: ClipConfig, seed: int, clips_per_rate: int) -> Iterator[_NamedClip]:
-    num_frames, start = len(video.frames), video.frames.start
-
-    def placed(planned: Clip) -> Clip:
-        return Clip(planned.frame_indices + start, planned.rate_index)
-
-    if fits_every_rate(num_frames, clip, video.fps):
-        rng = keyed_rng(seed, "val", video.video_id)
-        shuffle = keyed_rng(seed, "shuffle", video.video_id)
-        for honest in map(placed, plan_val_clips(num_frames, clip, clips_per_rate, rng, video.fps)):
-            frames = honest.frame_indices
-            yield _NamedClip("honest", honest)
-            yield _NamedClip("shuffled", Clip(shuffle.permutation(frames), honest.rate_index))
-            yield _NamedClip("reversed", Clip(frames[::-1], honest.rate_index))
-            yield _NamedClip("still", Clip(np.full_like(frames, frames[len(frames) // 2]), honest.rate_index))
-    for policy in POLICIES:
-        rng = keyed_rng(seed, policy, video.video_id)
-        under = clip.model_copy(update={"short_video": policy})
-        for planned in plan_val_clips(num_frames, under, clips_per_rate, rng, video.fps):
-            yield _NamedClip(policy, placed(planned))
 
 
 def _controls(by_name: Mapping[str, list[Prediction]]) -> Iterator[tuple[str, Control]]:

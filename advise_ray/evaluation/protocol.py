@@ -10,16 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from advise_ray.config import played_clip
 from advise_ray.errors import UsageError
 from advise_ray.evaluation import metrics as measure
-from advise_ray.evaluation.encode_clips import Output
+from advise_ray.evaluation.encode_clips import Output, SpreadClips
 from advise_ray.evaluation.encoded_videos import Encoded, Encoder
 from advise_ray.evaluation.labels import LabelledSplit
 from advise_ray.evaluation.outcome import Details, Outcome
 from advise_ray.evaluation.predictions import Prediction
-from advise_ray.video.manifest import Video
-from advise_ray.video.sampling import spread_clips
 
 OnProgress = Callable[[int, int], None]
 
@@ -55,16 +52,11 @@ def encode_splits(
     tests_only: bool = False,
 ) -> dict[int, Encoded]:
     """Encode every video of the splits once, even if it is in several splits."""
-    rows = sorted({int(row) for split in splits for row in (*split.test, *(() if tests_only else split.train))})
-    clips = {row: _spread_frames(encoder.videos[row], encoder, settings.num_clips) for row in rows}
+    rows = np.unique(np.concatenate([each for split in splits for each in (split.test, split.train)[: 2 - tests_only]]))
     if output == "tokens":
         _refuse_too_many(encoder, len(rows) * settings.num_clips * num_crops)
-    return encoder.encode(clips, output, num_crops, on_progress)
-
-
-def _spread_frames(video: Video, encoder: Encoder, num_clips: int) -> NDArray[np.int64]:
-    frames = spread_clips(len(video.frames), played_clip(encoder.config), num_clips, video.fps)
-    return frames + video.frames.start
+    clips_of = SpreadClips(encoder.config, settings.num_clips)
+    return {each.row: each for each in encoder.encode(rows, clips_of, output, num_crops, on_progress)}
 
 
 def _refuse_too_many(encoder: Encoder, num_clips: int) -> None:

@@ -33,6 +33,7 @@ class SweepResult(TypedDict):
         mlflow_ui: address of the MLflow UI, or command that serves it.
         mlflow_link: page of the MLflow UI with the trials, best first, see `tracking.link`.
         wall_s: seconds since this start of the sweep.
+        ended_s: end of the sweep, Unix time.
         tracking_complete: whether MLflow has the complete sweep. Only in the output of `--json`.
     """
 
@@ -52,6 +53,7 @@ class SweepResult(TypedDict):
     mlflow_ui: str
     mlflow_link: str | None
     wall_s: float
+    ended_s: float
     tracking_complete: NotRequired[bool]
 
 
@@ -94,6 +96,7 @@ def write_result(
         mlflow_ui=ui_command(config),
         mlflow_link=link(config, directory),
         wall_s=round(time.monotonic() - started_s, 1),
+        ended_s=time.time(),
     )
     write_whole(directory / "result.json", json.dumps(result, indent=2) + "\n")
     return result

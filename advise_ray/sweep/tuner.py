@@ -5,7 +5,6 @@ The sweep's directory is the source of truth. Tune's own state is created anew a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -91,7 +90,7 @@ class _SweepRun:
         self.concurrent = min(sum(rooms), self.num_trials, config.tune.max_concurrent or sum(rooms))
         on_node = min(max(rooms), math.ceil(self.concurrent / len(session.nodes())))
         self.sweep = Sweep(config, directory, on_node, self.trial.use_gpu)
-        self.waited = False
+        self.waiting: str | None = None
 
     def execute(self) -> SweepResult:
         fresh = not self.directory.exists()
@@ -130,9 +129,10 @@ class _SweepRun:
             if todo:
                 self.on_event(f"running {len(todo)} trial(s), {self.concurrent} at a time, in {self.directory}")
                 self.on_event(f"logging to MLflow at {tracking.destination(self.config)}")
-                make_features(self.trained, self.directory, self.on_event)
-                await_resources(self.trial, self.config.train.max_wait_s, self._wait)
-                run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, self.trial.worker_bundle)
+                with status.noting(self.directory, self.num_trials, lambda: self.waiting):
+                    make_features(self.trained, self.directory, self.on_event)
+                    await_resources(self.trial, self.config.train.max_wait_s, self._wait)
+                    run_trials(self.sweep, self.settings, todo, recorder, self.concurrent, self.trial.worker_bundle)
         except (KeyboardInterrupt, InterruptedRunError):
             self._try_to_end("KILLED", recorder)
             raise InterruptedRunError(f"interrupted; resume with: advise-ray tune --resume {self.directory}") from None
@@ -160,11 +160,9 @@ class _SweepRun:
 
     def _wait(self, line: str | None) -> None:
         resource_wait.show(line)
-        if line is not None or self.waited:
+        if line is not None or self.waiting is not None:
             self.tracker.tag("waiting", line or "no")
-            with contextlib.suppress(OSError):
-                status.note(self.directory, 0, line)
-        self.waited = line is not None
+        self.waiting = line
 
     def _end(self, ended: Literal["FINISHED", "FAILED", "KILLED"], recorder: TrialCallback) -> SweepResult:
         result = patiently(

@@ -32,7 +32,6 @@ from advise_ray.training.worker_spec import streams
 
 log = logging.getLogger("advise_ray")
 
-NOTE_EVERY_S = 10.0
 OnLine = Callable[[MetricsLine, int], None]
 
 
@@ -102,7 +101,7 @@ class _Report:
         if not self.tracks and time.monotonic() > self.try_s:
             self._start_tracking()
         total_steps = self.plan.schedule.total_steps
-        if time.monotonic() > self.noted_s + NOTE_EVERY_S:
+        if time.monotonic() > self.noted_s + status.NOTE_EVERY_S:
             with contextlib.suppress(OSError):  # the workers report storage that does not answer
                 status.note(self.run_dir, total_steps, self.waiting)
                 self.noted_s = time.monotonic()
@@ -117,7 +116,7 @@ class _Report:
         """
         self.waiting = str(waiting) if waiting is not None else None
         resource_wait.show(self.waiting)
-        if time.monotonic() > self.tagged_s + NOTE_EVERY_S or waiting is None:
+        if time.monotonic() > self.tagged_s + status.NOTE_EVERY_S or waiting is None:
             self.tracker.tag("waiting", self.waiting or "no")
             self.tagged_s = time.monotonic()
         if waiting is not None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -17,6 +21,7 @@ from advise_ray.training import metrics_lines
 from advise_ray.training.metrics_lines import MetricsLine
 from advise_ray.training.run_result import bound_by, read_result
 
+NOTE_EVERY_S = 10.0
 SILENT_S = 60.0
 """A run writes its status every few seconds. If it is silent for this long, it is dead or cannot reach its storage."""
 
@@ -26,7 +31,7 @@ class StatusNote(TypedDict):
 
     Attributes:
         time_s: when it was written, Unix time.
-        total_steps: number of steps of the run.
+        total_steps: number of steps of the run, or of trials of a sweep.
         waiting: the CPUs and GPUs that the run waits for, or None.
         nodes: total and free CPUs and GPUs of each node.
     """
@@ -46,8 +51,8 @@ class RunStatus(TypedDict):
         silent_s: seconds since the run has written its status.
         epoch: number of finished epochs.
         epochs: number of epochs of the run.
-        step: number of finished steps.
-        steps: number of steps of the run; None if the run has not started.
+        step: number of finished steps of a run, or of trials of a sweep that have ended.
+        steps: number of all steps, or trials; None if the run has not started.
         values: metrics of the last epoch.
         eta_s: seconds to the end; None if the run is not running, or has just started.
         bound_by: what limits the speed (`run_result.bound_by`), or None.
@@ -77,6 +82,36 @@ def note(run_dir: Path, total_steps: int, waiting: str | None = None) -> None:
     write_once(run_dir / "status.json", json.dumps(noted))
 
 
+@contextlib.contextmanager
+def noting(run_dir: Path, total_steps: int, waiting: Callable[[], str | None]) -> Iterator[None]:
+    """Write `status.json` every NOTE_EVERY_S seconds in a thread, until the context ends."""
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                note(run_dir, total_steps, waiting())
+            ended.wait(NOTE_EVERY_S)
+
+    thread = threading.Thread(target=write, name="status", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def state(run_dir: Path) -> tuple[str, float]:
+    """The status of a run or a sweep (see `RunStatus`), and the seconds since it was last noted."""
+    noted, result = _read_note(run_dir / "status.json"), read_result(run_dir)
+    silent_s = time.time() - (noted["time_s"] if noted else (run_dir / "config.yaml").stat().st_mtime)
+    # If the note is newer, the run was resumed. An earlier version wrote no `ended_s` for sweeps.
+    if result and (noted is None or result.get("ended_s", math.inf) >= noted["time_s"]):
+        return result["status"], silent_s
+    return ("RUNNING" if silent_s < SILENT_S else "SILENT"), silent_s
+
+
 def read(run_dir: Path) -> RunStatus:
     """Read the status of a run.
 
@@ -86,16 +121,13 @@ def read(run_dir: Path) -> RunStatus:
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"{run_dir} is not a run directory (it has no config.yaml)")
     config = load(run_dir / "config.yaml")
-    noted, result = _read_note(run_dir / "status.json"), read_result(run_dir)
+    noted, (status, silent_s) = _read_note(run_dir / "status.json"), state(run_dir)
     lines = metrics_lines.read(run_dir / "metrics.jsonl")
     steps, epochs = metrics_lines.of_kind(lines, "step"), metrics_lines.of_kind(lines, "epoch")
-    silent_s = time.time() - (noted["time_s"] if noted else (run_dir / "config.yaml").stat().st_mtime)
-    status = "RUNNING" if silent_s < SILENT_S else "SILENT"
-    # If the note is newer, the run was resumed. The result of a sweep has no `ended_s`.
-    if result and (noted is None or result.get("ended_s", 0.0) >= noted["time_s"]):
-        status = result["status"]
     known_by = tracked(config, run_dir)
     step, total = (steps[-1]["step"] if steps else 0), (noted["total_steps"] if noted else None)
+    if config.search:
+        step = len(list(run_dir.glob("trials/*/trial.json")))
     values = epochs[-1]["values"] if epochs else {}
     return {
         "run_name": run_dir.name,

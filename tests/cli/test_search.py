@@ -79,6 +79,8 @@ def test_odd_clips_and_near_identical_ones(file: Path, tmp_path: Path) -> None:
     assert pairs[0]["pairs"] >= 1
     apart = write_embeddings(tmp_path / "apart.parquet", {"a": [[1, 0]], "b": [[0, 1]]})
     assert search(apart, "--duplicates").stdout == "0 of 0 pairs of videos with near-identical clips; cosine\n"
+    alone = write_embeddings(tmp_path / "alone.parquet", {"a": [[1, 0]]})
+    assert search(alone, "--odd").stdout == "0 of 1 clips, farthest from their neighbours first; mean cosine distance\n"
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,16 @@ import pytest
 
 from advise_ray.config import ClipConfig, load, recipes
 from advise_ray.evaluation.evaluate_run import _pretext_rows
-from advise_ray.evaluation.pretext_protocol import POLICIES, _play, report
+from advise_ray.evaluation.pretext_protocol import POLICIES, _Play, report
 from advise_ray.video.manifest import Video
 from advise_ray.video.sampling import fits_every_rate, keyed_rng, plan_val_clips
 from tests.runs import manifest_of
 
 RATES = ["×1", "×2", "×4"]
 CLIP = ClipConfig(num_frames=8, frame_stride=1, rates=(1.0, 2.0, 4.0))
+PLAY = _Play(
+    load(None, ["data.clip={num_frames: 8, frame_stride: 1, rates: [1, 2, 4]}", "data.val_clips_per_rate=4", "seed=0"])
+)
 Row = dict[str, Any]
 
 
@@ -29,7 +32,7 @@ def rows_of(predict: Callable[[Row], int], lengths: tuple[int, ...] = (12, 20, 6
     """What a model that knows `predict` alone would say of these videos."""
     rows = []
     for length in lengths:
-        for played in _play(video(length), CLIP, 0, 4):
+        for played in PLAY.clips(video(length)):
             frames = played.clip.frame_indices
             row = {"video_id": f"v{length}", "clips": played.name, "label": played.clip.rate_index}
             row |= {"frame_indices": frames, "wraps": played.wraps, "repeats": played.repeats, "failure": None}
@@ -101,7 +104,7 @@ def test_a_clip_that_could_not_be_decoded_counts_as_wrong():
 
 
 def test_what_each_name_plays():
-    played = list(_play(video(90, start=20), CLIP, 0, 4))
+    played = list(PLAY.clips(video(90, start=20)))
     by_name: dict[str, list[Any]] = {}
     for each in played:
         by_name.setdefault(each.name, []).append(each.clip)
@@ -122,7 +125,7 @@ def test_what_each_name_plays():
 
 def test_each_policy_plays_a_short_video_its_own_way():
     assert not fits_every_rate(20, CLIP, 30.0)
-    played = list(_play(video(20), CLIP, 0, 4))
+    played = list(PLAY.clips(video(20)))
     rates = {name: {each.clip.rate_index for each in played if each.name == name} for name in POLICIES}
     assert rates == {"fit": {0, 1}, "wrap": {0, 1, 2}, "hold": {0, 1, 2}}
     fastest = {name: [each for each in played if each.name == name and each.clip.rate_index == 2] for name in POLICIES}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from advise_ray.config import load, to_yaml
@@ -63,6 +64,19 @@ def test_the_list_has_every_run_and_a_link_to_the_page_of_each(tmp_path: Path) -
     assert "damaged" in page
     assert '<td data-key="0.75">0.75</td>' in page
     assert "http" not in page
+
+
+def test_a_trial_goes_on_as_long_as_its_sweep(tmp_path: Path) -> None:
+    sweep = make_run(tmp_path, "sweep", 0.1, 0.5)
+    trial = make_run(tmp_path, "sweep/trials/0001", 0.1, 0.25)
+    (trial / "result.json").unlink()
+    (trial / "settings.json").write_text("{}")
+    note = {"time_s": time.time(), "total_steps": 2, "waiting": None, "nodes": []}
+    (sweep / "status.json").write_text(json.dumps(note))
+    (sweep / "result.json").write_text(json.dumps({"status": "KILLED", "ended_s": time.time() - 90, "metrics": {}}))
+    assert listed(tmp_path).count("RUNNING") == 2 * 2  # it was resumed; each cell also has the value to sort by
+    (sweep / "result.json").write_text(json.dumps({"status": "KILLED", "ended_s": time.time(), "metrics": {}}))
+    assert listed(tmp_path).count("KILLED") == 2 * 2
 
 
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:

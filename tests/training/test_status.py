@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from advise_ray.backend import nodes
 from advise_ray.config import load, to_yaml
 from advise_ray.errors import UsageError
-from advise_ray.training.status import read
+from advise_ray.training.status import noting, read
 
 
 def run_dir(tmp_path: Path, *, noted_s: float, result: dict[str, Any] | None = None) -> Path:
@@ -52,6 +53,24 @@ def test_a_run_that_ended_and_one_that_was_resumed_after(tmp_path: Path) -> None
     ended = {"status": "KILLED", "ended_s": time.time() - 60}
     assert read(run_dir(tmp_path, noted_s=65, result=ended))["status"] == "KILLED"
     assert read(run_dir(tmp_path, noted_s=3, result=ended))["status"] == "RUNNING"
+
+
+def test_a_sweep_is_noted_while_it_works_and_shows_its_ended_trials(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(nodes, "usage", list)  # without Ray
+    (tmp_path / "config.yaml").write_text(to_yaml(load(None, ["search={optim.lr: {grid: [0.1, 0.2]}}"])))
+    (tmp_path / "trials" / "0000").mkdir(parents=True)
+    (tmp_path / "trials" / "0000" / "trial.json").write_text("{}")
+    (tmp_path / "status.json").write_text(
+        json.dumps({"time_s": time.time() - 300, "total_steps": 2, "waiting": None, "nodes": []})
+    )
+    assert read(tmp_path)["status"] == "SILENT"
+    with noting(tmp_path, 2, lambda: "waiting for 1 CPU"):
+        time.sleep(0.5)
+        found = read(tmp_path)
+    assert (found["status"], found["step"], found["steps"]) == ("RUNNING", 1, 2)
+    assert found["waiting"] == "waiting for 1 CPU"
+    (tmp_path / "result.json").write_text(json.dumps({"status": "FINISHED", "ended_s": time.time()}))
+    assert read(tmp_path)["status"] == "FINISHED"
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
