@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -82,6 +83,9 @@ def connect() -> None:
             _begun.result()
         finally:
             _begun = None  # if it failed, the next call tries again
+        if threading.current_thread() is threading.main_thread():
+            # Ray's native code has replaced the handler with one that prints a stack trace first.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     context = DataContext.get_current()
     context.enable_progress_bars = _is_verbose()
     context.raise_original_map_exception = True  # see `errors.unwrapped`

@@ -81,6 +81,23 @@ def test_a_signal_ends_the_command_while_ray_starts(
     assert not (tmp_path / "out.parquet").exists()
 
 
+def test_a_signal_prints_no_stack_trace_of_ray(beside: dict[str, str]) -> None:
+    script = """
+import os, signal, time
+from advise_ray.backend import session
+from advise_ray.cli import signals
+signals.heed()
+session.connect()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    found = subprocess.run([sys.executable, "-c", script], env=beside, capture_output=True, text=True, check=True)
+    assert (found.stdout, "SIGTERM received" in found.stderr) == ("heard\n", False)
+
+
 def test_a_notebook_can_interrupt_and_go_on(unconnected: None, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on, calls = threading.Event(), threading.Event(), []
 
