@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ class Encoded:
     """
 
     row: int
-    values: NDArray[np.float32] | None
+    values: NDArray[Any] | None
     failure: str | None
 
 

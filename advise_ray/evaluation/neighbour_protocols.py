@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from advise_ray.errors import UsageError
 from advise_ray.evaluation import metrics as measure
-from advise_ray.evaluation.encoded_videos import Encoded, Encoder
+from advise_ray.evaluation.encoded_videos import Encoder
 from advise_ray.evaluation.labels import LabelledSplit
 from advise_ray.evaluation.outcome import Details, Outcome
 from advise_ray.evaluation.predictions import Prediction
-from advise_ray.evaluation.protocol import OnProgress, Settings, classified, clips_of, decoded_rows, encode_splits
+from advise_ray.evaluation.protocol import OnProgress, Settings, classified, decoded_rows, encode_splits, values_of
 
 RETRIEVED = (1, 5, 10, 20, 50)
 
@@ -24,13 +24,13 @@ def knn(
     """Classify each test video by weighted votes of the k training videos with the nearest embeddings."""
     for split in splits:
         _refuse_too_few(settings.k, len(split.train), "--k")
-    encoded = encode_splits(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress)
+    encoded = encode_splits(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress, fuse=_mean)
     for split in splits:
         train, test = decoded_rows(split.train, encoded), decoded_rows(split.test, encoded)
         scores = measure.knn_scores(
-            _video_embeddings(encoded, train),
+            values_of(encoded, train),
             split.labels[train],
-            _video_embeddings(encoded, test),
+            values_of(encoded, test),
             len(split.names),
             settings.k,
             settings.temperature,
@@ -43,13 +43,11 @@ def retrieval(
     encoder: Encoder, splits: Sequence[LabelledSplit], settings: Settings, on_progress: OnProgress
 ) -> Iterator[Outcome]:
     """Measure whether the k nearest training videos of each test video include one of the same class."""
-    encoded = encode_splits(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress)
+    encoded = encode_splits(encoder, splits, "embedding", settings, settings.num_crops or 1, on_progress, fuse=_mean)
     for split in splits:
         train, test = decoded_rows(split.train, encoded), decoded_rows(split.test, encoded)
         ks = [k for k in RETRIEVED if k <= len(train)]
-        nearest, _ = measure.neighbours(
-            _video_embeddings(encoded, train), _video_embeddings(encoded, test), max(ks, default=1)
-        )
+        nearest, _ = measure.neighbours(values_of(encoded, train), values_of(encoded, test), max(ks, default=1))
         decoded = len(test) / len(split.test)  # a query that cannot be decoded counts as a miss
         found = measure.retrieval(nearest, split.labels[train], split.labels[test], ks)
         rows: list[Prediction] = []
@@ -80,6 +78,7 @@ def _refuse_too_few(k: int, num_videos: int, option: str) -> None:
         )
 
 
-def _video_embeddings(encoded: dict[int, Encoded], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Mean embedding over each video's clips: float32[n, E]."""
-    return clips_of(encoded, rows).mean(axis=1)
+def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean embedding over a video's clips: float32[K, crops, E] → float32[E]."""
+    mean: NDArray[np.float32] = values.mean(axis=(0, 1))
+    return mean

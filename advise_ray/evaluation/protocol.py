@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,14 +50,22 @@ def encode_splits(
     num_crops: int,
     on_progress: OnProgress,
     *,
+    fuse: Callable[[NDArray[np.float32]], NDArray[Any]],
     tests_only: bool = False,
 ) -> dict[int, Encoded]:
-    """Encode every video of the splits once, even if it is in several splits."""
+    """Encode every video of the splits once, even if it is in several splits.
+
+    Args:
+        fuse: makes of a video's values float32[K, crops, …] those that are kept.
+    """
     rows = np.unique(np.concatenate([each for split in splits for each in (split.test, split.train)[: 2 - tests_only]]))
     if output == "tokens":
         _refuse_too_many(encoder, len(rows) * settings.num_clips * num_crops)
     clips_of = SpreadClips(encoder.config, settings.num_clips)
-    return {each.row: each for each in encoder.encode(rows, clips_of, output, num_crops, on_progress)}
+    return {
+        each.row: each if each.values is None else replace(each, values=fuse(each.values))
+        for each in encoder.encode(rows, clips_of, output, num_crops, on_progress)
+    }
 
 
 def _refuse_too_many(encoder: Encoder, num_clips: int) -> None:
@@ -78,10 +87,9 @@ def decoded_rows(rows: NDArray[np.int64], encoded: dict[int, Encoded]) -> NDArra
     return np.asarray([row for row in rows if encoded[int(row)].values is not None], dtype=np.int64)
 
 
-def clips_of(encoded: dict[int, Encoded], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Stack the values of all clips: float32[n, K × crops, …]."""
-    every = [encoded[int(row)].values for row in rows]
-    return np.stack([values.reshape(-1, *values.shape[2:]) for values in every if values is not None])
+def values_of(encoded: dict[int, Encoded], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Stack the values of decoded videos."""
+    return np.stack([values for row in rows if (values := encoded[int(row)].values) is not None])
 
 
 def classified(
