@@ -91,7 +91,7 @@ class Case:
                 self._await_moment(driver)
                 self._inject_fault(driver, cluster)
             codes = [driver.wait(600)]
-            if self.kind in RESUMED:
+            if self.kind in RESUMED or self._is_untold():
                 (self.storage / "junk").unlink(missing_ok=True)
                 codes.append(self._train(cluster, "--resume", str(self.run_dir)).wait(600))
             self.clips, self.metrics = last_clips(self.run_dir), train_lines(self.run_dir)
@@ -164,6 +164,11 @@ class Case:
                     return
             time.sleep(0.5)
         raise TimeoutError("the mlflow server did not answer within 120 s")
+
+    def _is_untold(self) -> bool:
+        """Whether the server came back after the end of the run, which then names the command that sends the rest."""
+        state = json.loads((self.run_dir / "tracking.json").read_text(encoding="utf-8"))
+        return self.kind == "tracking_server" and not state["complete"]
 
     def _end_server(self) -> None:
         if self.tracking is not None and self.tracking.poll() is None:
