@@ -18,7 +18,6 @@ from advise_ray.deploy.embed_groups import version_of
 from advise_ray.errors import UsageError
 from advise_ray.storage.atomic import exists, write_whole
 from advise_ray.storage.parquet import read_table
-from advise_ray.training import checkpoint
 
 SCHEMA = pa.schema(
     {
@@ -77,6 +76,8 @@ class Counts(TypedDict):
 
 def model_hash(path: Path) -> str:
     """Identify the model of a checkpoint without building it."""
+    from advise_ray.training import checkpoint  # imports torch, which most searches do not need
+
     config = flatten(load_config(path / "config.yaml", INFERENCE))
     shaping = {key: value for key, value in config.items() if key.startswith(SHAPING)}
     state = checkpoint.read_state(path)
