@@ -15,16 +15,18 @@ import base64
 import html
 import io
 import json
+import sys
 import time
 import urllib.parse
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import matplotlib as mpl
 import yaml
 
 from advise_ray.storage.atomic import write_whole
 from advise_ray.storage.jsonl import read_lines
+from advise_ray.training import checkpoint
 from advise_ray.training.status import state
 
 mpl.use("Agg")
@@ -52,13 +54,18 @@ for (const [column, head] of document.querySelectorAll('th').entries()) head.onc
 """
 
 
+def _refuse(reason: str) -> NoReturn:
+    print(f"error: {reason}", file=sys.stderr)
+    raise SystemExit(2)
+
+
 class Run:
     """The content of a run directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         if not (directory / "config.yaml").is_file():
-            raise SystemExit(f"error: {directory} is not a run directory (it has no config.yaml)")
+            _refuse(f"{directory} is not a run directory (it has no config.yaml)")
         self.config = dict(_flat(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))))
         result = directory / "result.json"
         self.result: Row = (json.loads(result.read_text(encoding="utf-8")) if result.exists() else {"metrics": {}}) | {
@@ -85,7 +92,7 @@ def index(folder: Path) -> str:
     """The page that lists all runs of a folder, newest first."""
     directories = [path.parent for pattern in ("*", "*/trials/*") for path in folder.glob(f"{pattern}/config.yaml")]
     if not directories:
-        raise SystemExit(f"error: {folder} has no runs (folders with a config.yaml), and is not a run itself")
+        _refuse(f"{folder} has no runs (folders with a config.yaml), and is not a run itself")
     rows = sorted((_row(directory, folder) for directory in directories), key=lambda row: row["started"][1])[::-1]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
@@ -122,17 +129,35 @@ def _row(directory: Path, folder: Path) -> dict[str, tuple[str, Any]]:
 def _values(run: Run) -> Row:
     """The state of a run, its model, and the metrics of its last epoch."""
     config, last = run.config, {name: value for line in run.lines for name, value in line["values"].items()}
+    last |= _of_trial(run)
     model = [config.get(f"model.{key}") for key in ("ifm.name", "tmm.arch", "tmm.num_blocks")]
     return {
         "status": run.result["status"],
         "task": config.get("task"),
         "model": "r3d50" if config.get("model.kind") == "r3d50" else " ".join(map(str, model)),
         "val/top1": last.get("val/top1"),
-        "chance": 1 / len(config["data.clip.rates"]) if config.get("task") == "prp" else None,
+        "chance": _chance(run),
+        "acc_ft": last.get("acc_ft"),
         "loss": last.get("train/epoch_loss", last.get("train/loss")),
         "epochs": max((line["epoch"] + 1 for line in run.lines), default=None),
         "clips/s": last.get("rate/clips_per_s"),
     }
+
+
+def _of_trial(run: Run) -> Row:
+    """The last values of a trial, or of the best trial of a sweep."""
+    trial = run.directory / "trial.json"
+    of_trial = json.loads(trial.read_text(encoding="utf-8")) if trial.exists() else run.result.get("best")
+    return dict((of_trial or {}).get("values", {}))
+
+
+def _chance(run: Run) -> float | None:
+    """The accuracy of guessing."""
+    if run.config.get("task") == "prp":
+        return 1 / len(run.config["data.clip.rates"])
+    last = checkpoint.latest(run.directory)
+    classes = checkpoint.read_state(last).classes if last is not None else []
+    return 1 / len(classes) if classes else None
 
 
 def _status(directory: Path) -> str:

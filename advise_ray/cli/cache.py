@@ -42,7 +42,7 @@ def cache(
     config = load(recipe or "quickstart", overrides)
     from advise_ray.cache.cache_plan import plan_cache
     from advise_ray.cache.writer import write_cache
-    from advise_ray.cli import progress
+    from advise_ray.cli import progress, run_view
 
     plan = plan_cache(config, out)
     if dry_run:
@@ -55,3 +55,7 @@ def cache(
     with progress.counting("encoding videos") as on_progress:
         result = write_cache(plan, on_progress)
     show(result, as_json)
+    name = config.tracking.run_name
+    if name is not None and (Path(config.storage.path) / name).exists():
+        overrides = (*overrides, f"tracking.run_name={name}_cached")
+    progress.tell(f"next: {run_view.train_on(out, recipe, overrides)}")

@@ -74,7 +74,7 @@ def with_chance(values: Mapping[str, float], run_dir: Path) -> dict[str, str]:
 
 
 def next_commands(run_dir: Path, status: str, bound_by: str | None) -> list[str]:
-    """The commands that come next, at most two: resume the run, evaluate it, and make it faster, fine-tune or embed.
+    """The commands that come next: resume the run; or evaluate it, fine-tune or embed it, and make the next run faster.
 
     A trial of a sweep has none.
     """
@@ -87,12 +87,22 @@ def next_commands(run_dir: Path, status: str, bound_by: str | None) -> list[str]
     if status != "FINISHED" or config.search:
         return cache
     evaluate = f"advise-ray evaluate {run} --protocol {'pretext' if config.task == 'prp' else 'multiview'}"
-    return [evaluate, *(cache or _fine_tune(config, run) or _embed(config, run))]
+    return [evaluate, *(_fine_tune(config, run) or _embed(config, run, run_dir.name)), *cache]
 
 
 def _cache(config: Config, run_dir: Path) -> list[str]:
-    recipe, features = run_dir / "config.yaml", f"{config.storage.path}/{run_dir.name}_features"
-    return [f"advise-ray cache --config {shlex.quote(str(recipe))} --out {shlex.quote(features)}"]
+    """The command that caches the features of a run's videos, or, if there is such a cache, trains on it."""
+    recipe, features = str(run_dir / "config.yaml"), f"{config.storage.path}/{run_dir.name}_features"
+    if Path(features).exists():
+        return [train_on(features, recipe, [f"tracking.run_name={run_dir.name}_cached"])]
+    return [f"advise-ray cache --config {shlex.quote(recipe)} --out {shlex.quote(features)}"]
+
+
+def train_on(features: str, recipe: str | None, settings: Sequence[str]) -> str:
+    """The command that trains on a feature cache."""
+    options = [("--config", recipe)] if recipe else []
+    options += [("--set", each) for each in (*settings, f"data.features={features}")]
+    return " ".join(["advise-ray train", *(f"{option} {shlex.quote(value)}" for option, value in options)])
 
 
 def _fine_tune(config: Config, run: str) -> list[str]:
@@ -110,7 +120,8 @@ def _fine_tune(config: Config, run: str) -> list[str]:
     return []
 
 
-def _embed(config: Config, run: str) -> list[str]:
+def _embed(config: Config, run: str, name: str) -> list[str]:
     if not config.data.manifests:
         return []
-    return [f"advise-ray embed {run} --videos {shlex.quote(str(config.data.manifests[0]))} --out embeddings.parquet"]
+    videos, out = shlex.quote(str(config.data.manifests[0])), shlex.quote(f"{name}_embeddings.parquet")
+    return [f"advise-ray embed {run} --videos {videos} --out {out}"]

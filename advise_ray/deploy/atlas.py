@@ -120,7 +120,7 @@ def write_page(
 
 def _chosen(index: ClipIndex, answer: Answer | None) -> NDArray[np.int64]:
     """Rows of the clips on the page, ascending: all, or what was found and a sample."""
-    found = np.unique(answer.rows) if answer is not None else np.empty(0, np.int64)
+    found = np.union1d(answer.rows, answer.query_rows) if answer is not None else np.empty(0, np.int64)
     if len(index) <= MOST_CLIPS:
         return np.arange(len(index))
     rest = np.setdiff1d(np.arange(len(index)), found)
@@ -206,8 +206,14 @@ def _found(answer: Answer, rows: NDArray[np.int64]) -> dict[str, Any]:
     places = places[:, None] if places.ndim == 1 else places
     title = "Near-identical clips" if places.shape[1] == 2 else "Odd clips: distance to their neighbours"
     if query is not None:
-        title = f"Most like {query['video']}, {query['start_s']:g}–{query['end_s']:g} s"
-    return {"title": title, "items": [[*place, score] for place, score in zip(places.tolist(), scores, strict=True)]}
+        marked = " (thick ring)" if len(answer.query_rows) else ""
+        title = f"Most like {query['video']}, {query['start_s']:g}–{query['end_s']:g} s{marked}"
+    asked = np.searchsorted(rows, np.intersect1d(answer.query_rows, rows)).tolist()
+    return {
+        "title": title,
+        "asked": asked,
+        "items": [[*place, score] for place, score in zip(places.tolist(), scores, strict=True)],
+    }
 
 
 def _html(shown: dict[str, Any], sheets: list[str]) -> str:

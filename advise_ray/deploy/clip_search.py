@@ -74,10 +74,11 @@ class SearchResult(TypedDict):
 
 @dataclass(frozen=True)
 class Answer:
-    """A result, and the rows of its clips in the index: int64[n], or int64[n, 2] for pairs."""
+    """A result, and the rows of its clips in the index: int64[n], or int64[n, 2] for pairs; and those of the query."""
 
     result: SearchResult
     rows: NDArray[np.int64]
+    query_rows: NDArray[np.int64]
 
 
 class Search:
@@ -150,7 +151,7 @@ class Search:
             "is_exact": is_exact,
             "wall_s": round(time.monotonic() - self._started_s, 1),
         }
-        return Answer(result, rows)
+        return Answer(result, rows, np.empty(0, np.int64) if query is None else query.rows)
 
 
 class _Clip(TypedDict):

@@ -29,6 +29,7 @@ from advise_ray.deploy.embeddings_file import (
     Settings,
     Sources,
     count,
+    first_failure,
     held_versions,
     model_hash,
     refuse_other,
@@ -142,6 +143,8 @@ def embed(
             out,
             pc.min(missing).as_py(),
         )
+    if failed := first_failure(out):
+        log.warning("note: videos without embeddings are listed in %s with the reason, such as %s: %s", out, *failed)
     return {
         "out": str(out),
         **count(out),

@@ -148,6 +148,12 @@ def write(out: Path, settings: Settings, sources: Sources, without: pa.ChunkedAr
     write_whole(out, content)
 
 
+def first_failure(out: Path) -> tuple[str, str] | None:
+    """The id of a video without embeddings, and the reason. None if all have some."""
+    rows = pq.read_table(out, columns=["video_id", "error"], filters=pc.field("error").is_valid()).slice(0, 1)
+    return next(((row["video_id"], row["error"]) for row in rows.to_pylist()), None)
+
+
 def count(out: Path) -> Counts:
     """Count the videos and clips of a file."""
     table = pq.read_table(out, columns=["video_id", "error"])

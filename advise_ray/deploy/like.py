@@ -92,9 +92,11 @@ def _clips_of_file(video_id: str, span: tuple[float, float] | None, index: ClipI
         common_s = np.minimum(end_s, span[1]) - np.maximum(start_s, span[0])
         longest_s = float((end_s - start_s).max())
         last_s = float(end_s.max()) + max(longest_s, index.settings["step_s"] or 0)  # the rest is shorter than a clip
-        if common_s.max() <= 0 or span[1] > last_s:
-            clips = f"its clips are from {start_s.min():.4g} to {end_s.max():.4g} s"
+        clips = f"its clips are from {start_s.min():.4g} to {end_s.max():.4g} s"
+        if common_s.max() <= 0:
             raise UsageError(f"--like: {video_id} has no clip at {span[0]:g}–{span[1]:g} s; {clips}")
+        if span[1] > last_s:
+            raise UsageError(f"--like: {video_id} ends before {span[1]:g} s; {clips}")
         middle_s = (start_s + end_s) / 2
         chosen = (span[0] <= middle_s) & (middle_s <= span[1])
         if not chosen.any():

@@ -146,7 +146,8 @@ def list_videos(given: Sequence[str]) -> dict[str, str]:
             location = remote.local_or_url(each)
             listing, (root, only) = read_folder(location), root_and_file(location)
         except UsageError as error:
-            raise UsageError(str(error).removeprefix("--videos: ")) from None
+            problem, _, _ = str(error).removeprefix("--videos: ").partition(" (use ")  # an option of other commands
+            raise UsageError(problem) from None
         for name, reason in list(listing.skipped.items())[:1]:
             log.warning("note: skipped %d files and folders, such as %s: %s", len(listing.skipped), name, reason)
         for video in listing.found:

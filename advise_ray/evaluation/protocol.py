@@ -108,6 +108,7 @@ def classified(
     metrics = {"top1": measure.top_k(scores, targets, 1) * decoded_fraction}
     if num_classes > 5:
         metrics["top5"] = measure.top_k(scores, targets, 5) * decoded_fraction
+    metrics["chance"] = 1 / num_classes
     metrics["mean_class_accuracy"] = measure.mean_class_accuracy(confusion, of_class)
     best = dict(zip(seen.tolist(), measure.best_k(scores, 5), strict=True))
     places = {row: index for index, row in enumerate(seen.tolist())}

@@ -85,15 +85,19 @@ def test_what_comes_next_depends_on_the_run(tmp_path: Path) -> None:
     evaluate = f"advise-ray evaluate {quoted} --protocol pretext"
     assert run_view.next_commands(run, "RUNNING", "the temporal module") == []
     assert run_view.next_commands(run, "KILLED", None) == [f"advise-ray train --resume {quoted}"]
-    assert run_view.next_commands(run, "FINISHED", "the temporal module") == [
-        evaluate,
+    fine_tune = (
         f"advise-ray train --config finetune_footage --set data.manifest={tmp_path}/m.parquet "
-        f"--set model.init_from={quoted}",
-    ]
-    assert run_view.next_commands(run, "FINISHED", "the image model: …") == [
-        evaluate,
-        f"advise-ray cache --config '{run}/config.yaml' --out '{tmp_path}/a run_features'",
-    ]
+        f"--set model.init_from={quoted}"
+    )
+    assert run_view.next_commands(run, "FINISHED", "the temporal module") == [evaluate, fine_tune]
+    cache = f"advise-ray cache --config '{run}/config.yaml' --out '{tmp_path}/a run_features'"
+    assert run_view.next_commands(run, "RUNNING", "the image model: …") == [cache]
+    assert run_view.next_commands(run, "FINISHED", "the image model: …") == [evaluate, fine_tune, cache]
+    (tmp_path / "a run_features").mkdir()
+    assert run_view.next_commands(run, "FINISHED", "the image model: …")[2] == (
+        f"advise-ray train --config '{run}/config.yaml' --set 'tracking.run_name=a run_cached' "
+        f"--set 'data.features={tmp_path}/a run_features'"
+    )
     (run / "settings.json").write_text("{}")  # of a trial, which only its sweep can resume
     assert run_view.next_commands(run, "SILENT", None) == []
 

@@ -82,5 +82,5 @@ def test_a_trial_goes_on_as_long_as_its_sweep(tmp_path: Path) -> None:
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "jobs/report.py", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr == f"error: {tmp_path} has no runs (folders with a config.yaml), and is not a run itself\n"
