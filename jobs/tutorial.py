@@ -63,7 +63,7 @@ def strips(rows: list[tuple[str, list[np.ndarray]]], name: str) -> None:
 # %% The videos, and a manifest: one row for each video, a quarter of them for testing.
 FOLDER.mkdir(exist_ok=True)
 if not VIDEOS.exists():
-    advise_ray("data", "synth", VIDEOS, "--videos", "96")
+    advise_ray("data", "synth", VIDEOS, "--videos", "160")
 advise_ray(
     "data", "index", "--format", "folder", "--videos", VIDEOS, "--test-fraction", "0.25", "--out", "clips.parquet"
 )
@@ -124,7 +124,7 @@ advise_ray(
     *("--set", "tracking.run_name=classifier", "--json"),
 )
 
-# %% How good it is on the test videos, which no step has seen; and what it says about one of them. Nine videos of a
+# %% How good it is on the test videos, which no step has seen; and what it says about one of them. 15 videos of a
 # class are few: the accuracy rises with the number of videos.
 tested = json.loads(
     advise_ray("evaluate", "runs/classifier", "--protocol", "multiview", "--clips", "5", "--crops", "1", "--json")
