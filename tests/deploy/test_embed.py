@@ -120,7 +120,8 @@ def test_new_and_changed_videos_are_added_and_the_rest_is_kept(
         "kept_videos": 2,
         "missing_videos": 1,
     }
-    assert caplog.messages[-1].endswith("not in --videos any more, such as 2.mp4; their rows are kept")
+    assert caplog.messages[-2].endswith("not in --videos any more, such as 2.mp4; their rows are kept")
+    assert "with the reason, such as text.mp4: not a video file" in caplog.messages[-1]
     after, fresh = rows_of(out), tmp_path / "fresh.parquet"
     embed(run_dir, str(footage), fresh)
     assert_same({name: after[name] for name in after if name != "2.mp4"}, rows_of(fresh))

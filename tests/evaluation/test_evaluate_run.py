@@ -100,7 +100,7 @@ def test_nearest_neighbours(nearest: Run, pretrained: Run, manifest: Path) -> No
     """As votes of the five training videos whose mean embeddings are nearest, by hand."""
     rows = check(nearest, manifest)
     assert nearest["train_videos"] == 16
-    assert {"top1", "top5", "mean_class_accuracy"} == nearest["metrics"].keys()
+    assert {"top1", "top5", "chance", "mean_class_accuracy"} == nearest["metrics"].keys()
     model, every = advise_ray.load(pretrained["best_checkpoint"]), read_manifest(manifest).to_pylist()
     embedded = []
     for row in every:
