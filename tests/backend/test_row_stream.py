@@ -13,6 +13,7 @@ import pytest
 import ray
 import ray.data
 
+from advise_ray.backend import session
 from advise_ray.backend.row_stream import Block, stream, stream_from_actor
 from tests.runs import eventually
 
@@ -45,8 +46,8 @@ def slow(dataset: ray.data.Dataset) -> ray.data.Dataset:
 
 
 @pytest.fixture(autouse=True)
-def session(local_ray: None) -> None:
-    pass
+def connected(local_ray: None) -> None:
+    session.connect()  # a test before these may have ended the Ray that there was
 
 
 def test_results_come_in_order_and_no_more_rows_are_taken_than_may_be_under_way() -> None:
