@@ -167,8 +167,9 @@ class Case:
 
     def _is_untold(self) -> bool:
         """Whether the server came back after the end of the run, which then names the command that sends the rest."""
-        state = json.loads((self.run_dir / "tracking.json").read_text(encoding="utf-8"))
-        return self.kind == "tracking_server" and not state["complete"]
+        if self.kind != "tracking_server":
+            return False
+        return not json.loads((self.run_dir / "tracking.json").read_text(encoding="utf-8"))["complete"]
 
     def _end_server(self) -> None:
         if self.tracking is not None and self.tracking.poll() is None:

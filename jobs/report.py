@@ -68,9 +68,10 @@ class Run:
             _refuse(f"{directory} is not a run directory (it has no config.yaml)")
         self.config = dict(_flat(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))))
         result = directory / "result.json"
-        self.result: Row = (json.loads(result.read_text(encoding="utf-8")) if result.exists() else {"metrics": {}}) | {
-            "status": _status(directory)
-        }
+        self.result: Row = {"metrics": {}}
+        if result.exists():
+            self.result |= json.loads(result.read_text(encoding="utf-8"))
+        self.result["status"] = _status(directory)
         self.lines = read_lines(directory / "metrics.jsonl")
         self.evaluations = {
             path.parent.name: json.loads(path.read_text(encoding="utf-8"))

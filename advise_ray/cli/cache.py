@@ -55,7 +55,4 @@ def cache(
     with progress.counting("encoding videos") as on_progress:
         result = write_cache(plan, on_progress)
     show(result, as_json)
-    name = config.tracking.run_name
-    if name is not None and (Path(config.storage.path) / name).exists():
-        overrides = (*overrides, f"tracking.run_name={name}_cached")
-    progress.tell(f"next: {run_view.train_on(out, recipe, overrides)}")
+    progress.tell(f"next: {run_view.train_on(out, config, recipe, overrides)}")

@@ -94,14 +94,22 @@ def _cache(config: Config, run_dir: Path) -> list[str]:
     """The command that caches the features of a run's videos, or, if there is such a cache, trains on it."""
     recipe, features = str(run_dir / "config.yaml"), f"{config.storage.path}/{run_dir.name}_features"
     if Path(features).exists():
-        return [train_on(features, recipe, [f"tracking.run_name={run_dir.name}_cached"])]
+        return [train_on(features, config, recipe)]
     return [f"advise-ray cache --config {shlex.quote(recipe)} --out {shlex.quote(features)}"]
 
 
-def train_on(features: str, recipe: str | None, settings: Sequence[str]) -> str:
-    """The command that trains on a feature cache."""
+def train_on(features: str, config: Config, recipe: str | None, settings: Sequence[str] = ()) -> str:
+    """The command that trains on a feature cache, under a new name if there is a run of the recipe's name.
+
+    Args:
+        config: what the recipe and the settings say.
+        recipe: file or name of the recipe; None for the default one.
+    """
+    name = config.tracking.run_name
+    is_taken = name is not None and (Path(config.storage.path) / name).exists()
+    renamed = [f"tracking.run_name={name}_cached"] if is_taken else []
     options = [("--config", recipe)] if recipe else []
-    options += [("--set", each) for each in (*settings, f"data.features={features}")]
+    options += [("--set", each) for each in (*settings, *renamed, f"data.features={features}")]
     return " ".join(["advise-ray train", *(f"{option} {shlex.quote(value)}" for option, value in options)])
 
 

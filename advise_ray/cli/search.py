@@ -58,7 +58,7 @@ def search(
         atlas.refuse_impossible(page, embeddings)
     place = remote.local_or_url(videos) if videos is not None else None
     if place is not None:
-        find_videos(place)
+        find_videos(place)  # raises UsageError before the clips are compared, which takes long
     with progress.counting("comparing clips") as on_progress:
         searching = Search(embeddings.absolute(), on_progress)
         answer = (

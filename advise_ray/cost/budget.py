@@ -81,5 +81,5 @@ def _size(size_bytes: int) -> str:
 
 def _time(hours: float) -> str:
     if hours < 2 / 60:
-        return f"{hours * 3600:.{0 if hours * 3600 >= 9.95 else 1}f} s"
+        return f"{hours * 3600:.3g} s"
     return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.3g} h"

@@ -58,7 +58,8 @@ def encode_splits(
     Args:
         fuse: makes of a video's values float32[K, crops, …] those that are kept.
     """
-    rows = np.unique(np.concatenate([each for split in splits for each in (split.test, split.train)[: 2 - tests_only]]))
+    wanted = [split.test for split in splits] + ([] if tests_only else [split.train for split in splits])
+    rows = np.unique(np.concatenate(wanted))
     if output == "tokens":
         _refuse_too_many(encoder, len(rows) * settings.num_clips * num_crops)
     clips_of = SpreadClips(encoder.config, settings.num_clips)

@@ -89,7 +89,7 @@ def noting(run_dir: Path, total_steps: int, waiting: Callable[[], str | None]) -
 
     def write() -> None:
         while not ended.is_set():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # storage or Ray that does not answer; the caller meets it too
                 note(run_dir, total_steps, waiting())
             ended.wait(NOTE_EVERY_S)
 

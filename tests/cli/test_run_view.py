@@ -80,7 +80,8 @@ def test_what_comes_next_depends_on_the_run(tmp_path: Path) -> None:
     ]
     needed = {"fps": 30.0, "width": 9, "height": 9, "decoder": "pyav", "stream_index": 0, "rotation_deg": 0}
     write_manifest([row | needed for row in rows], tmp_path / "m.parquet")
-    run = make_run(tmp_path, f"data.manifest={tmp_path / 'm.parquet'}", f"storage.path={tmp_path}")
+    own = (f"data.manifest={tmp_path / 'm.parquet'}", f"storage.path={tmp_path}", "tracking.run_name=first")
+    run = make_run(tmp_path, *own)
     quoted = f"'{run}'"
     evaluate = f"advise-ray evaluate {quoted} --protocol pretext"
     assert run_view.next_commands(run, "RUNNING", "the temporal module") == []
@@ -93,9 +94,10 @@ def test_what_comes_next_depends_on_the_run(tmp_path: Path) -> None:
     cache = f"advise-ray cache --config '{run}/config.yaml' --out '{tmp_path}/a run_features'"
     assert run_view.next_commands(run, "RUNNING", "the image model: …") == [cache]
     assert run_view.next_commands(run, "FINISHED", "the image model: …") == [evaluate, fine_tune, cache]
-    (tmp_path / "a run_features").mkdir()
+    for name in ("a run_features", "first"):
+        (tmp_path / name).mkdir()
     assert run_view.next_commands(run, "FINISHED", "the image model: …")[2] == (
-        f"advise-ray train --config '{run}/config.yaml' --set 'tracking.run_name=a run_cached' "
+        f"advise-ray train --config '{run}/config.yaml' --set tracking.run_name=first_cached "
         f"--set 'data.features={tmp_path}/a run_features'"
     )
     (run / "settings.json").write_text("{}")  # of a trial, which only its sweep can resume
