@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from advise_ray.backend import process_env
 from advise_ray.config import load
 from advise_ray.model import augment
 from advise_ray.model.ifm import IFM, build_ifm
@@ -37,10 +40,10 @@ def earlier(path: Path) -> Any:
     return module
 
 
-def normalised(ifm: IFM, frames: torch.Tensor, format_: torch.dtype) -> list[torch.Tensor]:
+def normalised(ifm: IFM, frames: torch.Tensor) -> list[torch.Tensor]:
     chunks = frames.flatten(0, 1).split(max(1, 2**18 // frames.shape[2] ** 2))
     shift, scale = -ifm.mean / ifm.std, 1 / ifm.std
-    return [torch.addcmul(shift, chunk.movedim(-1, 1), scale).to(format_) for chunk in chunks]
+    return [torch.addcmul(shift, chunk.movedim(-1, 1), scale).to(ifm.input_dtype) for chunk in chunks]
 
 
 def measure(recipe: str, before: Any, ifm: IFM) -> None:
@@ -48,11 +51,10 @@ def measure(recipe: str, before: Any, ifm: IFM) -> None:
     rng = np.random.default_rng(0)
     shape = (CLIPS, FRAMES, size.resize_height_px, size.resize_width_px, 3)
     frames = torch.from_numpy(rng.integers(256, size=shape, dtype=np.uint8))
-    rest = (np.stack([draw(size, rng) for _ in range(CLIPS)]), size.crop_size_px, "bicubic")
-    format_ = augment.apply(frames, *rest, ifm.normalise).dtype
+    draws = np.stack([draw(size, rng) for _ in range(CLIPS)])
     arms = {
-        "before": lambda: normalised(ifm, before.apply(frames, *rest), format_),
-        "after": lambda: augment.apply(frames, *rest, ifm.normalise),
+        "before": lambda: normalised(ifm, before.apply(frames, draws, size.crop_size_px, ifm.interpolation)),
+        "after": lambda: augment.apply(frames, draws, size.crop_size_px, ifm),
     }
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -68,6 +70,9 @@ def measure(recipe: str, before: Any, ifm: IFM) -> None:
 
 
 def main() -> None:
+    if not process_env.ENVIRONMENT.items() <= os.environ.items():  # as `advise-ray` and its workers run
+        os.environ.update(process_env.ENVIRONMENT)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (ourselves)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="the earlier file")
     parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="recipe", help="names; default: four of them")

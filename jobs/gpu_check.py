@@ -158,8 +158,8 @@ def live_step(scale: Scale) -> Found:
     """A live step with the augmentation of training, its parts, and the image model alone."""
     learner, block = scale.learner("live", scale.clips)
     step_s = seconds_per_step(learner, block, warm_up=scale.warm_up, steps=scale.steps)
-    given, ifm, size_px = on_device(block, scale.device), learner.model.ifm, learner.config.augment.crop_size_px
-    augmented = partial(augment.apply, given.pictures, block.draws, size_px, ifm.interpolation, ifm.normalise)
+    given, size_px = on_device(block, scale.device), learner.config.augment.crop_size_px
+    augmented = partial(augment.apply, given.pictures, block.draws, size_px, learner.model.ifm)
     images = augmented().flatten(0, 1)
     parts = {
         "copy": partial(on_device, block, scale.device),

@@ -71,7 +71,7 @@ class EncodePart:
         spans: list[slice],
     ) -> Features:
         """Encode frames: uint8[N, H, W, 3] → float16[views, N, h, w, C]."""
-        size_px, ifm = self.config.augment.crop_size_px, model.ifm
+        size_px = self.config.augment.crop_size_px
         out = np.empty((self.identity.views, len(frames), *self.identity.frame_shape), dtype=np.float16)
         lengths = [span.stop - span.start for span in spans]
         for view in range(self.identity.views):
@@ -80,6 +80,6 @@ class EncodePart:
             for start in range(0, len(frames), FRAMES_AT_ONCE):
                 chunk = slice(start, start + FRAMES_AT_ONCE)
                 clips = to_device(frames[chunk], device)[:, None]  # of one frame each
-                images = augment.apply(clips, draws[chunk], size_px, ifm.interpolation, ifm.normalise)[:, 0]
+                images = augment.apply(clips, draws[chunk], size_px, model.ifm)[:, 0]
                 out[view, chunk] = model.frame_features(images).permute(0, 2, 3, 1).cpu().numpy()
         return out

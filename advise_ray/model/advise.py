@@ -125,6 +125,7 @@ class Absent(nn.Module):
     """Replaces the image model if its features come from a cache. The cache already contains SFU's pooling."""
 
     interpolation = "bilinear"
+    input_dtype = torch.float32
 
     def __init__(self, channels: int, grid_size: tuple[int, int]) -> None:
         super().__init__()

@@ -18,25 +18,27 @@ def crop(frames: torch.Tensor, boxes: NDArray[np.int64], size_px: int, interpola
 
     Args:
         frames: uint8[N, H, W, 3].
-        boxes: top, left, height and width of each box in pixels, int64[N, 4].
+        boxes: top, left, height and width of each box in pixels, int64[N, 4], or of one box for all, int64[1, 4].
 
     Returns:
         uint8[N, size_px, size_px, 3], as torchvision's `resized_crop`. It can be a view of the frames.
     """
-    starts = np.flatnonzero(np.any(boxes[1:] != boxes[:-1], axis=1)) + 1
-    same_size = bool((boxes[:, 2:] == size_px).all())
-    if same_size and len(starts):
+    if len(boxes) == 1:
+        return _resized(frames, boxes[0], size_px, interpolation)
+    if (boxes[:, 2:] == size_px).all():
         return _cut(frames.contiguous(), boxes, size_px)
-    if not same_size and frames.device.type != "cpu" and interpolation in ("bilinear", "bicubic"):
+    if frames.device.type != "cpu" and interpolation in ("bilinear", "bicubic"):
         return resize_by_matrices(frames, boxes, size_px, interpolation)
-    resized = []
-    for first, end in zip([0, *starts], [*starts, len(boxes)], strict=True):
-        top, left, height, width = boxes[first].tolist()
-        images = frames[first:end, top : top + height, left : left + width]
-        if (height, width) != (size_px, size_px):
-            images = tv.resize(images.movedim(-1, 1), [size_px, size_px], interpolation, antialias=True).movedim(1, -1)
-        resized.append(images)
-    return resized[0] if len(resized) == 1 else torch.cat(resized)
+    each = zip(frames.split(1), boxes, strict=True)
+    return torch.cat([_resized(frame, box, size_px, interpolation) for frame, box in each])
+
+
+def _resized(frames: torch.Tensor, box: NDArray[np.int64], size_px: int, interpolation: str) -> torch.Tensor:
+    top, left, height, width = box.tolist()
+    images = frames[:, top : top + height, left : left + width]
+    if (height, width) == (size_px, size_px):
+        return images
+    return tv.resize(images.movedim(-1, 1), [size_px, size_px], interpolation, antialias=True).movedim(1, -1)
 
 
 def _cut(frames: torch.Tensor, boxes: NDArray[np.int64], size_px: int) -> torch.Tensor:

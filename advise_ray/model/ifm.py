@@ -52,6 +52,7 @@ class IFM(nn.Module):
         self.dtype = dtype
         self.training = False
         self._gpu_chunk: int | None = None  # measured at the first large batch
+        self._of_rows: dict[int, list[torch.Tensor]] = {}  # width → shift and scale of each value of a row
         self._grid = tower.grid
         features = self(torch.zeros(1, input_size_px, input_size_px, 3, dtype=torch.uint8))
         self.feature_dim = features.shape[1]
@@ -59,12 +60,17 @@ class IFM(nn.Module):
         if compiled:  # compiles at the first batch; dynamic, because the last chunk of a batch is smaller
             self._grid = torch.compile(tower.grid, dynamic=True)
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Format of the arithmetic on the model's device, and of normalised pixels."""
+        return arithmetic(self.dtype, self.mean.device.type)
+
     @torch.no_grad()
     def forward(self, frames: torch.Tensor, reduce: Reduce = lambda grids: grids) -> torch.Tensor:
         """Compute grids: RGB frames uint8[N, H, W, 3] → [N, D, h, w] in the format of the arithmetic.
 
         Args:
-            frames: Floats are taken as the output of `normalise`.
+            frames: Floats are taken as the output of `normalise`, in `input_dtype`.
             reduce: Applied to the grids of each chunk, before the chunks are joined: [n, D, h, w] → [n, …].
         """
         chunks = frames.split(self._frames_at_once(frames))
@@ -83,25 +89,28 @@ class IFM(nn.Module):
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Compute the grids of all frames at once, without chunks."""
-        normalised = frames if frames.is_floating_point() else self.normalise(frames)
+        normalised = frames if frames.is_floating_point() else self.normalise(frames).to(self.input_dtype)
         return self._grid(normalised.movedim(-1, 1))  # NHWC in memory is channels-last already: no copy
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
-        """Normalise RGB pixels from 0 to 255: uint8 or float32[N, H, W, 3] → [N, H, W, 3] in the arithmetic's format.
+        """Normalise RGB pixels from 0 to 255: uint8 or float32[N, H, W, 3] → float32[N, H, W, 3].
 
         Pixels in float32 are overwritten.
         """
-        scale, shift = ((1 / self.std).flatten(), (-self.mean / self.std).flatten())
         width = frames.shape[-2]
+        if width not in self._of_rows:
+            self._of_rows[width] = [each.flatten().repeat(width) for each in (-self.mean / self.std, 1 / self.std)]
+        shift, scale = self._of_rows[width]
         rows = frames.flatten(-2).to(torch.float32)  # torch is fast on long contiguous rows
-        torch.addcmul(shift.repeat(width), rows, scale.repeat(width), out=rows)
-        return rows.to(arithmetic(self.dtype, frames.device.type)).unflatten(-1, (width, 3))
+        torch.addcmul(shift, rows, scale, out=rows)
+        return rows.unflatten(-1, (width, 3))
 
     def _apply(self, fn: Any, recurse: bool = True) -> IFM:
         """Handle `to(device)` and similar calls: choose the arithmetic's format for the new device."""
         super()._apply(fn, recurse)
-        self.backbone.to(arithmetic(self.dtype, self.mean.device.type))
+        self.backbone.to(self.input_dtype)
         self._gpu_chunk = None
+        self._of_rows = {}
         return self
 
     def train(self, mode: bool = True) -> IFM:

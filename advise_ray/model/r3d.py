@@ -21,6 +21,7 @@ class Pixels(nn.Module):
 
     feature_dim = 3
     interpolation = "bilinear"
+    input_dtype = torch.float32
 
     def __init__(self, input_size_px: int) -> None:
         super().__init__()

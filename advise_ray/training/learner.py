@@ -109,6 +109,6 @@ class Learner:
         assert block.read.draws is not None
         from advise_ray.model import augment  # torchvision imports slowly, and cached features do not need it
 
-        size_px, ifm = self.config.augment.crop_size_px, self.model.ifm
-        images = augment.apply(block.pictures, block.read.draws, size_px, ifm.interpolation, ifm.normalise)
+        size_px = self.config.augment.crop_size_px
+        images = augment.apply(block.pictures, block.read.draws, size_px, self.model.ifm)
         return self.model.features(images, self.dtype)

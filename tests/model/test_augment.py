@@ -23,6 +23,12 @@ CHANGED = np.asarray([3, 20, 30, 22, 1, 1.15, 0.85, 1.1, 0.05, 0, 0.4, 0.5], dty
 """A draw in which everything happens but grey."""
 
 
+class Bytes:
+    """An image model that takes pixels as they are."""
+
+    interpolation, input_dtype, normalise = "bilinear", torch.uint8, staticmethod(torch.Tensor.byte)
+
+
 @pytest.fixture
 def clips() -> torch.Tensor:
     """uint8[B, T, H, W, 3], every pixel another."""
@@ -31,7 +37,7 @@ def clips() -> torch.Tensor:
 
 
 def applied(clips: torch.Tensor, *draws: np.ndarray) -> torch.Tensor:
-    out = apply(clips, np.stack(draws), CROP, "bilinear", torch.Tensor.byte)
+    out = apply(clips, np.stack(draws), CROP, Bytes())
     assert out.shape == (len(clips), NUM_FRAMES, CROP, CROP, 3)
     assert out.dtype == torch.uint8
     return out
@@ -167,7 +173,7 @@ def test_the_chains_of_the_recipes_are_those_of_torchvision(augment: AugmentConf
     size = (augment.resize_height_px, augment.resize_width_px)
     clips = tv.resize(coarse, size, antialias=False).movedim(-3, -1).contiguous()
     draws = np.stack([draw(augment, keyed_rng("chain", number)) for number in range(4)])
-    found = apply(clips, draws, augment.crop_size_px, "bilinear", torch.Tensor.byte)
+    found = apply(clips, draws, augment.crop_size_px, Bytes())
     for clip, row, ours in zip(clips, draws, found, strict=True):
         difference = (ours.int() - torchvision(clip, row, augment.crop_size_px).int()).abs()
         assert difference.max() <= 2
@@ -189,7 +195,7 @@ def test_clips_of_any_number_and_length(size_px: int) -> None:
                 for number in range(num_clips)
             ]
         )
-        found = apply(clips, draws, size_px, "bilinear", torch.Tensor.byte)
+        found = apply(clips, draws, size_px, Bytes())
         assert found.shape == (num_clips, num_frames, size_px, size_px, 3)
         for clip, row, ours in zip(clips, draws, found, strict=True):
             difference = (ours.int() - torchvision(clip, row, size_px).int()).abs()

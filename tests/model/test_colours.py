@@ -12,12 +12,9 @@ from advise_ray.model import colours
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BLENDS = {
-    "brightness": (tv.adjust_brightness, lambda pixels, by, _, over: colours.brightness_(pixels, by, over=over)),
-    "contrast": (tv.adjust_contrast, lambda pixels, by, memory, over: colours.contrast_(pixels, by, memory, over=over)),
-    "saturation": (
-        tv.adjust_saturation,
-        lambda pixels, by, memory, over: colours.saturation_(pixels, by, memory, over=over),
-    ),
+    "brightness": (tv.adjust_brightness, colours.brightness_),
+    "contrast": (tv.adjust_contrast, colours.contrast_),
+    "saturation": (tv.adjust_saturation, colours.saturation_),
 }
 
 
@@ -32,21 +29,25 @@ def frames() -> torch.Tensor:
 
 
 def check(frames: torch.Tensor, factors: list[float], expected: Callable, changed: Callable) -> None:
-    """Compare frames that all have factors of their own. Only few values may differ, and by one."""
+    """Compare each frame alone, whose values are equal, and all frames together, each with a factor of its own."""
     by = torch.tensor(factors)
-    pixels = frames.flatten(-2).float()
-    changed(pixels, by.view(-1, 1, 1), torch.empty_like(pixels))
-    each = [expected(frame.movedim(-1, 0), factor) for frame, factor in zip(frames, by.tolist(), strict=True)]
-    difference = (pixels.view(frames.shape) - torch.stack(each).movedim(1, -1)).abs()
-    assert difference.max() <= 1
-    assert (difference > 0).float().mean() < 0.005
+    together = colours.split_channels(frames.float())
+    changed(together, by.view(-1, 1, 1))
+    for frame, pixels, factor in zip(frames, together, by.tolist(), strict=True):
+        alone = colours.split_channels(frame[None].float())
+        changed(alone, factor)
+        of_torchvision = expected(frame.movedim(-1, 0), factor).flatten(1)
+        assert torch.equal(alone[0], of_torchvision.float())
+        difference = (pixels - of_torchvision).abs()
+        assert difference.max() <= 1
+        assert (difference > 0).float().mean() < 0.005
 
 
 @pytest.mark.parametrize("factors", [[0.0, 1.0, 0.5, 0.83], [1.2, 0.8, 1.1, 1.17], [3.0, 0.1, 2.0, 1.0]], ids=str)
 @pytest.mark.parametrize("name", BLENDS)
 def test_a_factor(frames: torch.Tensor, name: str, factors: list[float]) -> None:
     expected, changed = BLENDS[name]
-    check(frames, factors, expected, lambda *args: changed(*args, max(factors) > 1))
+    check(frames, factors, expected, lambda pixels, by: changed(pixels, by, over=max(factors) > 1))
 
 
 @pytest.mark.parametrize(
@@ -62,16 +63,25 @@ def test_grey(frames: torch.Tensor) -> None:
         frames,
         [0.0] * 4,
         lambda frame, _: tv.rgb_to_grayscale(frame, 3),
-        lambda *args: colours.saturation_(*args, over=False),
+        lambda pixels, by: colours.saturation_(pixels, by, over=False),
     )
 
 
 def test_nothing_changes_without_a_change(frames: torch.Tensor) -> None:
     """So a batch may contain clips that keep their colours."""
-    pixels = frames.flatten(-2).float()
-    one, memory = torch.ones(4, 1, 1), torch.empty_like(pixels)
+    pixels = colours.split_channels(frames.float())
+    one = torch.ones(4, 1, 1)
     colours.brightness_(pixels, one, over=False)
-    colours.contrast_(pixels, one, memory, over=False)
-    colours.saturation_(pixels, one, memory, over=False)
-    colours.hue_(pixels, 0 * one, memory)
-    assert torch.equal(pixels.view(frames.shape).byte(), frames)
+    colours.contrast_(pixels, one, over=False)
+    colours.saturation_(pixels, one, over=False)
+    colours.hue_(pixels, 0 * one)
+    assert torch.equal(colours.join_channels(pixels).view(frames.shape).byte(), frames)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (2, 3, 5, 3), (5, 64, 48, 3)], ids=str)
+def test_channels_are_split_and_joined(shape: tuple[int, ...]) -> None:
+    pixels = torch.rand(shape)
+    planes = colours.split_channels(pixels)
+    assert planes.is_contiguous()
+    assert torch.equal(planes, pixels.movedim(-1, 1).flatten(2))
+    assert torch.equal(colours.join_channels(planes).view(shape), pixels)
