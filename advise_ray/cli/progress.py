@@ -220,12 +220,20 @@ def evaluation_table(result: EvaluationResult) -> str:
     return "\n".join([result["protocol"], *(f"  {k:<{width}}  {v}" for k, v in rows.items()), *findings])
 
 
+JUDGED_STAGE = {"val/top1": "pretrain", "acc_ft": "finetune"}
+"""Objective of a sweep → the run of a trial whose classes it is about. Other objectives are shown without chance."""
+
+
 def sweep_table(result: SweepResult) -> str:
     """Format the result of a sweep as a table."""
+    from advise_ray.cli import run_view
+
     best = result["best"]
     rows: dict[str, Any] = {name: result[name] for name in ("trials", "finished", "pruned", "failed")}
     if best is not None:
-        rows |= {"best trial": f"{best['number']:04d}", result["metric"]: f"{best['values'][result['metric']]:.4g}"}
+        metric, trial_dir = result["metric"], Path(result["sweep_dir"]) / "trials" / f"{best['number']:04d}"
+        judged = trial_dir / JUDGED_STAGE.get(metric, "")
+        rows |= {"best trial": trial_dir.name} | run_view.with_chance({metric: best["values"][metric]}, judged)
         rows |= {f"  {key}": json.dumps(value) for key, value in best["settings"].items()}
     rows |= {f"recipe {number}": path for number, path in enumerate(result["recipes"], 1)}
     rows |= {"table": result["table"]} | {Path(path).stem: path for path in result["figures"]}

@@ -66,11 +66,11 @@ def _series(lines: Sequence[MetricsLine], metric: str) -> list[float]:
 
 
 def with_chance(values: Mapping[str, float], run_dir: Path) -> dict[str, str]:
-    """Format metrics; the accuracies `…top1` get the accuracy of guessing, if a checkpoint says how many classes."""
+    """Format metrics; accuracies get the accuracy of guessing, if a checkpoint says how many classes."""
     last = checkpoint.latest(run_dir)
     classes = checkpoint.read_state(last).classes if last is not None else []
     chance = f", chance {1 / len(classes):.3f}" if classes else ""
-    return {name: f"{value:.4g}{chance if name.endswith('top1') else ''}" for name, value in values.items()}
+    return {name: f"{value:.4g}{chance if name.endswith(('top1', 'acc_ft')) else ''}" for name, value in values.items()}
 
 
 def next_commands(run_dir: Path, status: str, bound_by: str | None) -> list[str]:

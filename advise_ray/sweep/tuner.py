@@ -30,7 +30,7 @@ from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining, resolv
 from advise_ray.sweep.space import Settings, possible
 from advise_ray.sweep.sweep_result import SweepResult, write_result
 from advise_ray.sweep.trial import Sweep
-from advise_ray.sweep.trial_data import data_sets_of
+from advise_ray.sweep.trial_data import data_sets_of, refuse_untestable
 from advise_ray.sweep.trial_result import is_number, read_trials
 from advise_ray.sweep.tune_callback import TrialCallback
 from advise_ray.tracking import RunTracker
@@ -83,6 +83,9 @@ class _SweepRun:
         self.started_s = time.monotonic()
         self.trained = list(_trained(config, self.settings))
         refuse_unfit(self.trained)
+        objective = config.tune.objective
+        judged = [each for each in self.trained if objective not in FINETUNED or each.task == "action"]
+        refuse_untestable(judged, objective, config.tune.judged_by)
         session.connect()
         tracking.check(config)  # report what is wrong with MLflow before anything is written
         self.trial, rooms = _one_trial(config, nodes.most_nodes(config))

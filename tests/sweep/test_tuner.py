@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from advise_ray import tracking
@@ -150,6 +152,28 @@ def test_what_cannot_be_swept_is_told_at_once(recipe: Configure) -> None:
         tune(recipe("search.model.kind={grid: [r3d50]}"))
     with pytest.raises(UsageError, match="not a sweep"):
         resume(Path("/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "more", "problem"),
+    [
+        ("finetune", "data.val_fraction=0.2", r"data\.test_split: no labelled video has split 'test'"),
+        ("knn", "data.val_fraction=0.2", r"data\.test_split: no labelled video has split 'test'"),
+        ("pretext", "data.val_fraction=0", "tune.metric: val/top1 needs validation videos"),
+    ],
+)
+def test_videos_that_cannot_give_the_objective_are_refused_before_anything_is_written(
+    recipe: Configure, finetune: Path, manifest: Path, tmp_path: Path, objective: str, more: str, problem: str
+) -> None:
+    table = pq.read_table(manifest)
+    unsplit = tmp_path / "unsplit.parquet"
+    pq.write_table(
+        table.set_column(table.schema.names.index("split"), "split", pa.nulls(len(table), pa.string())), unsplit
+    )
+    settings = (BLOCKS, f"tune.objective={objective}", f"tune.finetune={finetune}", f"data.manifest={unsplit}", more)
+    with pytest.raises(UsageError, match=problem):
+        tune(recipe(*settings))
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.full
