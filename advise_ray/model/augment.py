@@ -59,15 +59,26 @@ def apply(frames: torch.Tensor, draws: NDArray[np.float32], crop_size_px: int, i
     def work() -> None:
         for part in parts:  # several threads share the iterator
             drawn = rows[part.start : part.start + 1] if same_draw else rows[part]
-            images = crop(every_frame[part], drawn[:, :4].astype(np.int64), crop_size_px, ifm.interpolation)
-            images = rand_augment(_flip(images, drawn[:, 4]), drawn[:, 10:])
-            out[part] = ifm.normalise(_recolour(images, drawn[:, 5:10]))
+            out[part] = apply_to_frames(every_frame[part], drawn, crop_size_px, ifm)
 
     if device.type == "cpu":
         in_threads(work)
     else:
         work()
     return out.unflatten(0, frames.shape[:2])
+
+
+def apply_to_frames(
+    frames: torch.Tensor, rows: NDArray[np.float32], crop_size_px: int, ifm: ImageModel
+) -> torch.Tensor:
+    """Do what `apply` does, with frames uint8[N, H, W, 3], and a row of parameters for each frame or one for all.
+
+    Returns:
+        float32[N, crop, crop, 3].
+    """
+    images = crop(frames, rows[:, :4].astype(np.int64), crop_size_px, ifm.interpolation)
+    images = rand_augment(_flip(images, rows[:, 4]), rows[:, 10:])
+    return ifm.normalise(_recolour(images, rows[:, 5:10]))
 
 
 def _parts(rows: NDArray[np.float32], at_once: int, *, same_draw: bool) -> list[slice]:

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from advise_ray.config import AugmentConfig, load
-from advise_ray.model.augment import apply
+from advise_ray.model.augment import apply, apply_to_frames
 from advise_ray.model.rand_augment import OPERATIONS
 from advise_ray.video.augment_draws import draw
 from advise_ray.video.sampling import keyed_rng
@@ -141,6 +141,12 @@ def test_every_clip_of_a_batch_gets_its_own_draw(clips: torch.Tensor) -> None:
     together = applied(clips, *rows)
     for index, row in enumerate(rows):
         assert torch.equal(together[index], applied(clips[index : index + 1], row)[0])
+
+
+def test_a_gpu_takes_frames_of_all_clips_together(clips: torch.Tensor) -> None:
+    draws = np.stack([CHANGED, np.pad(CENTRE, (0, 2)), np.pad(drawn(flip=1, grey=1, saturation=1.1), (0, 2))])
+    together = apply_to_frames(clips.flatten(0, 1), np.repeat(draws, NUM_FRAMES, axis=0), CROP, Bytes())
+    assert_equal(together, apply(clips, draws, CROP, Bytes()).flatten(0, 1))
 
 
 def test_what_comes_in_is_left_as_it_is(clips: torch.Tensor) -> None:

@@ -17,8 +17,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from advise_ray.config import Config, load
+from advise_ray.config import AugmentConfig, Config, load
+from advise_ray.model import augment
 from advise_ray.model.advise import build_advise
+from advise_ray.model.crops import resize_by_matrices
+from advise_ray.model.ifm import build_ifm
 from advise_ray.model.norm import synchronise_batch_norm
 from advise_ray.model.transfer import to_device
 from advise_ray.training.batch_schedule import Schedule
@@ -194,6 +197,18 @@ def test_a_step_never_waits_for_its_device(tiny: tuple[str, ...], settings: tupl
         it.train_step(given, 1)
         it.val_step(given, confusion)
     assert confusion.sum() == 4
+
+
+def test_augmentation_of_all_clips_together_never_waits() -> None:
+    generator = np.random.default_rng(0)
+    size = AugmentConfig(resize_height_px=40, resize_width_px=52, crop_size_px=24, crop_scale=(0.3, 1), grey=0.5)
+    frames = torch.from_numpy(generator.integers(256, size=(8, 40, 52, 3), dtype=np.uint8))
+    rows = np.stack([draw(size, generator) for _ in frames])
+    ifm = build_ifm(load(None, []).model.ifm, 24)
+    with NoWaiting():
+        images = augment.apply_to_frames(frames, rows, 24, ifm)
+        resized = resize_by_matrices(frames, rows[:, :4].astype(np.int64), 24, "bicubic")
+    assert images.shape == resized.shape == (8, 24, 24, 3)
 
 
 def test_a_test_for_waiting_finds_it() -> None:
