@@ -19,12 +19,24 @@ RESTARTED = "ADVISE_RAY_RESTARTED"
 
 def run() -> None:
     """Run the command line."""
+    _open_missing()
     if os.environ.get(PLAIN, "") in ("", "0"):
         _restart_with_environment()
         process_env.collect_rarely()
         _run_and_leave()
     else:
         _run()
+
+
+def _open_missing() -> None:
+    """Open closed standard streams (`>&-`), because other files would get their numbers; and set a missing PATH.
+
+    decord fails without PATH.
+    """
+    os.environ.setdefault("PATH", os.defpath)
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)  # also after the restart
+    os.close(number)
 
 
 def _run() -> None:

@@ -155,6 +155,15 @@ assert state() == before
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("start", ["exec {} <&- >&-", "exec env -i {}"], ids=["closed streams", "no environment"])
+def test_the_command_runs_where_its_caller_left_it_little(start: str, tmp_path: Path) -> None:
+    code = f"{sys.executable} -m advise_ray data synth {tmp_path / 'videos'} --videos 1"
+    done = subprocess.run(["/bin/sh", "-c", start.format(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "videos").rglob("*.mp4"))) == 1
+
+
 def test_the_command_leaves_its_process_alone_where_that_is_asked() -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "GOMP_SPINCOUNT")}
     code = """

@@ -14,6 +14,7 @@ from advise_ray.config import Config, load, recipes
 from advise_ray.errors import UsageError
 from advise_ray.training import checkpoint, metrics_lines
 from advise_ray.training.metrics_lines import MetricsLine
+from advise_ray.training.run_dir import read_config
 from advise_ray.video.manifest import read_manifest
 from advise_ray.video.splits import named_classes
 
@@ -78,7 +79,7 @@ def next_commands(run_dir: Path, status: str, bound_by: str | None) -> list[str]
 
     A trial of a sweep has none.
     """
-    run, config = shlex.quote(str(run_dir)), load(run_dir / "config.yaml")
+    run, config = shlex.quote(str(run_dir)), read_config(run_dir.absolute())
     if (run_dir / "settings.json").exists():
         return []
     if status in ("FAILED", "KILLED", "SILENT"):

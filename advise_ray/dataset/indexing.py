@@ -14,10 +14,11 @@ from advise_ray.dataset.probing import TIMEOUT_S, Listed, Probed, probe_all, rej
 from advise_ray.dataset.summary import IndexSummary, describe
 from advise_ray.errors import UsageError
 from advise_ray.storage import remote
-from advise_ray.storage.atomic import refuse_unwritable
+from advise_ray.storage.atomic import refuse_unwritable, write_whole
 from advise_ray.storage.transports import StoredFile
 from advise_ray.video.annotations import ListedVideo, Listing, read_folder, read_ucf101, root_and_file
 from advise_ray.video.manifest import ManifestRow, read_manifest, write_manifest
+from advise_ray.video.pool import hash_videos
 from advise_ray.video.probe import FEWEST_READABLE, LIMITS, Limits
 from advise_ray.video.rejects import Reject, write_rejects
 from advise_ray.video.synth import synthesize
@@ -203,7 +204,11 @@ def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress =
         summary = index_folder(videos, storage_path / "manifests", on_progress=on_progress)
         if summary["rejected"]:
             log.warning("%d video(s) cannot be read and are skipped; see %s", summary["rejected"], summary["rejects"])
-        return Path(summary["manifest"])
+        # The next call can replace the manifest. Earlier runs need theirs to resume, so each state has a file.
+        manifest = Path(summary["manifest"])
+        kept = manifest.with_name(f"{manifest.stem}-{hash_videos(read_manifest(manifest))[:8]}.parquet")
+        write_whole(kept, manifest.read_bytes())
+        return kept
     root_path = storage_path / "synthesized"
     out = root_path / "manifest.parquet"
     if not out.exists():

@@ -26,6 +26,7 @@ from advise_ray.evaluation.protocol import Settings
 from advise_ray.evaluation.subject import Subject, find_subject, refuse_unfit
 from advise_ray.evaluation.write_report import EvaluationResult, VideoCounts, write_report
 from advise_ray.storage.atomic import refuse_unwritable
+from advise_ray.training import checkpoint
 from advise_ray.video.manifest import Videos
 from advise_ray.video.pool import hash_videos, read_videos
 from advise_ray.video.splits import held_out_split, in_split, split_videos
@@ -146,8 +147,9 @@ def _splits(
     }
     if subject.config.task == "action" and subject.path is not None:
         trained_on = load(subject.path / "config.yaml").data
+        is_same = checkpoint.read_state(subject.path).manifest_sha256 == hash_videos(table)
         for each in chosen.values():
-            refuse_seen(trained_on, table, each.test)
+            refuse_seen(trained_on, table, each.test, is_same_manifest=is_same)
     return chosen
 
 

@@ -45,7 +45,7 @@ def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable
     Raises:
         UsageError, ConfigError, CacheError: see `cache_plan.plan_cache` and `writer.write_cache`.
     """
-    wanted = {folder_of(config, sweep_dir): config for config in configs if takes_features(config)}
+    wanted = _wanted(configs, sweep_dir)
     for number, (folder, config) in enumerate(wanted.items(), 1):
         plan = plan_cache(config, str(folder))
         if len(plan.missing):
@@ -54,6 +54,20 @@ def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable
         made = write_cache(plan)
         if made["encoded"]:
             on_event(f"feature cache {number} of {len(wanted)}: finished in {made['wall_s']:.0f} s")
+
+
+def check_features(configs: Iterable[Config], sweep_dir: Path) -> None:
+    """Plan each feature cache. Encoding the first ones can take hours, so a problem of the last one must show before.
+
+    Raises:
+        UsageError, ConfigError: see `cache_plan.plan_cache`.
+    """
+    for folder, config in _wanted(configs, sweep_dir).items():
+        plan_cache(config, str(folder))
+
+
+def _wanted(configs: Iterable[Config], sweep_dir: Path) -> dict[Path, Config]:
+    return {folder_of(config, sweep_dir): config for config in configs if takes_features(config)}
 
 
 def refuse_unfit(configs: Iterable[Config]) -> None:

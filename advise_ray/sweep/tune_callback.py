@@ -114,8 +114,9 @@ class TrialCallback(tune.Callback):
 
     def _tracker(self, trial_dir: Path) -> RunTracker:
         """The tracker of a trial that has ended in this or an earlier start of the sweep."""
-        config = load(trial_dir / "config.yaml").model_copy(update={"storage": self.sweep.config.storage})
-        return RunTracker(config, trial_dir)
+        config, sweep = load(trial_dir / "config.yaml"), self.sweep.config
+        tracking = config.tracking.model_copy(update={"uri": sweep.tracking.uri})
+        return RunTracker(config.model_copy(update={"storage": sweep.storage, "tracking": tracking}), trial_dir)
 
     def leave(self) -> None:
         """Stop recording the running trials. Their progress is kept, and a resumed sweep continues them."""

@@ -24,7 +24,7 @@ from advise_ray.config import Config, recipes, to_yaml
 from advise_ray.errors import InterruptedRunError, SweepError, TrackingError, UsageError
 from advise_ray.storage.atomic import write_whole
 from advise_ray.storage.retry import patiently
-from advise_ray.sweep.features import FEATURE_KEYS, make_features, refuse_unfit
+from advise_ray.sweep.features import FEATURE_KEYS, check_features, make_features, refuse_unfit
 from advise_ray.sweep.fit import run_trials
 from advise_ray.sweep.settings import FINETUNED, finetuning, pretraining, resolve, settings_of
 from advise_ray.sweep.space import Settings, possible
@@ -86,6 +86,8 @@ class _SweepRun:
         objective = config.tune.objective
         judged = [each for each in self.trained if objective not in FINETUNED or each.task == "action"]
         refuse_untestable(judged, objective, config.tune.judged_by)
+        if not directory.exists():
+            check_features(self.trained, directory)
         session.connect()
         tracking.check(config)  # report what is wrong with MLflow before anything is written
         self.trial, rooms = _one_trial(config, nodes.most_nodes(config))

@@ -84,8 +84,11 @@ class TrackingState:
         except ValueError:
             log.warning("%s is damaged; the run is logged as a new MLflow run", path)
             return cls(run_dir)
+        if _is_copy(run_dir, found):
+            log.warning("note: %s is a copy of %s and is logged as an MLflow run of its own", run_dir, found["run_dir"])
+            return cls(run_dir)
         end = found.pop("end", None)
-        known = {key: value for key, value in found.items() if key in {each.name for each in fields(cls)}}
+        known = {key: found[key] for key in found if key != "run_dir" and key in {each.name for each in fields(cls)}}
         return cls(run_dir, **known, end=EndOfRun(**end) if end is not None else None)
 
     def update(self, **changes: Any) -> None:
@@ -97,6 +100,15 @@ class TrackingState:
         with self._saving:  # the driver and its sending thread can write at the same time
             for name, value in changes.items():
                 setattr(self, name, value)
-            content = asdict(self)
-            del content["run_dir"]
+            content = asdict(self) | {"run_dir": str(self.run_dir.absolute())}
             write_once(self.run_dir / "tracking.json", json.dumps(content))
+
+
+def _is_copy(run_dir: Path, found: dict[str, Any]) -> bool:
+    """Whether the directory was copied (`cp -r`), not moved: its original, to which MLflow's run belongs, is there."""
+    original = Path(found.get("run_dir") or run_dir)
+    try:
+        held = json.loads((original / "tracking.json").read_text(encoding="utf-8"))
+        return bool(held["run_id"] == found.get("run_id") and not original.samefile(run_dir))
+    except (OSError, ValueError, KeyError):
+        return False

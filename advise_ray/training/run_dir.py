@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -122,7 +123,7 @@ def _moved_paths(config: Config, run_dir: Path) -> dict[str, str | list[str]]:
         there = os.path.normpath(run_dir.parent / os.path.relpath(path, old))
         if not Path(there).exists():
             return path
-        log.warning("note: %s was moved with the run: using %s", path, there)
+        _tell_moved(path, there)
         return there
 
     moved: dict[str, str | list[str]] = {}
@@ -131,7 +132,15 @@ def _moved_paths(config: Config, run_dir: Path) -> dict[str, str | list[str]]:
         value = values.get(key) if key != "storage.path" else None
         if isinstance(value, str | list):
             moved[key] = follow(value) if isinstance(value, str) else [follow(each) for each in value]
+    store = old / "mlflow.db"  # it has the run, unless it was moved too
+    if config.tracking.uri is None and store.is_file() and not (run_dir.parent / "mlflow.db").is_file():
+        moved["tracking.uri"] = f"sqlite:///{store}"
     return moved | {"storage.path": str(run_dir.parent)}
+
+
+@functools.cache  # once, although several parts of a command read the configuration
+def _tell_moved(path: str, there: str) -> None:
+    log.warning("note: %s was moved with the run: using %s", path, there)
 
 
 def resumed_config(run_dir: Path, overrides: Sequence[str], *, finished_epochs: int) -> Config:

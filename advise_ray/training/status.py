@@ -13,12 +13,12 @@ from typing import TypedDict, cast
 
 from advise_ray.backend import nodes
 from advise_ray.backend.nodes import NodeUsage
-from advise_ray.config import load
 from advise_ray.errors import UsageError
 from advise_ray.storage.atomic import write_once
 from advise_ray.tracking import link, tracked, ui_command
 from advise_ray.training import metrics_lines
 from advise_ray.training.metrics_lines import MetricsLine
+from advise_ray.training.run_dir import read_config
 from advise_ray.training.run_result import bound_by, read_result
 
 NOTE_EVERY_S = 10.0
@@ -120,7 +120,7 @@ def read(run_dir: Path) -> RunStatus:
     """
     if not (run_dir / "config.yaml").is_file():
         raise UsageError(f"{run_dir} is not a run directory (it has no config.yaml)")
-    config = load(run_dir / "config.yaml")
+    config = read_config(run_dir.absolute())
     noted, (status, silent_s) = _read_note(run_dir / "status.json"), state(run_dir)
     lines = metrics_lines.read(run_dir / "metrics.jsonl")
     steps, epochs = metrics_lines.of_kind(lines, "step"), metrics_lines.of_kind(lines, "epoch")

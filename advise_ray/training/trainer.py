@@ -93,7 +93,10 @@ def resume(run_dir: Path, overrides: Sequence[str] = (), *, on_line: OnLine = _i
 
 
 def _report_again(result: RunResult, run_dir: Path) -> RunResult:
-    """The result of a finished run. MLflow gets what it has missed."""
+    """The result of a finished run, with its present paths if it was moved. MLflow gets what it has missed."""
+    last, best = checkpoint.latest(run_dir), checkpoint.best(run_dir)
+    result["run_name"], result["run_dir"] = run_dir.name, str(run_dir)
+    result["checkpoint"], result["best_checkpoint"] = str(last) if last else None, str(best) if best else None
     result["tracking_complete"] = True
     try:
         RunTracker.sync(run_dir)

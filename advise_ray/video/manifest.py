@@ -196,7 +196,7 @@ def read_manifest(path: Path) -> pa.Table:
         raise UsageError(f"data.manifest: {path} has rows without {', '.join(gaps)}; {make}")
     if not _are_distinct(table.column("video_id")):
         raise UsageError(f"data.manifest: {path} has several videos with the same video_id; {make}")
-    if frames_per_video(table).min() < 1:
+    if frames_per_video(table).min() < 1 or (pc.min(table.column("start_frame")).as_py() or 0) < 0:
         raise UsageError(
             f"data.manifest: {path} has videos without frames (num_frames, start_frame, end_frame); {make}"
         )

@@ -17,6 +17,9 @@ from advise_ray.errors import UsageError
 CLIP_OF_RECORDING = r"_c\d+\.\w+$"
 """The part of the id by which clips of one recording differ: UCF101's `…_g01_c02.avi` is clip 2 of group 1."""
 
+MOST_LABELS = 10_000
+"""Higher labels are accepted only if the manifest has as many videos: each label takes memory and an output."""
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -82,8 +85,15 @@ def held_out_split(manifest: pa.Table, data: DataConfig, wanted: str | None) -> 
 
 
 def named_classes(manifest: pa.Table) -> list[str]:
-    """Return the names of the labels from 0 to the highest. The name of a label without a name is its number."""
+    """Return the names of the labels from 0 to the highest. The name of a label without a name is its number.
+
+    Raises:
+        UsageError: A label has several names, or several labels have the same name.
+    """
+    _refuse_ambiguous(manifest)
     highest, names = pc.max(manifest.column("label")).as_py(), manifest.column("class_name")
+    if highest is not None and highest >= max(MOST_LABELS, len(manifest)):
+        raise UsageError(f"data.manifest: label {highest} is too high; number the classes from 0 without gaps")
     last = np.full(max(-1 if highest is None else highest, -1) + 1, -1)  # a row with the label and a name
     start = 0
     for batch in manifest.select(["label", "class_name"]).to_batches():
@@ -92,6 +102,20 @@ def named_classes(manifest: pa.Table) -> list[str]:
         last[labels[places]] = start + places
         start += len(batch)
     return [names[row].as_py() if row >= 0 else str(label) for label, row in enumerate(last.tolist())]
+
+
+def _refuse_ambiguous(manifest: pa.Table) -> None:
+    pairs = manifest.select(["label", "class_name"]).group_by(["label", "class_name"]).aggregate([]).drop_null()
+    for column, other, what in (("label", "class_name", "names"), ("class_name", "label", "labels")):
+        counts = pairs.group_by(column).aggregate([(other, "count")])
+        twice = counts.filter(pc.greater(counts.column(f"{other}_count"), 1)).column(column)
+        if len(twice):
+            name = pc.min(twice).as_py()
+            theirs = sorted(pairs.filter(pc.equal(pairs.column(column), name)).column(other).to_pylist())
+            raise UsageError(
+                f"data.manifest: {column} {name!r} has several {what}, such as {theirs[0]!r} and {theirs[1]!r}; "
+                "each class needs one label and one class_name"
+            )
 
 
 def groups(manifest: pa.Table | pa.RecordBatch) -> pa.ChunkedArray | pa.Array:

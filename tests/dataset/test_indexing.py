@@ -110,6 +110,16 @@ def test_only_what_has_changed_is_read_again(local_ray: None, copies: Path, tmp_
     assert pq.read_table(out).column("video_id").to_pylist() == ["0.mp4", "1.mp4", "new.mp4"]
 
 
+def test_a_folder_that_grows_keeps_the_manifests_of_earlier_runs(local_ray: None, copies: Path, tmp_path: Path) -> None:
+    first = dataset.prepare(str(copies), tmp_path / "runs")
+    before = first.read_bytes()
+    assert dataset.prepare(str(copies), tmp_path / "runs") == first
+    (copies / "new.mp4").write_bytes((copies / "0.mp4").read_bytes())
+    second = dataset.prepare(str(copies), tmp_path / "runs")
+    assert (len(read_manifest(first)), len(read_manifest(second))) == (3, 4)
+    assert first.read_bytes() == before
+
+
 def test_an_interrupted_index_goes_on_where_it_was(local_ray: None, copies: Path, tmp_path: Path) -> None:
     out = tmp_path / "manifest.parquet"
 

@@ -80,11 +80,25 @@ def test_what_cannot_be_tested_is_refused_with_the_reason():
     assert refusal(without, number=1).startswith("--split: got 1, but the manifest has no official split(s)")
 
 
-def test_videos_that_the_actions_were_learnt_from_are_no_test(tmp_path: Path):
+def test_videos_that_the_actions_were_learnt_from_are_no_test(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     write_manifest(table().to_pylist(), tmp_path / "m.parquet")
     own, second = (labelled_split(table(), DATA, number, ()) for number in (None, 2))
     trained_on = DataConfig(manifest=str(tmp_path / "m.parquet"))
     refuse_seen(trained_on, table(), own.test)
     with pytest.raises(UsageError, match=r"2 of the 2 test videos, such as jump_g01_c01\.avi"):
         refuse_seen(trained_on, table(), second.test)
-    refuse_seen(DataConfig(manifest=str(tmp_path / "gone.parquet")), table(), second.test)
+    gone = DataConfig(manifest=str(tmp_path / "gone.parquet"))
+    with pytest.raises(UsageError, match="2 of the 2 test videos"):
+        refuse_seen(gone, table(), second.test, is_same_manifest=True)
+    assert not caplog.text
+    refuse_seen(gone, table(), second.test)
+    assert "gone.parquet is not there any more: test videos may be training videos" in caplog.text
+
+
+def test_a_class_has_one_label_and_one_name():
+    two_labels = [(*VIDEOS[0][:2], "move", *VIDEOS[0][3:]), (*VIDEOS[2][:2], "move", *VIDEOS[2][3:])]
+    assert "class_name 'move' has several labels, such as 0 and 1" in refusal(table(*two_labels))
+    two_names = [VIDEOS[0], (*VIDEOS[3][:2], "leap", *VIDEOS[3][3:])]
+    assert "label 0 has several names, such as 'jump' and 'leap'" in refusal(table(*two_names))
+    ids = [(name, 3_000_000 + label, *rest) for name, label, *rest in VIDEOS]
+    assert "label 3000001 is too high; number the classes from 0" in refusal(table(*ids))

@@ -154,6 +154,14 @@ def test_what_cannot_be_swept_is_told_at_once(recipe: Configure) -> None:
         resume(Path("/nowhere"))
 
 
+def test_an_impossible_value_is_refused_before_the_caches_of_the_others_are_made(
+    recipe: Configure, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="larger than the image model's"):
+        tune(recipe("search.model.sfu.spatial_size={grid: [1, 200]}"))
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.parametrize(
     ("objective", "more", "problem"),
     [

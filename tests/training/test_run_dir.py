@@ -71,6 +71,14 @@ def test_paths_follow_a_project_that_was_moved(project: Path, tmp_path: Path) ->
     assert config.model.ifm.weights == str(moved / "weights.pt")
 
 
+def test_a_run_that_leaves_its_project_stays_in_its_mlflow_store(project: Path, tmp_path: Path) -> None:
+    (project / "runs" / "mlflow.db").touch()
+    alone = (project / "runs" / "first").rename(tmp_path / "alone")
+    assert read_config(alone).tracking.uri == f"sqlite:///{project / 'runs' / 'mlflow.db'}"
+    (project / "runs" / "mlflow.db").rename(tmp_path / "mlflow.db")
+    assert read_config(alone).tracking.uri is None
+
+
 def test_paths_that_still_exist_stay(project: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy" / "runs" / "first"
     shutil.copytree(project / "runs" / "first", copy)

@@ -157,11 +157,16 @@ def test_a_finished_run_goes_on_elsewhere_for_more_epochs(pretrained: Run, manif
     assert len(client.get_metric_history(more["mlflow_run_id"], "train/loss")) == 24
 
 
-def test_a_finished_run_is_only_reported_again(pretrained: Run) -> None:
+def test_a_finished_run_is_only_reported_again(pretrained: Run, tmp_path: Path) -> None:
     config = Path(pretrained["run_dir"]) / "config.yaml"
     written_ns = config.stat().st_mtime_ns
     assert resume(Path(pretrained["run_dir"])).items() <= pretrained.items()
     assert config.stat().st_mtime_ns == written_ns
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(Path(pretrained["run_dir"]), elsewhere)
+    again = resume(elsewhere)
+    assert (again["metrics"], again["run_dir"]) == (pretrained["metrics"], str(elsewhere))
+    assert Path(str(again["checkpoint"])).is_relative_to(elsewhere)
 
 
 @pytest.mark.full
