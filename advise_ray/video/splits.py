@@ -88,7 +88,7 @@ def named_classes(manifest: pa.Table) -> list[str]:
     """Return the names of the labels from 0 to the highest. The name of a label without a name is its number.
 
     Raises:
-        UsageError: A label has several names, or several labels have the same name.
+        UsageError: A label has several names, several labels have the same name, or a label is too high.
     """
     _refuse_ambiguous(manifest)
     highest, names = pc.max(manifest.column("label")).as_py(), manifest.column("class_name")
