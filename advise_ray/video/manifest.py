@@ -72,6 +72,8 @@ class ManifestRow(TypedDict):
 SCHEMA = schema_of(ManifestRow)
 MAY_BE_NULL = may_be_none(ManifestRow)
 """Columns that may be empty or missing."""
+LEAST = {"fps": 1e-3, "width": 1, "height": 1, "stream_index": 0, "start_frame": 0}
+"""Column → lowest value that decoding can use."""
 
 
 class Decoding(TypedDict):
@@ -196,11 +198,23 @@ def read_manifest(path: Path) -> pa.Table:
         raise UsageError(f"data.manifest: {path} has rows without {', '.join(gaps)}; {make}")
     if not _are_distinct(table.column("video_id")):
         raise UsageError(f"data.manifest: {path} has several videos with the same video_id; {make}")
-    if frames_per_video(table).min() < 1 or (pc.min(table.column("start_frame")).as_py() or 0) < 0:
+    if wrong := _wrong_columns(table):
+        raise UsageError(f"data.manifest: {path} has rows with an impossible {', '.join(wrong)}; {make}")
+    if frames_per_video(table).min() < 1:
         raise UsageError(
             f"data.manifest: {path} has videos without frames (num_frames, start_frame, end_frame); {make}"
         )
     return table
+
+
+def _wrong_columns(table: pa.Table) -> list[str]:
+    lowest = {name: pc.min(table.column(name)).as_py() for name in LEAST}
+    wrong = [name for name, value in lowest.items() if value is not None and value < LEAST[name]]
+    if any(degrees % 90 for degrees in pc.unique(table.column("rotation_deg")).to_pylist()):
+        wrong.append("rotation_deg")
+    if set(pc.unique(table.column("decoder")).to_pylist()) - {"decord", "pyav"}:
+        wrong.append("decoder")
+    return wrong
 
 
 def _batches(path: Path, make: str) -> Iterator[pa.RecordBatch]:

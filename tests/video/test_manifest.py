@@ -118,7 +118,9 @@ def test_a_manifest_that_cannot_be_trained_on_is_refused(tmp_path):
         ({"video_id": None}, "has rows without video_id"),
         ({"num_frames": None, "decoder": None}, "has rows without num_frames, decoder"),
         ({"num_frames": 0}, "has videos without frames (num_frames, start_frame, end_frame)"),
-        ({"start_frame": -5, "end_frame": 10}, "has videos without frames (num_frames, start_frame, end_frame)"),
+        ({"start_frame": -5, "end_frame": 10}, "has rows with an impossible start_frame"),
+        ({"fps": 0.0, "rotation_deg": 45}, "has rows with an impossible fps, rotation_deg"),
+        ({"width": 0, "decoder": "vlc"}, "has rows with an impossible width, decoder"),
     ],
 )
 def test_values_that_decoding_could_not_use_are_refused(tmp_path, values, problem):
