@@ -64,7 +64,9 @@ def _decoders() -> Check:
             video = next(Path(folder).rglob("*.mp4"))
             info = probe(video)
             for decoder in ("decord", "pyav"):
-                decode(video, np.asarray([0, info.num_frames - 1]), height_px=240, width_px=320, decoder=decoder)
+                decode(
+                    video, np.asarray([0, info.num_frames - 1], np.int64), height_px=240, width_px=320, decoder=decoder
+                )
         except AdviseRayError as error:
             return Check("decoders", False, f"{error}; reinstall decord2 and av")
     agree = "agree" if info.decoder == "decord" else "do not agree: the slower PyAV will be used"

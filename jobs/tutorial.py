@@ -43,7 +43,7 @@ def frames_of(path: str | Path, start_s: float, end_s: float, count: int) -> lis
         shown = [(frame.time, frame) for frame in container.decode(video=0)]
     times_s = np.asarray([time_s for time_s, _ in shown])
     wanted = [int(np.abs(times_s - time_s).argmin()) for time_s in np.linspace(start_s, end_s, count)]
-    return [shown[index][1].to_ndarray(format="rgb24") for index in wanted]
+    return [shown[index][1].to_ndarray(format="rgb24", threads=1) for index in wanted]
 
 
 def strips(rows: list[tuple[str, list[np.ndarray]]], name: str) -> None:

@@ -41,7 +41,7 @@ class Clips(Dataset[ClipBlock]):
         )
         unique, places = np.unique(wanted, return_inverse=True)
         return ClipBlock(
-            targets=np.asarray([clip.rate_index for clip in clips]),
+            targets=np.asarray([clip.rate_index for clip in clips], np.int64),
             weights=np.ones(len(clips), dtype=np.float32),
             frames=reader.get_batch(unique).asnumpy()[places.reshape(wanted.shape)],
             draws=np.stack([augment_draws.draw(size, rng) for _ in clips]),

@@ -70,7 +70,7 @@ class ClipReader:
             pictures = read[self.source.name]
             pictures[failed] = pictures[valid[0]] if len(valid) else self.source.blank
             weights[failed] = 0
-        rate_indices = np.asarray([plan.rate_index for plan in plans])
+        rate_indices = np.asarray([plan.rate_index for plan in plans], np.int64)
         ids, labels = zip(*((found[index].video_id, found[index].label) for index in videos.tolist()), strict=True)
         return ClipBlock(
             targets=rate_indices if self.config.task == "prp" else np.asarray(labels),

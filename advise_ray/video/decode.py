@@ -44,6 +44,8 @@ av.logging.set_level(av.logging.PANIC)
 
 Source = Path | bytes
 DecodingError = av.error.FFmpegError
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Option with which PyAV accepts invalid characters in metadata. PyAV 19 always accepts them."""
 
 _NARROWEST_DECORD_PX = 160
 """Minimum width for decord. At smaller widths it treats padding as a fourth channel (decord2 3.4: width 96)."""
@@ -185,14 +187,14 @@ def _from_start(source: Source, stream_index: int) -> Iterator[tuple[int, Any]]:
 
 
 def open_pyav(source: Source) -> Any:
-    """Open a file with PyAV. Invalid characters in its metadata are replaced.
+    """Open a file with PyAV. Invalid characters in its metadata are no error.
 
     Bytes can come from an unknown client. They may name no other files, as a playlist does, and open no connections.
     """
     file: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
     options = {"protocol_whitelist": "none"} if isinstance(source, bytes) else {}
     try:
-        return av.open(file, options=options, metadata_errors="replace")
+        return av.open(file, options=options, **_LENIENT)
     except av.error.InvalidDataError as error:
         reason = f"not a video file, or an incomplete one ({_reason(error)})"
         raise VideoDecodeError("", reason, detail=str(error)) from None
@@ -220,7 +222,8 @@ def upright(frame: Any, height_px: int, width_px: int, rotation_deg: int) -> NDA
     It resizes with bicubic interpolation, as decord does; their frames then differ by less than one grey level.
     """
     height, width = (width_px, height_px) if rotation_deg % 180 else (height_px, width_px)
-    image = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+    # PyAV 19 keeps a scaler for each thread. If the scaler has threads itself, a fork (`ray.init`) can wait forever.
+    image = frame.reformat(width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
     return np.rot90(image, rotation_deg // 90)
 
 

@@ -203,7 +203,7 @@ def _decord_agrees(source: Source, seen: _Seen) -> bool:
 
     Late frames come first, because many files give wrong frames only after a seek.
     """
-    places = np.asarray(sorted(seen.samples))
+    places = np.asarray(sorted(seen.samples), np.int64)
     places = np.concatenate([places[-2:], places[:-2]])
     try:
         video = DecordVideo(source, *PROBE_SIZE_PX)
@@ -212,7 +212,7 @@ def _decord_agrees(source: Source, seen: _Seen) -> bool:
         frames = video.read(places)
     except Exception:  # decord failed on a file that PyAV has just read
         return False
-    truth = np.stack([seen.samples[place] for place in places])
+    truth = np.stack([seen.samples[int(place)] for place in places])
     return bool(np.abs(frames.astype(np.int16) - truth).mean((1, 2, 3)).max() < 1)
 
 

@@ -72,7 +72,7 @@ def fits_every_rate(num_source_frames: int, clip: ClipConfig, fps: float) -> boo
 
     It must be long enough for the fastest rate, and have enough frames per second for the slowest rate.
     """
-    return bool(which_fit_every_rate(np.asarray([num_source_frames]), clip, np.asarray([fps]))[0])
+    return bool(which_fit_every_rate(np.asarray([num_source_frames], np.int64), clip, np.asarray([fps]))[0])
 
 
 def which_fit_every_rate(

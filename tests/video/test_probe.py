@@ -173,7 +173,8 @@ def pyav_shows(path: Path, places: set[int], height: int, width: int) -> tuple[d
         for count, frame in enumerate(container.decode(video=0), 1):
             if count - 1 in places:
                 size = (height, width) if frame.rotation % 180 else (width, height)
-                image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="BICUBIC")
+                own = {"width": size[0], "height": size[1], "interpolation": "BICUBIC", "threads": 1}
+                image = frame.to_ndarray(format="rgb24", **own)
                 shown[count - 1] = np.rot90(image, frame.rotation // 90)
     return shown, count
 
