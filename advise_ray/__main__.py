@@ -64,7 +64,7 @@ def _run_and_leave() -> None:
 
     def leave(*_: Any) -> None:
         """End at once, because Python takes seconds to free all imported modules."""
-        if session := sys.modules.get("advise_ray.backend.session"):
+        if session := _session():
             session.end_unfinished_start()
         with contextlib.suppress(OSError, RuntimeError):
             for stream in (sys.__stdout__, sys.stderr):
@@ -77,10 +77,17 @@ def _run_and_leave() -> None:
         _run()
     except SystemExit as end:
         status = end.code or 0
+        if (session := _session()) and session.is_starting():
+            leave()  # a half-started Ray would wait a minute for the processes that this ends
         raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, leave)  # while other modules clean up
+
+
+def _session() -> Any:
+    """The module that connects to Ray; None if the command has not imported it."""
+    return sys.modules.get("advise_ray.backend.session")
 
 
 if __name__ == "__main__":

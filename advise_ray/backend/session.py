@@ -95,10 +95,15 @@ def connect() -> None:
         logging.getLogger("ray.data").setLevel(logging.INFO if _is_verbose() else logging.CRITICAL)
 
 
+def is_starting() -> bool:
+    """Return whether `connect_ahead` has begun to start Ray and has not ended."""
+    return _begun is not None and not _begun.done()
+
+
 @atexit.register
 def end_unfinished_start() -> None:
     """End the processes of a Ray that is still starting. Ray itself would end them only after its start."""
-    if _begun is not None and not _begun.done():
+    if is_starting():
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if process.create_time() > _begun_s - 1:
