@@ -19,7 +19,7 @@ RESTARTED = "ADVISE_RAY_RESTARTED"
 
 def run() -> None:
     """Run the command line."""
-    _open_missing()
+    _complete_environment()
     if os.environ.get(PLAIN, "") in ("", "0"):
         _restart_with_environment()
         process_env.collect_rarely()
@@ -28,10 +28,10 @@ def run() -> None:
         _run()
 
 
-def _open_missing() -> None:
-    """Open closed standard streams (`>&-`), because other files would get their numbers; and set a missing PATH.
+def _complete_environment() -> None:
+    """Set a missing PATH, without which decord fails. Open closed standard streams (`>&-`).
 
-    decord fails without PATH.
+    Otherwise other files would get the numbers of these streams.
     """
     os.environ.setdefault("PATH", os.defpath)
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:

@@ -2,9 +2,8 @@
 
 Pixels are planes, float32[N, 3, P] with whole numbers from 0 to 255: all red values of a frame, then green, then blue.
 A factor is one number for all frames, or float32[N, 1, 1]. `over` says whether any factor exceeds 1, because only then
-can a result leave the range. torchvision rounds the result of each operator down, and so do these. With
-one number on a CPU, the arithmetic has torchvision's order and gives equal values. Otherwise single values differ by
-one, where the arithmetic rounds differently.
+can a result leave the range. torchvision rounds the result of each operator down, and so do these. With one number, on
+a CPU, values equal torchvision's, because the arithmetic has the same order. Otherwise single values differ by one.
 """
 
 from __future__ import annotations
