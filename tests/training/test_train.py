@@ -193,7 +193,7 @@ def test_two_workers_probe_a_frozen_module_and_a_broken_video_costs_itself_only(
 @pytest.mark.full
 def test_two_workers_that_are_told_to_end_go_on_where_they_were(pretrained: Run, configure: Configure) -> None:
     def tell(line: dict[str, Any], _total_steps: int) -> None:
-        if line["step"] == 6:
+        if line["step"] == 2:  # a fast machine trains ten more steps before it stops
             os.kill(os.getpid(), signal.SIGTERM)
 
     config = configure("two-told", *LOGGED, "train.num_workers=2", "train.checkpoint_every_epochs=5")
