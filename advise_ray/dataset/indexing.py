@@ -207,7 +207,8 @@ def prepare(videos: str | None, storage_path: Path, *, on_progress: OnProgress =
         # The next call can replace the manifest. Earlier runs need theirs to resume, so each state has a file.
         manifest = Path(summary["manifest"])
         kept = manifest.with_name(f"{manifest.stem}-{hash_videos(read_manifest(manifest))[:8]}.parquet")
-        write_whole(kept, manifest.read_bytes())
+        if not kept.exists():
+            write_whole(kept, manifest.read_bytes())
         return kept
     root_path = storage_path / "synthesized"
     out = root_path / "manifest.parquet"

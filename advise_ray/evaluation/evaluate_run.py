@@ -148,8 +148,8 @@ def _splits(
     if subject.config.task == "action" and subject.path is not None:
         trained_on = load(subject.path / "config.yaml").data
         is_same = checkpoint.read_state(subject.path).manifest_sha256 == hash_videos(table)
-        for each in chosen.values():
-            refuse_seen(trained_on, table, each.test, is_same_manifest=is_same)
+        tests = np.unique(np.concatenate([each.test for each in chosen.values()]))
+        refuse_seen(trained_on, table, tests, is_same_manifest=is_same)
     return chosen
 
 

@@ -107,10 +107,11 @@ def refuse_seen(
     """
     tests = manifest.select(["video_id", "path"]).take(pa.array(test))
     is_seen = np.zeros(len(tests), dtype=bool)
-    there = [read_manifest(path) for path in trained_on.manifests if path.is_file()]
-    if not there and not is_same_manifest:
-        log.warning("note: %s is not there any more: test videos may be training videos", trained_on.manifest)
-    for table in [manifest] if is_same_manifest else there:
+    paths = [] if is_same_manifest else trained_on.manifests
+    for path in paths:
+        if not path.is_file():
+            log.warning("note: %s is not there any more: test videos may be training videos", path)
+    for table in [manifest] if is_same_manifest else (read_manifest(path) for path in paths if path.is_file()):
         split = table.column("split")
         is_learnt = np.asarray(split.is_null()) | _equal(split, trained_on.train_split)
         is_seen |= np.isin(file_keys(tests.column("path")), file_keys(table.column("path"))[is_learnt])

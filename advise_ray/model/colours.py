@@ -89,6 +89,7 @@ def _grey(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _mix_(pixels: torch.Tensor, others: torch.Tensor, factor: Factor, *, over: bool) -> None:
+    """Compute pixels × factor + others × (1 - factor); others are float32[N, 1, P] or float32[N, 1, 1]."""
     pixels.mul_(factor)
     if isinstance(factor, float):
         pixels.add_(others, alpha=1 - factor)

@@ -56,13 +56,16 @@ def make_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable
             on_event(f"feature cache {number} of {len(wanted)}: finished in {made['wall_s']:.0f} s")
 
 
-def check_features(configs: Iterable[Config], sweep_dir: Path) -> None:
-    """Plan each feature cache. Encoding the first ones can take hours, so a problem of the last one must show before.
+def check_features(configs: Iterable[Config], sweep_dir: Path, on_event: Callable[[str], None]) -> None:
+    """Plan all feature caches. Encoding the first one can take hours, and the user must hear of problems before.
 
     Raises:
         UsageError, ConfigError: see `cache_plan.plan_cache`.
     """
-    for folder, config in _wanted(configs, sweep_dir).items():
+    wanted = _wanted(configs, sweep_dir)
+    if len(wanted) > 1:  # each check builds an image model
+        on_event(f"checking {len(wanted)} feature caches")
+    for folder, config in wanted.items():
         plan_cache(config, str(folder))
 
 

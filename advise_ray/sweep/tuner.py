@@ -87,7 +87,7 @@ class _SweepRun:
         judged = [each for each in self.trained if objective not in FINETUNED or each.task == "action"]
         refuse_untestable(judged, objective, config.tune.judged_by)
         if not directory.exists():
-            check_features(self.trained, directory)
+            check_features(self.trained, directory, on_event)
         session.connect()
         tracking.check(config)  # report what is wrong with MLflow before anything is written
         self.trial, rooms = _one_trial(config, nodes.most_nodes(config))

@@ -88,7 +88,8 @@ class TrackingState:
             log.warning("note: %s is a copy of %s and is logged as an MLflow run of its own", run_dir, found["run_dir"])
             return cls(run_dir)
         end = found.pop("end", None)
-        known = {key: found[key] for key in found if key != "run_dir" and key in {each.name for each in fields(cls)}}
+        found.pop("run_dir", None)
+        known = {key: value for key, value in found.items() if key in {each.name for each in fields(cls)}}
         return cls(run_dir, **known, end=EndOfRun(**end) if end is not None else None)
 
     def update(self, **changes: Any) -> None:
